@@ -1,0 +1,1 @@
+"""What the API and the workers both know: wire types, prompts, the task ledger, the event stream, the queue."""

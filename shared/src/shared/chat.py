@@ -1,0 +1,162 @@
+"""Conversations and tools in OpenAI's wire form (names as OpenAI spells them)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+MAX_TOOLS = 128
+"""OpenAI's own limit on the number of tools of one request."""
+
+ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class ChatType(BaseModel):
+    """Base of the OpenAI-shaped types: unknown fields are refused, so that a typo is an error and not a silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextPart(ChatType):
+    """One text part of a message's content list."""
+
+    type: Literal["text"]
+    text: str
+
+
+def _joined(content: Any) -> Any:
+    """Text parts joined into one string; anything else is left for the type check to judge."""
+    if isinstance(content, list):
+        return "".join(TextPart.model_validate(part).text for part in content)
+    return content
+
+
+class SystemMessage(ChatType):
+    """Instructions that stand above the conversation (`developer` is OpenAI's newer name for the role)."""
+
+    role: Literal["system", "developer"]
+    content: str
+    name: str | None = None
+
+    _text = field_validator("content", mode="before")(_joined)
+
+
+class UserMessage(ChatType):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: str
+    name: str | None = None
+
+    _text = field_validator("content", mode="before")(_joined)
+
+
+class FunctionCall(ChatType):
+    """The function part of a tool call; `arguments` is JSON text, as in OpenAI's API."""
+
+    name: str
+    arguments: str
+
+
+class MessageToolCall(ChatType):
+    """One tool call inside an assistant message."""
+
+    id: Annotated[str, Field(min_length=1)]
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class AssistantMessage(ChatType):
+    """What the model said before: text, tool calls or both."""
+
+    role: Literal["assistant"]
+    content: str | None = None
+    name: str | None = None
+    refusal: None = None
+    tool_calls: list[MessageToolCall] | None = None
+
+    _text = field_validator("content", mode="before")(_joined)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "AssistantMessage":
+        if self.content is None and not self.tool_calls:
+            raise ValueError("an assistant message needs content or tool_calls")
+        return self
+
+
+class ToolMessage(ChatType):
+    """The result of one tool call."""
+
+    role: Literal["tool"]
+    content: str
+    tool_call_id: str
+    name: str | None = None
+
+    _text = field_validator("content", mode="before")(_joined)
+
+
+ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class FunctionDefinition(ChatType):
+    """A function the model may call; `parameters` is a JSON schema of an object."""
+
+    name: ToolName
+    description: str = ""
+    parameters: dict[str, JsonValue] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool | None = None
+
+
+class Tool(ChatType):
+    """One entry of `tools`."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(ChatType):
+    """The name in a tool choice."""
+
+    name: ToolName
+
+
+class NamedToolChoice(ChatType):
+    """`toolChoice` that names the one tool to call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedToolChoice
+
+
+class TextFormat(ChatType):
+    """`responseFormat`: free text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(ChatType):
+    """`responseFormat`: any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(ChatType):
+    """The schema of a `json_schema` response format."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
+    strict: bool | None = None
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class JsonSchemaFormat(ChatType):
+    """`responseFormat`: a document that the given JSON schema accepts."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]

@@ -1,0 +1,247 @@
+"""Every type of Headrace's own that crosses a wire: parameters, the stored request, stream events, results, cards."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.alias_generators import to_camel
+
+from shared.chat import MAX_TOOLS, ChatMessage, ResponseFormat, Tool, ToolChoice, UserMessage
+
+SCHEMA_VERSION = 1
+"""Version of the task record and of the Celery message; a worker refuses a record of a version it does not know."""
+
+Priority = Literal["high", "normal", "low"]
+State = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+EndState = Literal["SUCCESS", "FAILURE", "REVOKED"]
+FinishReason = Literal["stop", "length", "stop_sequence", "loop", "tool_calls"]
+
+
+class WireType(BaseModel):
+    """Base of Headrace's own types: camelCase on the wire, snake_case in Python, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, extra="forbid", frozen=True
+    )
+
+
+class Sampling(WireType):
+    """How the next token is chosen. All fields are the client's; `None` means the model's own default."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens to generate; `None`: what is left of the context, at most the worker's own limit."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0 is greedy decoding."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | str | None = None
+    """Text at which generation ends; the text itself is not part of the answer."""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """The same seed, prompt and model give the same answer, also across workers."""
+
+
+class CreateMessageParams(Sampling):
+    """Parameters of `create_message`, in the order of the positional form."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    history: list[ChatMessage] | None = None
+    message: Annotated[str, Field(min_length=1)] | UserMessage | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    model: str | None = None
+    conversation_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")] | None = None
+    response_format: ResponseFormat | None = None
+    priority: Priority = "normal"
+    timeout_seconds: Annotated[float, Field(gt=0)] | None = None
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    cancel_on_disconnect: bool = False
+    """Cancel the task when its last reader has been gone for the server's resume window."""
+
+
+class TaskParams(WireType):
+    """Parameters of `get_message` and `cancel_message`."""
+
+    task_id: Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Guard(WireType):
+    """What loop prevention did to the conversation before the model saw it; empty when it did nothing."""
+
+    repeated_calls_removed: int = 0
+    """Tool rounds taken out because the same call with the same arguments had been answered before."""
+    cycle: list[str] = []
+    """Names of the tools of an alternating cycle that was recognised."""
+    tools_withheld: bool = False
+    """True when the model was given no tools and must answer."""
+    reason: str = ""
+    """One sentence for a person."""
+
+
+class InferenceRequest(Sampling):
+    """One accepted request as a worker reads it from the ledger: validated, guarded, complete."""
+
+    model: str
+    messages: list[ChatMessage]
+    """The conversation after loop prevention."""
+    tools: list[Tool] = []
+    tool_choice: ToolChoice = "auto"
+    response_format: ResponseFormat | None = None
+    priority: Priority = "normal"
+    metadata: dict[str, str] = {}
+    cancel_on_disconnect: bool = False
+    conversation_id: str | None = None
+    conversation: list[ChatMessage] = []
+    """With `conversation_id`: the conversation as the client sees it, saved with the answer when the task succeeds."""
+    guard: Guard | None = None
+
+
+class Usage(WireType):
+    """Token counts of one task."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values came from the prefix cache."""
+
+
+class Timings(WireType):
+    """Where the time of one task went, in seconds."""
+
+    queued: float
+    """From acceptance to the claim of the last attempt."""
+    first_token: float | None
+    """From acceptance to the first token, over all attempts."""
+    total: float
+    """From acceptance to the end of generation."""
+
+
+class ToolCall(WireType):
+    """A validated tool call of the model; `arguments` is an object."""
+
+    id: str
+    name: str
+    arguments: dict[str, JsonValue]
+
+
+class StatusEvent(WireType):
+    """The task's state changed, or (PENDING) its place in the queue did."""
+
+    type: Literal["status"] = "status"
+    task_id: str
+    state: State
+    position: int | None = None
+    """PENDING: 1 is next."""
+    detail: str | None = None
+    """PENDING with no ready worker: what the cluster is doing about it."""
+    attempt: int | None = None
+    restart: bool | None = None
+    """True: this attempt starts the answer over, text before it is void."""
+    guard: Guard | None = None
+
+
+class TokenEvent(WireType):
+    """New text."""
+
+    type: Literal["token"] = "token"
+    task_id: str
+    text: str
+    index: int
+    """Tokens of the answer so far."""
+
+
+class FinalTextEvent(WireType):
+    """The whole answer."""
+
+    type: Literal["final_text"] = "final_text"
+    task_id: str
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+class ToolCallsEvent(WireType):
+    """The model wants tools called; the client runs them and sends the results as a new `create_message`."""
+
+    type: Literal["tool_calls"] = "tool_calls"
+    task_id: str
+    tool_calls: list[ToolCall]
+    text: str
+    """What the model said beside the calls."""
+    usage: Usage
+    timings: Timings
+
+
+ErrorCode = Literal[
+    "context_too_long",
+    "deadline_exceeded",
+    "poisoned",
+    "engine_failed",
+    "invalid_output",
+    "invalid_request",
+    "version_unsupported",
+    "data_lost",
+    "internal",
+]
+
+
+class ErrorEvent(WireType):
+    """The task failed; never a Python traceback."""
+
+    type: Literal["error"] = "error"
+    task_id: str
+    code: ErrorCode
+    message: str
+    retryable: bool
+    trace_id: str | None = None
+
+
+class EndEvent(WireType):
+    """Always the last event, exactly once."""
+
+    type: Literal["end"] = "end"
+    task_id: str
+    state: EndState
+
+
+Event = Annotated[
+    StatusEvent | TokenEvent | FinalTextEvent | ToolCallsEvent | ErrorEvent | EndEvent, Field(discriminator="type")
+]
+Outcome = FinalTextEvent | ToolCallsEvent | ErrorEvent
+
+
+class ModelAbilities(WireType):
+    """What a model can do."""
+
+    tools: Literal["native", "prompt"]
+    """`native`: the model's own chat template takes tools; `prompt`: Headrace's default tool prompt does."""
+    response_format: bool = True
+    vision: bool = False
+
+
+class ModelCard(WireType):
+    """What a ready worker says about the model it serves."""
+
+    name: str
+    revision: str
+    """Changes when weights, quantization or tokenizer change: a stream is continued only by the same revision."""
+    context_length: int
+    """Prompt and answer together, in tokens."""
+    max_token_bytes: int
+    """Bytes of the longest token's text: no prompt of n bytes has fewer than n / max_token_bytes tokens."""
+    slots: int
+    """Requests that one worker decodes at the same time."""
+    abilities: ModelAbilities
+
+
+class ModelStatus(WireType):
+    """One entry of `model_list`."""
+
+    name: str
+    default: bool
+    ready: bool
+    ready_workers: int
+    waiting: int
+    running: int
+    context_length: int | None
+    abilities: ModelAbilities | None

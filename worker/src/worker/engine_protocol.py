@@ -1,0 +1,124 @@
+"""What the worker and its engine process say to each other over one pipe: plain frozen dataclasses, pickled."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+"""`stop`: an end-of-sequence token, or the grammar is complete; `length`: `max_new_tokens` reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A constraint on the output, enforced while decoding."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    source: str
+    """The JSON schema, the regular expression or the Lark grammar (llguidance's dialect)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Start one request."""
+
+    request_id: str
+    """Unique among the requests that the engine holds."""
+    prompt_ids: tuple[int, ...]
+    generated_ids: tuple[int, ...] = ()
+    """Tokens that an earlier attempt already produced: prefilled after the prompt, the grammar and the random
+    numbers go on behind them. Not repeated in the output."""
+    max_new_tokens: int = 256
+    """Counts `generated_ids` too."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 is off."""
+    seed: int = 0
+    """The token at position i of the answer is drawn from (seed, i), whatever else is in the batch."""
+    grammar: Grammar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop one request; unknown ids are ignored. The slot is free after the current step. No output follows."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Leave: free the device and exit 0."""
+
+
+Command = Generate | Cancel | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Progress of the start."""
+
+    detail: str
+    """For a person: `loading weights`, `converting GGUF`."""
+    fraction: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded and warm."""
+
+    context_length: int
+    revision: str
+    eos_token_ids: tuple[int, ...]
+    slots: int
+    device: str
+    dtype: str
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """The engine cannot start; it exits non-zero after this."""
+
+    message: str
+    """What, why, what to do; no traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one request got in one step."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    """New tokens, in order; the end-of-sequence token included."""
+    finish: FinishReason | None = None
+    error: str | None = None
+    """Set when the engine could not go on with this request alone; no more output follows."""
+    cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache; set on the first output of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The engine's gauges after a step."""
+
+    step_seconds: float = 0.0
+    running: int = 0
+    """Requests in the batch."""
+    waiting: int = 0
+    """Requests the engine holds but has not admitted."""
+    kv_used: float = 0.0
+    """Fraction of the KV cache in use, 0 to 1."""
+    preemptions: int = 0
+    """Since start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Everything that one engine step produced; also sent empty once a second while idle, as a sign of life."""
+
+    outputs: tuple[Output, ...] = ()
+    stats: Stats = field(default_factory=Stats)
+
+
+Message = Loading | Ready | StartFailed | Step
