@@ -1,0 +1,1 @@
+"""Client, command line and local stack of Headrace."""

@@ -1,0 +1,109 @@
+"""The Celery application both services build, the task's name, and the queue of each model and class."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from celery import Celery
+from celery.backends.redis import RedisBackend, SentinelBackend
+
+from shared.schemas import Priority
+from shared.settings import SharedSettings
+
+TASK_NAME = "run_llm_inference_task"
+
+QUEUE_CLASSES = ("handover", "high", "normal", "low")
+"""In the order in which a worker takes from them. `handover` is for tasks that had already started: they go first."""
+
+LONGEST_TASK_SECONDS = 24 * 3600
+"""Upper bound of `timeoutSeconds`; the broker's own redelivery stays out of the way for longer than that."""
+
+
+def queue_for(model: str, queue_class: Priority | str) -> str:
+    """Name of the Celery queue of a model and class: `<model>.<class>`."""
+    assert queue_class in QUEUE_CLASSES, queue_class
+    return f"{model}.{queue_class}"
+
+
+def make_celery(settings: SharedSettings) -> Celery:
+    """A configured Celery application that has registered no task and opened no connection.
+
+    Every option here has its measurement or its reason in docs/decisions/0002-celery-on-redis.md.
+    """
+    url = settings.redis_url.get_secret_value()
+    transport = _transport_options(settings)
+    app = Celery("headrace", broker=url, backend=_backend_url(url), set_as_current=False)
+    app.conf.update(
+        broker_transport_options={
+            **transport,
+            # Queues share a Redis with other applications only under our own prefix, `unacked` included.
+            "global_keyprefix": settings.key_prefix,
+            # The ledger's lease is the authority on who runs what; redelivery by age would only make duplicates.
+            "visibility_timeout": 2 * LONGEST_TASK_SECONDS,
+            # Strict order of QUEUE_CLASSES instead of Celery's round robin.
+            "queue_order_strategy": "priority",
+        },
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_acks_late=True,
+        task_track_started=True,
+        task_publish_retry=False,
+        task_create_missing_queues=True,
+        result_expires=settings.retention_seconds,
+        # No prefix on results: AsyncResult(task_id).get() must work for any Celery client that knows the URL.
+        result_backend_transport_options=transport,
+        result_backend_always_retry=True,
+        result_backend_max_retries=8,
+        worker_pool="threads",
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_send_task_events=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+    )
+    return app
+
+
+def send_task(app: Celery, task_id: str, model: str, queue_class: Priority | str, headers: dict[str, str]) -> None:
+    """Publishes the message of one task. Blocking; call it in a thread.
+
+    `headers` carry the W3C trace context. Raises kombu's OperationalError when Redis does not answer; the outcome is
+    then unknown, and the janitor sends the message again if it never arrived.
+    """
+    app.send_task(
+        TASK_NAME, args=[task_id], task_id=task_id, queue=queue_for(model, queue_class), headers=headers, retry=False
+    )
+
+
+def _transport_options(settings: SharedSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "socket_timeout": settings.redis_timeout,
+        "socket_connect_timeout": settings.redis_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+    }
+    if settings.redis_url.get_secret_value().startswith("sentinel"):
+        options["master_name"] = settings.redis_sentinel_service
+    return options
+
+
+class _SilentPublisher:
+    """Mixed into a result backend: no SUBSCRIBE for every published task, because nobody here waits for a result."""
+
+    def on_task_call(self, producer: object, task_id: str) -> None:
+        return None
+
+
+class SilentRedisBackend(_SilentPublisher, RedisBackend):  # type: ignore[misc]  # Celery has no types
+    """The results, in Redis."""
+
+
+class SilentSentinelBackend(_SilentPublisher, SentinelBackend):  # type: ignore[misc]  # Celery has no types
+    """The results, in a Redis that Sentinel watches."""
+
+
+def _backend_url(url: str) -> str:
+    backend = SilentSentinelBackend if urlsplit(url).scheme == "sentinel" else SilentRedisBackend
+    return f"{__name__}:{backend.__name__}+{url}"

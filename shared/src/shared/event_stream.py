@@ -1,0 +1,177 @@
+"""One Redis stream per task: its entry ids, its writer, its reader, and the doorbell that announces each entry.
+
+The stream is the truth (log and resume); the pub/sub message carries the same content, so that a reader that is up to
+date needs no second look. An entry's id is `<attempt>-<tokens so far>`: Redis refuses an id at or below the stream's
+top, and that alone gives order, de-duplication and the fencing of workers that lost their lease.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from shared.keys import Keys
+from shared.schemas import TokenEvent
+
+CLOSED = 2**32 - 1
+"""Sequence number that closes an attempt; its ending follows at CLOSED + 1. No answer has as many tokens."""
+
+
+class EntryId(NamedTuple):
+    """Id of a stream entry, ordered as Redis orders it. It is also the SSE event id."""
+
+    attempt: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.sequence}"
+
+    @classmethod
+    def parse(cls, text: str) -> "EntryId":
+        """Raises ValueError for anything but two decimal numbers below 2**63 joined by a hyphen."""
+        attempt, hyphen, sequence = text.partition("-")
+        if not (hyphen and attempt.isascii() and sequence.isascii() and attempt.isdigit() and sequence.isdigit()):
+            raise ValueError(f"not an event id: {text!r}")
+        parsed = cls(int(attempt), int(sequence))
+        if max(parsed) >= 2**63:
+            raise ValueError(f"not an event id: {text!r}")
+        return parsed
+
+
+START = EntryId(0, 0)
+"""Before every entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event as it stands in the stream."""
+
+    id: EntryId
+    type: str
+    data: bytes
+    """The event's JSON, one line; empty when these tokens gave no text to show (yet)."""
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A doorbell message: an entry, and the id of the one that a reader must have seen to need no second look."""
+
+    previous: EntryId
+    entry: Entry
+
+
+def parse_announcement(payload: bytes) -> Announcement:
+    """The message that Lua's append() and EventWriter publish: `<previous> <id> <type> <data>`."""
+    previous, entry_id, kind, data = payload.split(b" ", 3)
+    return Announcement(
+        EntryId.parse(previous.decode()), Entry(EntryId.parse(entry_id.decode()), kind.decode(), data)
+    )
+
+
+class LeaseLost(Exception):
+    """Another attempt, or the task's ending, stands in the stream: this attempt may write no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWrite:
+    """One entry on its way into the stream; safe to write again when the outcome of the first time is unknown."""
+
+    task_id: str
+    entry: Entry
+    previous: EntryId
+    """The last entry before it that carries data."""
+
+
+class TokenWriter:
+    """The write position of one attempt: collects tokens until the emitter's next flush."""
+
+    def __init__(self, task_id: str, attempt: int, index: int) -> None:
+        """`index`: tokens of the answer that earlier attempts wrote and this one goes on behind."""
+        self.task_id = task_id
+        self.index = index
+        self._written = EntryId(attempt, 0)
+        self._shown = self._written
+        self._ids: list[int] = []
+        self._text = ""
+
+    def add(self, token_ids: Sequence[int], text: str) -> None:
+        """Adds tokens and the text they made visible."""
+        self._ids.extend(token_ids)
+        self._text += text
+
+    def take(self) -> TokenWrite | None:
+        """What was added since the last call, as one entry; None when nothing was."""
+        if not self._ids and not self._text:
+            return None
+        self.index += len(self._ids)
+        # Text that was held back can become visible without a new token: the entry still needs an id of its own.
+        sequence = max(self.index, self._written.sequence + 1)
+        self._written = EntryId(self._written.attempt, sequence)
+        data = b""
+        if self._text:
+            data = TokenEvent(task_id=self.task_id, text=self._text, index=self.index).model_dump_json().encode()
+        write = TokenWrite(self.task_id, Entry(self._written, "token", data, tuple(self._ids)), self._shown)
+        if data:
+            self._shown = self._written
+        self._ids, self._text = [], ""
+        return write
+
+
+class EventStream:
+    """Both ends of the tasks' streams."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def write(self, writes: Sequence[TokenWrite]) -> set[str]:
+        """Writes at most one entry per task, all in one round trip; returns the ids of tasks whose lease is lost.
+
+        Raises redis.exceptions.RedisError when Redis does not answer or refuses (out of memory): call again with the
+        same writes, Redis keeps what it already has.
+        """
+        if not writes:
+            return set()
+        pipeline = self._redis.pipeline(transaction=False)
+        for write in writes:
+            key, entry = self._keys.events(write.task_id), write.entry
+            fields = {"t": entry.type, "d": entry.data, "i": ",".join(map(str, entry.token_ids))}
+            pipeline.xadd(key, fields, id=str(entry.id))  # type: ignore[arg-type]  # redis-py's dict is invariant
+            if entry.data:
+                announcement = b"%b %b token %b" % (str(write.previous).encode(), str(entry.id).encode(), entry.data)
+                pipeline.publish(key, announcement)
+        replies = iter(await pipeline.execute(raise_on_error=False))
+        lost = set()
+        for write in writes:
+            reply = next(replies)
+            if write.entry.data:
+                next(replies)
+            if not isinstance(reply, Exception):
+                continue
+            if "equal or smaller" not in str(reply):
+                raise reply
+            # Refused: either a repeat of our own write, or somebody has taken over.
+            if await self._top(write.task_id) != write.entry.id:
+                lost.add(write.task_id)
+        return lost
+
+    async def read(self, task_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
+        """The entries behind `after`, oldest first; all of them or `count`."""
+        replies = await self._redis.xrange(self._keys.events(task_id), min=f"({after}", max="+", count=count)
+        return [_entry(entry_id, fields) for entry_id, fields in replies]
+
+    async def _top(self, task_id: str) -> EntryId:
+        replies = await self._redis.xrevrange(self._keys.events(task_id), count=1)
+        return EntryId.parse(replies[0][0].decode()) if replies else START
+
+
+def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
+    ids = fields.get(b"i", b"")
+    return Entry(
+        EntryId.parse(entry_id.decode()),
+        fields[b"t"].decode(),
+        fields[b"d"],
+        tuple(int(token) for token in ids.split(b",")) if ids else (),
+    )

@@ -1,0 +1,68 @@
+"""The names of all Redis keys. Lua builds the same names by the same rule (lua/prelude.lua)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names under one prefix. Braces are hash tags: all keys of one task share a slot."""
+
+    prefix: str
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self.prefix}{kind}:{{{name}}}"
+
+    def task(self, task_id: str) -> str:
+        """Hash: the task's record."""
+        return self._key("task", task_id)
+
+    def events(self, task_id: str) -> str:
+        """Stream of the task's events, and the pub/sub channel that announces them."""
+        return self._key("events", task_id)
+
+    def waiting(self, model: str) -> str:
+        """Sorted set: waiting task ids by time of acceptance, ms."""
+        return self._key("waiting", model)
+
+    def running(self, model: str) -> str:
+        """Sorted set: running task ids by lease expiry, ms."""
+        return self._key("running", model)
+
+    def done(self, model: str) -> str:
+        """Hash: tasks that succeeded and the milliseconds they took."""
+        return self._key("done", model)
+
+    def workers(self, model: str) -> str:
+        """Sorted set: ready workers by the time their heartbeat runs out, ms."""
+        return self._key("workers", model)
+
+    def starting(self, model: str) -> str:
+        """Hash with a TTL: what each worker that is not ready yet is doing."""
+        return self._key("starting", model)
+
+    def model(self, model: str) -> str:
+        """JSON of the model card that its workers announce."""
+        return self._key("model", model)
+
+    def tenant(self, tenant: str) -> str:
+        """Set: ids of the tenant's tasks that have not ended."""
+        return self._key("tenant", tenant)
+
+    def conversation(self, tenant: str, conversation_id: str) -> str:
+        """JSON list of messages."""
+        return self._key("conversation", f"{tenant}:{conversation_id}")
+
+    @property
+    def deadlines(self) -> str:
+        """Sorted set: ids of all tasks that have not ended, by deadline, ms."""
+        return f"{self.prefix}deadlines"
+
+    @property
+    def cancel(self) -> str:
+        """Pub/sub channel: ids of running tasks to cancel."""
+        return f"{self.prefix}cancel"
+
+    @property
+    def janitor(self) -> str:
+        """Lock: the one replica whose janitor works."""
+        return f"{self.prefix}janitor"

@@ -1,0 +1,60 @@
+-- Shared by every script of the ledger. ARGV[1] is the key prefix, ARGV[2] the task id.
+-- Key names are built here and in task_ledger.key() by one rule: prefix .. kind .. ':{' .. id .. '}'.
+-- The clock is Redis's own, so that replicas with skewed clocks agree on leases and deadlines.
+local prefix, id = ARGV[1], ARGV[2]
+local CLOSED = 4294967295 -- last sequence number of an attempt: nothing that it still writes can follow
+
+local function key(kind, name) return prefix .. kind .. ':{' .. name .. '}' end
+local task, events = key('task', id), key('events', id)
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function field(name) return redis.call('HGET', task, name) end
+
+-- The id of the newest entry of the task's stream, as attempt and sequence.
+local function top()
+  local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  if not newest then return 0, 0 end
+  local attempt, sequence = string.match(newest[1], '^(%d+)-(%d+)$')
+  return tonumber(attempt), tonumber(sequence)
+end
+
+-- Appends one event and rings the doorbell: "<id of the entry before> <id> <type> <data>".
+local function append(attempt, sequence, kind, data)
+  local before_attempt, before_sequence = top()
+  local entry = string.format('%d-%d', attempt, sequence)
+  redis.call('XADD', events, entry, 't', kind, 'd', data)
+  redis.call('PUBLISH', events,
+    string.format('%d-%d %s %s %s', before_attempt, before_sequence, entry, kind, data))
+end
+
+-- The JSON of a status or end event; extra starts with a comma or is empty.
+local function state_event(kind, state, extra)
+  return string.format('{"type":"%s","taskId":"%s","state":"%s"%s}', kind, id, state, extra or '')
+end
+
+-- Ends the task: outcome, status, end, in one step. The caller has checked that it may. The entries stand behind
+-- CLOSED, so that whatever a worker still writes for this attempt is refused.
+local function finish(state, outcome_type, outcome, result, retention_ms)
+  local attempt = top()
+  if outcome ~= '' then append(attempt, CLOSED + 1, outcome_type, outcome) end
+  append(attempt, CLOSED + 2, 'status', state_event('status', state))
+  append(attempt, CLOSED + 3, 'end', state_event('end', state))
+  local now = now_ms()
+  local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at')
+  local model, tenant = r[1], r[2]
+  redis.call('HSET', task, 'state', 'ended', 'wire', state, 'ended_at', now, 'outcome', outcome, 'result', result)
+  redis.call('ZREM', key('waiting', model), id)
+  redis.call('ZREM', key('running', model), id)
+  redis.call('ZREM', prefix .. 'deadlines', id)
+  redis.call('SREM', key('tenant', tenant), id)
+  if state == 'SUCCESS' then -- what a queue-full refusal estimates the wait from
+    redis.call('HINCRBY', key('done', model), 'tasks', 1)
+    redis.call('HINCRBY', key('done', model), 'busy_ms', now - tonumber(r[3]))
+  end
+  redis.call('PEXPIRE', task, retention_ms)
+  redis.call('PEXPIRE', events, retention_ms)
+end

@@ -1,0 +1,48 @@
+"""Connections to Redis or Valkey: one asyncio client per process, plain, TLS or through Sentinel."""
+
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from shared.settings import SharedSettings
+
+MAX_CONNECTIONS = 32
+"""Of one process. More callers wait for a free connection instead of opening another."""
+
+
+def connect(settings: SharedSettings) -> Redis:
+    """A client that opens its connections on first use.
+
+    Replies are bytes. A command that fails is not retried: the callers know which of theirs may run twice.
+    Raises redis.exceptions.RedisError from the commands; a silent server raises TimeoutError after `redis_timeout`.
+    """
+    url = settings.redis_url.get_secret_value()
+    options = {
+        "socket_timeout": settings.redis_timeout,
+        "socket_connect_timeout": settings.redis_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if urlsplit(url).scheme != "sentinel":
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=MAX_CONNECTIONS, timeout=settings.redis_timeout, **options
+        )
+        return Redis.from_pool(pool)
+    parts = [urlsplit(part) for part in url.split(";")]
+    sentinel = Sentinel(
+        [(part.hostname or "127.0.0.1", part.port or 26379) for part in parts],
+        sentinel_kwargs={key: options[key] for key in ("socket_timeout", "socket_connect_timeout")},
+        **options,
+    )
+    first = parts[0]
+    client: Redis = sentinel.master_for(
+        settings.redis_sentinel_service,
+        db=int(first.path.strip("/") or 0),
+        username=first.username,
+        password=first.password,
+    )
+    return client

@@ -1,0 +1,32 @@
+"""The settings that both services share; each service's own Settings class extends this one."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SharedSettings(BaseSettings):
+    """Read once from `HEADRACE_*` environment variables (or a `.env` file) and handed down as arguments."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", env_file=".env", extra="ignore", frozen=True)
+
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """Ledger, event streams and results. `redis://`, `rediss://` (TLS), or `sentinel://host:port;sentinel://…/db`."""
+    redis_sentinel_service: str = "mymaster"
+    """Name of the monitored master where `redis_url` is a Sentinel URL."""
+    key_prefix: Annotated[str, Field(pattern=r"^[\w.:-]{1,64}$")] = "headrace:"
+    """Stands in front of every key, so that installations can share one Redis."""
+    redis_timeout: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds after which a silent Redis counts as unavailable."""
+
+    retention_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """How long an ended task can still be read."""
+    lease_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """A worker that has not renewed its lease for this long has lost its tasks."""
+    max_failures: Annotated[int, Field(ge=1)] = 3
+    """Engine crashes, or losses without a token in between, after which a task is poisoned."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """`auto`: text on a terminal, JSON lines otherwise."""

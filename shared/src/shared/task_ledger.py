@@ -1,0 +1,326 @@
+"""The life of a task in Redis: accept, claim, heartbeat, requeue, end. Each step is one Lua script, all or nothing.
+
+States: waiting -> running -> ended, and running -> waiting when a worker is lost. Every accepted task ends exactly once.
+"""
+
+import secrets
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+
+from shared.keys import Keys
+from shared.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome, State
+
+RequeueCause = Literal["handover", "crash", "loss"]
+"""A planned stop of the worker; the engine died under the task; the worker's lease ran out."""
+
+
+def new_task_id() -> str:
+    """A UUID of version 7: it carries the time of its making, so that an unknown id can be told from an expired one."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
+    return str(uuid.UUID(int=value))
+
+
+def task_id_time(task_id: str) -> float | None:
+    """Unix time in seconds at which `new_task_id` made this id; None for anything that it did not make."""
+    try:
+        value = uuid.UUID(task_id)
+    except ValueError:
+        return None
+    return (value.int >> 80) / 1000 if value.version == 7 and str(value) == task_id else None
+
+
+class Refusal(Exception):
+    """The ledger does not accept the task."""
+
+
+class QueueFull(Refusal):
+    """The model's queue has as many waiting tasks as it may have."""
+
+    def __init__(self, waiting: int, running: int) -> None:
+        super().__init__(waiting, running)
+        self.waiting, self.running = waiting, running
+
+
+class TenantFull(Refusal):
+    """The tenant has as many unfinished tasks as it may have."""
+
+    def __init__(self, active: int) -> None:
+        super().__init__(active)
+        self.active = active
+
+
+class IdempotencyConflict(Refusal):
+    """The idempotency key was used before with other parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A task that the ledger holds."""
+
+    task_id: str
+    new: bool
+    """False when the idempotency key named a task that was accepted before."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """What the ledger knows of one task. Times are milliseconds of Redis's clock."""
+
+    task_id: str
+    version: int
+    model: str
+    tenant: str
+    priority: str
+    request: bytes
+    """JSON of the InferenceRequest."""
+    state: Literal["waiting", "running", "ended"]
+    wire_state: State
+    attempt: int
+    crashes: int
+    losses: int
+    accepted_at: int
+    deadline: int
+    started_at: int | None
+    ended_at: int | None
+    outcome: bytes
+    """JSON of the outcome event of an ended task; empty for none (cancelled)."""
+    result: bytes
+    """JSON of the Celery result of a task that succeeded, else empty."""
+    context: str
+    """The `traceparent` under which the task was accepted; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt at a task, held by one worker as long as it renews its lease."""
+
+    record: TaskRecord
+    attempt: int
+    claimed_at: int
+    """Milliseconds of Redis's clock."""
+    restart: bool
+    """True: text that earlier attempts streamed is void, because another model revision goes on."""
+
+    @property
+    def suspect(self) -> bool:
+        """True when the task may be what killed an engine before: run it alone."""
+        return self.record.crashes > 0 or self.record.losses > 1
+
+
+@dataclass(frozen=True, slots=True)
+class NoClaim:
+    """Why a message leads to no attempt."""
+
+    reason: Literal["missing", "version", "ended", "held", "late"]
+    wire_state: State | None = None
+    result: bytes = b""
+    """The Celery result of a task that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What became of a task whose attempt is over without an answer."""
+
+    outcome: Literal["requeued", "revoked", "poisoned", "alive", "not_running"]
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much work a model has."""
+
+    waiting: int
+    running: int
+    mean_seconds: float | None
+    """Of the tasks that succeeded so far, from claim to end."""
+
+    @property
+    def work(self) -> int:
+        """What autoscaling goes by."""
+        return self.waiting + self.running
+
+
+class TaskLedger:
+    """The tasks of one installation."""
+
+    def __init__(self, redis: Redis, keys: Keys, *, retention_seconds: float, max_failures: int) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._retention_ms = int(retention_seconds * 1000)
+        self._max_failures = max_failures
+        lua = files("shared") / "lua"
+        prelude = (lua / "prelude.lua").read_text()
+        self._scripts = {
+            name: redis.register_script(prelude + (lua / f"{name}.lua").read_text())
+            for name in ("accept", "claim", "heartbeat", "requeue", "end", "cancel")
+        }
+
+    async def _run(self, script: str, task_id: str, *args: str | bytes | int) -> list[Any]:
+        reply = await self._scripts[script](args=[self._keys.prefix, task_id, *args])
+        return reply if isinstance(reply, list) else [reply]
+
+    async def accept(
+        self,
+        task_id: str,
+        request: InferenceRequest,
+        *,
+        tenant: str,
+        timeout_seconds: float,
+        max_waiting: int,
+        max_tenant_tasks: int,
+        idempotency_key: str | None = None,
+        fingerprint: str = "",
+        context: str = "",
+    ) -> Acceptance:
+        """Makes the task durable, or raises QueueFull, TenantFull or IdempotencyConflict.
+
+        `fingerprint` tells two requests with one idempotency key apart. Safe to repeat only with an idempotency key.
+        """
+        guard = f',"guard":{request.guard.model_dump_json()}' if request.guard else ""
+        status, *rest = await self._run(
+            "accept", task_id, request.model, request.priority, tenant, request.model_dump_json(exclude_none=True),
+            SCHEMA_VERSION, int(timeout_seconds * 1000), self._retention_ms, max_waiting, max_tenant_tasks,
+            idempotency_key or "", fingerprint, context, guard,
+        )  # fmt: skip
+        match status:
+            case b"accepted" | b"existing":
+                return Acceptance(rest[0].decode(), new=status == b"accepted")
+            case b"queue_full":
+                raise QueueFull(*rest)
+            case b"tenant_full":
+                raise TenantFull(*rest)
+            case _:
+                raise IdempotencyConflict(rest[0].decode())
+
+    async def claim(self, task_id: str, *, worker: str, lease_seconds: float, revision: str) -> Claim | NoClaim:
+        """Takes the task for this worker and opens the next attempt in its stream."""
+        status, *rest = await self._run("claim", task_id, worker, int(lease_seconds * 1000), SCHEMA_VERSION, revision)
+        if status == b"claimed":
+            attempt, flat, now, restart = rest
+            record = _record(task_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+            return Claim(record, attempt, now, bool(restart))
+        if status == b"ended":
+            return NoClaim("ended", rest[0].decode(), rest[1] or b"")
+        return NoClaim(status.decode())
+
+    async def heartbeat(self, held: Sequence[tuple[str, int]], *, lease_seconds: float) -> dict[str, str]:
+        """Renews the leases of (task id, attempt) pairs; returns the ids that are not `ok`: `cancel` or `lost`."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id, attempt in held:
+            args = [self._keys.prefix, task_id, attempt, int(lease_seconds * 1000)]
+            await self._scripts["heartbeat"](args=args, client=pipeline)
+        replies = await pipeline.execute()
+        return {
+            task_id: reply.decode() for (task_id, _), reply in zip(held, replies, strict=True) if reply != b"ok"
+        }
+
+    async def requeue(self, task_id: str, attempt: int, cause: RequeueCause) -> Requeued:
+        """Closes a running attempt and puts the task back to its old place among the waiting ones.
+
+        With cause `loss` whoever holds the task is closed out, but only after the lease has run out. A task that has
+        used up its failures ends as poisoned; one that was to be cancelled ends as REVOKED.
+        """
+        poisoned = ErrorEvent(
+            task_id=task_id,
+            code="poisoned",
+            message=f"The task ended its engine or its worker {self._max_failures} times; it is not tried again.",
+            retryable=False,
+        )
+        status, *rest = await self._run(
+            "requeue", task_id, attempt, cause, self._max_failures, _json(poisoned), self._retention_ms
+        )
+        return Requeued(status.decode(), rest[0].decode() if rest else "")
+
+    async def end(
+        self,
+        task_id: str,
+        attempt: int | None,
+        state: EndState,
+        outcome: Outcome | None,
+        *,
+        result: str = "",
+        conversation: tuple[str, str] | None = None,
+        conversation_seconds: float = 0,
+    ) -> bool:
+        """Ends the task with its outcome event; False when it has ended already or the attempt has lost its lease.
+
+        With an attempt, only while that attempt holds the task; without one, from whatever state (janitor, deadline).
+        `result` is the JSON for the result backend; `conversation` its id (with tenant) and its new JSON.
+        """
+        conversation_id, messages = conversation or ("", "")
+        status, *_ = await self._run(
+            "end", task_id, "" if attempt is None else attempt, state, outcome.type if outcome else "",
+            _json(outcome) if outcome else "", result, self._retention_ms, conversation_id, messages,
+            int(conversation_seconds * 1000),
+        )  # fmt: skip
+        return bool(status == b"done")
+
+    async def cancel(self, task_id: str, tenant: str) -> tuple[str, State | None]:
+        """Cancels: `revoked` (was waiting), `asked` (its worker will stop it), `ended` (too late) or `missing`."""
+        status, *rest = await self._run("cancel", task_id, tenant, self._retention_ms)
+        return status.decode(), rest[0].decode() if rest else None
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        """The task's record; None when there is none (any more)."""
+        fields = await self._redis.hgetall(self._keys.task(task_id))
+        return _record(task_id, fields) if fields else None
+
+    async def position(self, task_id: str, model: str) -> int | None:
+        """Place among the model's waiting tasks, 1 is next; None when the task does not wait."""
+        rank = await self._redis.zrank(self._keys.waiting(model), task_id)
+        return None if rank is None else int(rank) + 1
+
+    async def load(self, model: str) -> Load:
+        """Waiting and running tasks of the model."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.zcard(self._keys.waiting(model))
+        pipeline.zcard(self._keys.running(model))
+        pipeline.hmget(self._keys.done(model), "tasks", "busy_ms")
+        waiting, running, (tasks, busy) = await pipeline.execute()
+        return Load(waiting, running, int(busy) / int(tasks) / 1000 if tasks else None)
+
+    async def conversation(self, tenant: str, conversation_id: str) -> bytes | None:
+        """JSON list of the conversation's messages; None when there is none (any more)."""
+        stored: bytes | None = await self._redis.get(self._keys.conversation(tenant, conversation_id))
+        return stored
+
+
+def _record(task_id: str, fields: dict[bytes, bytes]) -> TaskRecord:
+    def text(name: str) -> str:
+        return fields.get(name.encode(), b"").decode()
+
+    def number(name: str) -> int | None:
+        value = text(name)
+        return int(value) if value else None
+
+    return TaskRecord(
+        task_id=task_id,
+        version=int(text("v")),
+        model=text("model"),
+        tenant=text("tenant"),
+        priority=text("priority"),
+        request=fields[b"request"],
+        state=text("state"),
+        wire_state=text("wire"),
+        attempt=int(text("attempt")),
+        crashes=int(text("crashes")),
+        losses=int(text("losses")),
+        accepted_at=int(text("accepted_at")),
+        deadline=int(text("deadline")),
+        started_at=number("started_at"),
+        ended_at=number("ended_at"),
+        outcome=fields.get(b"outcome", b""),
+        result=fields.get(b"result", b""),
+        context=text("context"),
+    )
+
+
+def _json(event: Outcome) -> str:
+    return event.model_dump_json(exclude_none=True)
