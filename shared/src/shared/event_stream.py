@@ -126,6 +126,10 @@ class EventStream:
         self._redis = redis
         self._keys = keys
 
+    def channel(self, task_id: str) -> str:
+        """The doorbell's pub/sub channel; it has the name of the stream."""
+        return self._keys.events(task_id)
+
     async def write(self, writes: Sequence[TokenWrite]) -> set[str]:
         """Writes at most one entry per task, all in one round trip; returns the ids of tasks whose lease is lost.
 

@@ -1,0 +1,336 @@
+"""The ledger's promises, on a real Valkey."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.event_stream import CLOSED, Entry, EntryId, EventStream, TokenWriter, parse_announcement
+from shared.keys import Keys
+from shared.schemas import ErrorEvent, FinalTextEvent, Guard, InferenceRequest, Timings, Usage
+from shared.task_ledger import (
+    Claim,
+    IdempotencyConflict,
+    NoClaim,
+    QueueFull,
+    TaskLedger,
+    TenantFull,
+    new_task_id,
+    task_id_time,
+)
+
+REQUEST = InferenceRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+
+
+@pytest.fixture
+def ledger(redis: Redis, keys: Keys) -> TaskLedger:
+    return TaskLedger(redis, keys, retention_seconds=60, max_failures=3)
+
+
+@pytest.fixture
+def stream(redis: Redis, keys: Keys) -> EventStream:
+    return EventStream(redis, keys)
+
+
+async def accept(ledger: TaskLedger, task_id: str | None = None, **changes: Any) -> str:
+    options: dict[str, Any] = {
+        "tenant": "t", "timeout_seconds": 60, "max_waiting": 100, "max_tenant_tasks": 100, **changes
+    }  # fmt: skip
+    request = options.pop("request", REQUEST)
+    return (await ledger.accept(task_id or new_task_id(), request, **options)).task_id
+
+
+async def claim(ledger: TaskLedger, task_id: str, worker: str = "w1", revision: str = "r", lease: float = 10) -> Claim:
+    claimed = await ledger.claim(task_id, worker=worker, lease_seconds=lease, revision=revision)
+    assert isinstance(claimed, Claim)
+    return claimed
+
+
+def answer(task_id: str) -> FinalTextEvent:
+    return FinalTextEvent(
+        task_id=task_id,
+        text="hello",
+        finish_reason="stop",
+        usage=Usage(prompt_tokens=1, completion_tokens=1),
+        timings=Timings(queued=0, first_token=0, total=0),
+    )
+
+
+def states(entries: list[Entry]) -> list[str]:
+    return [
+        f"{entry.id} {entry.type} {json.loads(entry.data or b'{}').get('state', '')}".rstrip() for entry in entries
+    ]
+
+
+async def test_an_undisturbed_task_has_one_of_everything(ledger: TaskLedger, stream: EventStream) -> None:
+    task_id = await accept(ledger)
+    assert (await ledger.load("m")).work == 1
+    assert await ledger.position(task_id, "m") == 1
+    held = await claim(ledger, task_id)
+    assert held.attempt == 1
+    assert InferenceRequest.model_validate_json(held.record.request) == REQUEST
+    writer = TokenWriter(task_id, 1, 0)
+    writer.add([5, 6], "hel")
+    assert await stream.write([write] if (write := writer.take()) else []) == set()
+    assert await ledger.end(task_id, 1, "SUCCESS", answer(task_id), result='{"ok":1}')
+    entries = await stream.read(task_id)
+    assert states(entries) == [
+        "0-1 status PENDING", "1-0 status STARTED", "1-2 token",
+        f"1-{CLOSED + 1} final_text", f"1-{CLOSED + 2} status SUCCESS", f"1-{CLOSED + 3} end SUCCESS",
+    ]  # fmt: skip
+    assert entries[2].token_ids == (5, 6)
+    assert json.loads(entries[2].data) == {"type": "token", "taskId": task_id, "text": "hel", "index": 2}
+    record = await ledger.get(task_id)
+    assert record is not None
+    assert (record.state, record.wire_state, record.result) == ("ended", "SUCCESS", b'{"ok":1}')
+    load = await ledger.load("m")
+    assert load.work == 0
+    assert load.mean_seconds is not None
+
+
+async def test_everything_of_an_ended_task_expires_and_nothing_else_is_left(
+    ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    task_id = await accept(ledger, idempotency_key="k")
+    await claim(ledger, task_id)
+    await ledger.end(task_id, 1, "SUCCESS", answer(task_id))
+    assert 0 < await redis.pttl(keys.task(task_id)) <= 60_000
+    assert 0 < await redis.pttl(keys.events(task_id)) <= 60_000
+    left = {key.decode() async for key in redis.scan_iter() if await redis.pttl(key) == -1}
+    assert left == {keys.done("m")}
+
+
+async def test_a_task_ends_once_whoever_comes_second(ledger: TaskLedger, stream: EventStream) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id)
+    error = ErrorEvent(task_id=task_id, code="deadline_exceeded", message="late", retryable=True)
+    done = await asyncio.gather(
+        *(ledger.end(task_id, None, "FAILURE", error) for _ in range(5)),
+        *(ledger.end(task_id, 1, "SUCCESS", answer(task_id)) for _ in range(5)),
+    )
+    assert sum(done) == 1
+    assert [entry.type for entry in await stream.read(task_id)].count("end") == 1
+
+
+async def test_a_held_task_is_not_claimed_twice(ledger: TaskLedger) -> None:
+    task_id = await accept(ledger)
+    claims = await asyncio.gather(
+        *(ledger.claim(task_id, worker=f"w{n}", lease_seconds=10, revision="r") for n in range(8))
+    )
+    assert sum(isinstance(one, Claim) for one in claims) == 1
+    assert {one.reason for one in claims if isinstance(one, NoClaim)} == {"held"}
+
+
+async def test_a_lost_worker_is_fenced_and_the_next_goes_on_behind_its_tokens(
+    ledger: TaskLedger, stream: EventStream
+) -> None:
+    task_id = await accept(ledger)
+    first = await claim(ledger, task_id, lease=0)
+    zombie = TokenWriter(task_id, first.attempt, 0)
+    zombie.add([1, 2, 3], "abc")
+    await stream.write([write] if (write := zombie.take()) else [])
+    assert (await ledger.requeue(task_id, 0, "loss")).outcome == "requeued"
+    zombie.add([4], "d")
+    assert await stream.write([write] if (write := zombie.take()) else []) == {task_id}
+    assert not await ledger.end(task_id, first.attempt, "SUCCESS", answer(task_id))
+    assert await ledger.heartbeat([(task_id, first.attempt)], lease_seconds=10) == {task_id: "lost"}
+
+    second = await claim(ledger, task_id, worker="w2")
+    assert (second.attempt, second.restart) == (2, False)
+    ids = [token for entry in await stream.read(task_id) for token in entry.token_ids]
+    assert ids == [1, 2, 3]
+    heir = TokenWriter(task_id, second.attempt, len(ids))
+    heir.add([4], "d")
+    assert await stream.write([write] if (write := heir.take()) else []) == set()
+    assert states(await stream.read(task_id)) == [
+        "0-1 status PENDING", "1-0 status STARTED", "1-3 token", f"1-{CLOSED} status RETRY",
+        "2-0 status STARTED", "2-4 token",
+    ]  # fmt: skip
+
+
+async def test_a_lease_that_still_runs_is_not_taken_away(ledger: TaskLedger) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id, lease=10)
+    assert (await ledger.requeue(task_id, 0, "loss")).outcome == "alive"
+    assert await ledger.heartbeat([(task_id, 1)], lease_seconds=10) == {}
+
+
+async def test_another_model_revision_starts_the_answer_over_and_says_so(
+    ledger: TaskLedger, stream: EventStream
+) -> None:
+    task_id = await accept(ledger)
+    held = await claim(ledger, task_id, revision="old")
+    writer = TokenWriter(task_id, held.attempt, 0)
+    writer.add([1], "a")
+    await stream.write([write] if (write := writer.take()) else [])
+    await ledger.requeue(task_id, 1, "handover")
+    assert (await claim(ledger, task_id, revision="new")).restart
+    started = json.loads((await stream.read(task_id))[-1].data)
+    assert started["restart"] is True
+
+
+async def test_another_revision_before_the_first_token_is_no_restart(ledger: TaskLedger) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id, revision="old")
+    await ledger.requeue(task_id, 1, "handover")
+    assert not (await claim(ledger, task_id, revision="new")).restart
+
+
+async def test_a_repeated_write_is_no_lost_lease(ledger: TaskLedger, stream: EventStream) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id)
+    writer = TokenWriter(task_id, 1, 0)
+    writer.add([1], "a")
+    write = writer.take()
+    assert write is not None
+    assert await stream.write([write]) == set()
+    assert await stream.write([write]) == set()
+    assert [entry.type for entry in await stream.read(task_id)].count("token") == 1
+
+
+async def test_three_engine_crashes_poison_a_task(ledger: TaskLedger, stream: EventStream) -> None:
+    task_id = await accept(ledger)
+    outcomes = []
+    for attempt in (1, 2, 3):
+        held = await claim(ledger, task_id)
+        assert held.suspect == (attempt > 1)
+        outcomes.append((await ledger.requeue(task_id, attempt, "crash")).outcome)
+    assert outcomes == ["requeued", "requeued", "poisoned"]
+    entries = await stream.read(task_id)
+    assert json.loads(entries[-3].data)["code"] == "poisoned"
+    assert entries[-1].type == "end"
+
+
+async def test_losses_with_progress_never_poison_a_task(ledger: TaskLedger, stream: EventStream) -> None:
+    task_id = await accept(ledger)
+    for attempt in range(1, 7):
+        await claim(ledger, task_id, lease=0)
+        writer = TokenWriter(task_id, attempt, attempt - 1)
+        writer.add([attempt], "x")
+        await stream.write([write] if (write := writer.take()) else [])
+        assert (await ledger.requeue(task_id, 0, "loss")).outcome == "requeued"
+
+
+async def test_handovers_never_poison_a_task(ledger: TaskLedger) -> None:
+    task_id = await accept(ledger)
+    for attempt in range(1, 7):
+        await claim(ledger, task_id)
+        assert (await ledger.requeue(task_id, attempt, "handover")).outcome == "requeued"
+
+
+async def test_cancel_ends_a_waiting_task_asks_a_running_one_and_leaves_an_ended_one(
+    ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    waiting = await accept(ledger)
+    assert await ledger.cancel(waiting, "t") == ("revoked", "REVOKED")
+    assert await ledger.cancel(waiting, "t") == ("ended", "REVOKED")
+    refused = await ledger.claim(waiting, worker="w", lease_seconds=1, revision="r")
+    assert isinstance(refused, NoClaim)
+    assert (refused.reason, refused.wire_state) == ("ended", "REVOKED")
+
+    running = await accept(ledger)
+    await claim(ledger, running)
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(keys.cancel)
+        await pubsub.get_message(timeout=5)
+        assert await ledger.cancel(running, "t") == ("asked", "STARTED")
+        message = await pubsub.get_message(timeout=5)
+    assert message is not None
+    assert message["data"] == running.encode()
+    assert await ledger.heartbeat([(running, 1)], lease_seconds=10) == {running: "cancel"}
+    assert (await ledger.requeue(running, 1, "handover")).outcome == "revoked"
+    assert await ledger.cancel(running, "somebody else") == ("missing", None)
+
+
+async def test_a_task_past_its_deadline_is_not_started(ledger: TaskLedger) -> None:
+    task_id = await accept(ledger, timeout_seconds=0)
+    refused = await ledger.claim(task_id, worker="w", lease_seconds=1, revision="r")
+    assert isinstance(refused, NoClaim)
+    assert refused.reason == "late"
+
+
+async def test_a_record_of_a_later_version_is_refused_not_guessed(
+    ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    task_id = await accept(ledger)
+    await redis.hset(keys.task(task_id), "v", 99)
+    refused = await ledger.claim(task_id, worker="w", lease_seconds=1, revision="r")
+    assert isinstance(refused, NoClaim)
+    assert refused.reason == "version"
+
+
+async def test_a_full_queue_and_a_full_tenant_refuse_and_leave_nothing(ledger: TaskLedger, redis: Redis) -> None:
+    await accept(ledger)
+    before = {key async for key in redis.scan_iter()}
+    with pytest.raises(QueueFull) as full:
+        await accept(ledger, max_waiting=1)
+    assert full.value.waiting == 1
+    with pytest.raises(TenantFull):
+        await accept(ledger, max_tenant_tasks=1)
+    assert {key async for key in redis.scan_iter()} == before
+
+
+async def test_an_idempotency_key_names_one_task(ledger: TaskLedger) -> None:
+    keyed = {"idempotency_key": "k", "fingerprint": "f"}
+    ids = await asyncio.gather(*(accept(ledger, **keyed) for _ in range(8)))
+    assert len(set(ids)) == 1
+    assert (await ledger.load("m")).waiting == 1
+    with pytest.raises(IdempotencyConflict):
+        await accept(ledger, idempotency_key="k", fingerprint="g")
+    assert await accept(ledger, tenant="other", **keyed) not in ids
+
+
+async def test_what_loop_prevention_did_stands_in_the_first_event(ledger: TaskLedger, stream: EventStream) -> None:
+    guarded = REQUEST.model_copy(update={"guard": Guard(repeated_calls_removed=2, reason="said before")})
+    task_id = await accept(ledger, request=guarded)
+    first = json.loads((await stream.read(task_id))[0].data)
+    assert first["guard"]["repeatedCallsRemoved"] == 2
+
+
+async def test_a_conversation_is_saved_with_the_ending(ledger: TaskLedger) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id)
+    assert await ledger.conversation("t", "c") is None
+    await ledger.end(
+        task_id, 1, "SUCCESS", answer(task_id), conversation=("t:c", '[{"role":"user"}]'), conversation_seconds=9
+    )
+    assert await ledger.conversation("t", "c") == b'[{"role":"user"}]'
+
+
+async def test_every_entry_rings_the_doorbell_with_the_id_before_it(
+    ledger: TaskLedger, stream: EventStream, redis: Redis
+) -> None:
+    task_id = new_task_id()
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(stream.channel(task_id))
+        await pubsub.get_message(timeout=5)
+        await accept(ledger, task_id)
+        await claim(ledger, task_id)
+        writer = TokenWriter(task_id, 1, 0)
+        writer.add([1], "")  # no text yet: in the stream, but nobody is told
+        await stream.write([write] if (write := writer.take()) else [])
+        writer.add([2], "ab")
+        await stream.write([write] if (write := writer.take()) else [])
+        await ledger.end(task_id, 1, "SUCCESS", answer(task_id))
+        rung = []
+        while not rung or rung[-1].entry.type != "end":
+            message = await pubsub.get_message(timeout=5)
+            assert message is not None
+            rung.append(parse_announcement(message["data"]))
+    shown = [entry for entry in await stream.read(task_id) if entry.data]
+    assert [one.entry.id for one in rung] == [entry.id for entry in shown]
+    assert [one.entry.data for one in rung] == [entry.data for entry in shown]
+    cursor = EntryId(0, 0)
+    for one in rung:
+        assert one.previous <= cursor < one.entry.id  # a reader that heard all needs no second look
+        cursor = one.entry.id
+
+
+def test_a_task_id_tells_when_it_was_made() -> None:
+    first, second = new_task_id(), new_task_id()
+    assert first != second
+    assert task_id_time(first) is not None
+    assert task_id_time("0b8fcd3a-7d0b-4a9f-9d0c-0d7a2b0c9f11") is None  # version 4
+    assert task_id_time("nonsense") is None
