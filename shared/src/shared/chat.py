@@ -1,6 +1,7 @@
 """Conversations and tools in OpenAI's wire form (names as OpenAI spells them)."""
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -56,6 +57,20 @@ class FunctionCall(ChatType):
     name: str
     arguments: str
 
+    def parsed_arguments(self) -> dict[str, JsonValue]:
+        """The arguments as an object; empty text is no arguments. Raises ValueError for anything else."""
+        try:
+            arguments = json.loads(self.arguments.strip() or "{}", parse_constant=_no_constant)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not isinstance(arguments, dict):
+            raise ValueError("not a JSON object")
+        return cast(dict[str, JsonValue], arguments)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
 
 class MessageToolCall(ChatType):
     """One tool call inside an assistant message."""
@@ -97,12 +112,16 @@ class ToolMessage(ChatType):
 ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
+def _no_parameters() -> dict[str, JsonValue]:
+    return {"type": "object", "properties": {}}
+
+
 class FunctionDefinition(ChatType):
     """A function the model may call; `parameters` is a JSON schema of an object."""
 
     name: ToolName
     description: str = ""
-    parameters: dict[str, JsonValue] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    parameters: dict[str, JsonValue] = Field(default_factory=_no_parameters)
     strict: bool | None = None
 
 

@@ -68,7 +68,7 @@ class Guard(WireType):
     """What loop prevention did to the conversation before the model saw it; empty when it did nothing."""
 
     repeated_calls_removed: int = 0
-    """Tool rounds taken out because the same call with the same arguments had been answered before."""
+    """Tool calls taken out, answers included, because the same call had got the same answer before."""
     cycle: list[str] = []
     """Names of the tools of an alternating cycle that was recognised."""
     tools_withheld: bool = False

@@ -1,0 +1,77 @@
+"""What a conversation must look like before a model sees it.
+
+- System and developer messages stand at the start and nowhere else.
+- There is at least one user message; user messages may follow each other, and so may assistant messages.
+- Every call of an assistant message is answered exactly once, in any order, by tool messages right behind it.
+- A tool message answers a call of the assistant message before it. Call ids are unique within one assistant message.
+- The last message is a user's or a tool's: the model's turn comes next.
+"""
+
+from collections.abc import Sequence
+
+from shared.chat import AssistantMessage, ChatMessage, SystemMessage, ToolMessage, UserMessage
+
+MAX_MESSAGES = 2_000
+"""Messages of one conversation."""
+
+
+class InvalidConversation(ValueError):
+    """The conversation or its tools cannot be given to a model; the message names the place and the reason."""
+
+
+def check_conversation(messages: Sequence[ChatMessage], places: Sequence[str]) -> None:
+    """Raise InvalidConversation unless the rules above hold; `places[i]` is what the client calls `messages[i]`."""
+    if not messages:
+        raise InvalidConversation("the conversation is empty: send `messages`, or `message`")
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidConversation(f"the conversation has {len(messages)} messages, {MAX_MESSAGES} are allowed")
+    spoken = False
+    open_calls: dict[str, str] = {}
+    round_ids: set[str] = set()
+    for message, place in zip(messages, places, strict=True):
+        if open_calls and not isinstance(message, ToolMessage):
+            raise InvalidConversation(f"{place}: {_unanswered(open_calls)} before this message")
+        match message:
+            case SystemMessage():
+                if spoken:
+                    raise InvalidConversation(f"{place}: a {message.role} message may only stand at the start")
+            case UserMessage():
+                round_ids = set()
+            case AssistantMessage():
+                open_calls = _calls(message, place)
+                round_ids = set(open_calls)
+            case ToolMessage():
+                if message.tool_call_id not in round_ids:
+                    raise InvalidConversation(
+                        f"{place}: no assistant message right before it makes the call {message.tool_call_id!r}"
+                    )
+                if open_calls.pop(message.tool_call_id, None) is None:
+                    raise InvalidConversation(f"{place}: the call {message.tool_call_id!r} is answered twice")
+        spoken = spoken or not isinstance(message, SystemMessage)
+    if open_calls:
+        raise InvalidConversation(f"{places[-1]}: {_unanswered(open_calls)} after this message")
+    if not any(isinstance(message, UserMessage) for message in messages):
+        raise InvalidConversation("the conversation has no user message")
+    if isinstance(messages[-1], AssistantMessage):
+        raise InvalidConversation(f"{places[-1]}: the last message must be a user's or a tool's")
+
+
+def _calls(message: AssistantMessage, place: str) -> dict[str, str]:
+    """Call id -> function name of one assistant message."""
+    calls: dict[str, str] = {}
+    for at, call in enumerate(message.tool_calls or []):
+        if call.id in calls:
+            raise InvalidConversation(f"{place}.tool_calls[{at}]: the id {call.id!r} is used twice")
+        try:
+            call.function.parsed_arguments()
+        except ValueError as error:
+            raise InvalidConversation(
+                f"{place}.tool_calls[{at}].function.arguments is not the JSON text of an object: {error}"
+            ) from None
+        calls[call.id] = call.function.name
+    return calls
+
+
+def _unanswered(open_calls: dict[str, str]) -> str:
+    names = ", ".join(f"{name} ({call_id})" for call_id, name in open_calls.items())
+    return f"a tool message is missing for the call {names}"

@@ -1,0 +1,172 @@
+"""History, message and tools -> the conversation that the model is given."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.chat import (
+    AssistantMessage,
+    ChatMessage,
+    JsonSchemaFormat,
+    NamedToolChoice,
+    ResponseFormat,
+    SystemMessage,
+    Tool,
+    ToolChoice,
+    ToolMessage,
+    UserMessage,
+)
+from shared.conversation_rules import InvalidConversation, check_conversation
+from shared.json_schemas import InvalidSchema, check_schema
+from shared.loop_prevention import LoopPolicy, ToolLoop, prevent_loops
+from shared.schemas import CreateMessageParams, Guard
+
+__all__ = ["Assembled", "InvalidConversation", "LoopPolicy", "ToolLoop", "assemble", "with_tool_prompt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What `create_message` puts into the request."""
+
+    messages: list[ChatMessage]
+    """After loop prevention: for the model."""
+    conversation: list[ChatMessage]
+    """As the client sees it: for the conversation's store."""
+    tools: list[Tool]
+    tool_choice: ToolChoice
+    guard: Guard | None
+
+
+def assemble(
+    params: CreateMessageParams, policy: LoopPolicy, conversation: Sequence[ChatMessage] | None = None
+) -> Assembled:
+    """The checked, guarded conversation of one request.
+
+    One of three forms: `messages`; `message` with or without `history`; or, behind a stored `conversation`, what is
+    new in it: `message`, or `messages` of tool results and user messages.
+
+    Tools and a `responseFormat` go together: the format binds a text answer, a tool call may come in its place.
+
+    Raises InvalidConversation for what the client got wrong, ToolLoop when `toolChoice` demands a call and loop
+    prevention forbids one.
+    """
+    placed = _placed(params, conversation)
+    whole = [message for _, message in placed]
+    check_conversation(whole, [place for place, _ in placed])
+    tools = params.tools or []
+    tool_choice = _checked_choice(tools, params.tool_choice)
+    _check_format(params.response_format)
+    guarded = prevent_loops(whole, policy)
+    if guarded.guard is not None and guarded.guard.tools_withheld and tools:
+        if tool_choice == "required" or isinstance(tool_choice, NamedToolChoice):
+            raise ToolLoop(guarded.guard)
+        tools, tool_choice = [], "none"
+    return Assembled(guarded.messages, whole, tools, tool_choice, guarded.guard)
+
+
+def _placed(params: CreateMessageParams, conversation: Sequence[ChatMessage] | None) -> list[tuple[str, ChatMessage]]:
+    """Every message with the name of its place in the request."""
+    if params.messages is not None and (params.message is not None or params.history is not None):
+        raise InvalidConversation("send either `messages`, or `message` with `history`, not both")
+    if params.history is not None and params.message is None:
+        raise InvalidConversation("`history` needs a `message` that follows it")
+    if params.history is not None and conversation is not None:
+        raise InvalidConversation("`history` cannot be sent for a stored conversation: it has one")
+    placed = [(f"conversation[{at}]", message) for at, message in enumerate(conversation or [])]
+    placed += [(f"history[{at}]", message) for at, message in enumerate(params.history or [])]
+    for at, message in enumerate(params.messages or []):
+        if conversation is not None and not isinstance(message, UserMessage | ToolMessage):
+            raise InvalidConversation(
+                f"messages[{at}]: only tool and user messages may be added to a stored conversation"
+            )
+        placed.append((f"messages[{at}]", message))
+    if params.message is not None:
+        said = params.message
+        placed.append(("message", UserMessage(role="user", content=said) if isinstance(said, str) else said))
+    elif params.messages is None:
+        raise InvalidConversation("there is no message: send `messages`, or `message`")
+    return placed
+
+
+def _checked_choice(tools: Sequence[Tool], choice: ToolChoice | None) -> ToolChoice:
+    names: set[str] = set()
+    for at, tool in enumerate(tools):
+        if tool.function.name in names:
+            raise InvalidConversation(f"tools[{at}]: the name {tool.function.name!r} is used twice")
+        names.add(tool.function.name)
+        try:
+            check_schema(tool.function.parameters, of_object=True)
+        except InvalidSchema as error:
+            raise InvalidConversation(f"tools[{at}].function.parameters is not a usable schema: {error}") from None
+    if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
+        raise InvalidConversation(f"toolChoice names the tool {choice.function.name!r}, which is not in `tools`")
+    if choice == "required" and not tools:
+        raise InvalidConversation("toolChoice is `required`, but there are no `tools`")
+    return choice or ("auto" if tools else "none")
+
+
+def _check_format(response_format: ResponseFormat | None) -> None:
+    if isinstance(response_format, JsonSchemaFormat):
+        try:
+            check_schema(response_format.json_schema.schema_, of_object=False)
+        except InvalidSchema as error:
+            raise InvalidConversation(f"responseFormat.json_schema.schema is not a usable schema: {error}") from None
+
+
+TOOL_PROMPT = """\
+You may call one or more functions to assist with the user query. You are provided with function signatures within \
+<tools></tools> XML tags:
+<tools>
+{signatures}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>
+
+The results come back within <tool_response></tool_response> XML tags. Use them to answer; call a function only when \
+it is needed."""
+
+
+def with_tool_prompt(
+    messages: Sequence[ChatMessage], tools: Sequence[Tool], tool_choice: ToolChoice
+) -> list[dict[str, str]]:
+    """The conversation in plain role and content, for a chat template that knows no tools (Hermes form).
+
+    Tools are declared in one leading system message, calls are text of the assistant, results are user turns. The text
+    of a message depends on that message alone, so a longer conversation starts with the same prompt. `required` and a
+    named tool change nothing here: the grammar enforces them, and the prompt stays the same for the prefix cache.
+    """
+    system = [message.content for message in messages if isinstance(message, SystemMessage)]
+    if tools and tool_choice != "none":
+        system.append(TOOL_PROMPT.format(signatures="\n".join(_signature(tool) for tool in tools)))
+    turns = [{"role": "system", "content": "\n\n".join(system)}] if system else []
+    in_results = False
+    for message in messages:
+        match message:
+            case UserMessage():
+                turns.append({"role": "user", "content": message.content})
+            case AssistantMessage():
+                turns.append({"role": "assistant", "content": _said(message)})
+            case ToolMessage():
+                response = f"<tool_response>\n{message.content}\n</tool_response>"
+                if in_results:
+                    turns[-1]["content"] += "\n" + response
+                else:
+                    turns.append({"role": "user", "content": response})
+        in_results = isinstance(message, ToolMessage)
+    return turns
+
+
+def _signature(tool: Tool) -> str:
+    function = tool.function.model_dump(include={"name", "description", "parameters"})
+    return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
+
+
+def _said(message: AssistantMessage) -> str:
+    calls = [
+        {"name": call.function.name, "arguments": call.function.parsed_arguments()} for call in message.tool_calls or []
+    ]
+    parts = [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls]
+    return "\n".join([message.content, *parts] if message.content else parts)
