@@ -7,19 +7,21 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.event_stream import CLOSED, Entry, EntryId, EventStream, TokenWriter, parse_announcement
+from shared.event_stream import (
+    CLOSED,
+    Announcement,
+    Entry,
+    EntryId,
+    EventStream,
+    TokenWrite,
+    TokenWriter,
+    parse_announcement,
+)
 from shared.keys import Keys
 from shared.schemas import ErrorEvent, FinalTextEvent, Guard, InferenceRequest, Timings, Usage
-from shared.task_ledger import (
-    Claim,
-    IdempotencyConflict,
-    NoClaim,
-    QueueFull,
-    TaskLedger,
-    TenantFull,
-    new_task_id,
-    task_id_time,
-)
+from shared.task_id import new_task_id, task_id_time
+from shared.task_ledger import IdempotencyConflict, QueueFull, TaskLedger, TenantFull
+from shared.task_record import Claim, NoClaim
 
 REQUEST = InferenceRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
 
@@ -58,10 +60,13 @@ def answer(task_id: str) -> FinalTextEvent:
     )
 
 
+def taken(writer: TokenWriter) -> list[TokenWrite]:
+    write = writer.take()
+    return [write] if write else []
+
+
 def states(entries: list[Entry]) -> list[str]:
-    return [
-        f"{entry.id} {entry.type} {json.loads(entry.data or b'{}').get('state', '')}".rstrip() for entry in entries
-    ]
+    return [f"{entry.id} {entry.type} {json.loads(entry.data or b'{}').get('state', '')}".rstrip() for entry in entries]
 
 
 async def test_an_undisturbed_task_has_one_of_everything(ledger: TaskLedger, stream: EventStream) -> None:
@@ -73,7 +78,7 @@ async def test_an_undisturbed_task_has_one_of_everything(ledger: TaskLedger, str
     assert InferenceRequest.model_validate_json(held.record.request) == REQUEST
     writer = TokenWriter(task_id, 1, 0)
     writer.add([5, 6], "hel")
-    assert await stream.write([write] if (write := writer.take()) else []) == set()
+    assert await stream.write(taken(writer)) == set()
     assert await ledger.end(task_id, 1, "SUCCESS", answer(task_id), result='{"ok":1}')
     entries = await stream.read(task_id)
     assert states(entries) == [
@@ -130,10 +135,10 @@ async def test_a_lost_worker_is_fenced_and_the_next_goes_on_behind_its_tokens(
     first = await claim(ledger, task_id, lease=0)
     zombie = TokenWriter(task_id, first.attempt, 0)
     zombie.add([1, 2, 3], "abc")
-    await stream.write([write] if (write := zombie.take()) else [])
+    await stream.write(taken(zombie))
     assert (await ledger.requeue(task_id, 0, "loss")).outcome == "requeued"
     zombie.add([4], "d")
-    assert await stream.write([write] if (write := zombie.take()) else []) == {task_id}
+    assert await stream.write(taken(zombie)) == {task_id}
     assert not await ledger.end(task_id, first.attempt, "SUCCESS", answer(task_id))
     assert await ledger.heartbeat([(task_id, first.attempt)], lease_seconds=10) == {task_id: "lost"}
 
@@ -143,7 +148,7 @@ async def test_a_lost_worker_is_fenced_and_the_next_goes_on_behind_its_tokens(
     assert ids == [1, 2, 3]
     heir = TokenWriter(task_id, second.attempt, len(ids))
     heir.add([4], "d")
-    assert await stream.write([write] if (write := heir.take()) else []) == set()
+    assert await stream.write(taken(heir)) == set()
     assert states(await stream.read(task_id)) == [
         "0-1 status PENDING", "1-0 status STARTED", "1-3 token", f"1-{CLOSED} status RETRY",
         "2-0 status STARTED", "2-4 token",
@@ -164,7 +169,7 @@ async def test_another_model_revision_starts_the_answer_over_and_says_so(
     held = await claim(ledger, task_id, revision="old")
     writer = TokenWriter(task_id, held.attempt, 0)
     writer.add([1], "a")
-    await stream.write([write] if (write := writer.take()) else [])
+    await stream.write(taken(writer))
     await ledger.requeue(task_id, 1, "handover")
     assert (await claim(ledger, task_id, revision="new")).restart
     started = json.loads((await stream.read(task_id))[-1].data)
@@ -209,7 +214,7 @@ async def test_losses_with_progress_never_poison_a_task(ledger: TaskLedger, stre
         await claim(ledger, task_id, lease=0)
         writer = TokenWriter(task_id, attempt, attempt - 1)
         writer.add([attempt], "x")
-        await stream.write([write] if (write := writer.take()) else [])
+        await stream.write(taken(writer))
         assert (await ledger.requeue(task_id, 0, "loss")).outcome == "requeued"
 
 
@@ -251,9 +256,7 @@ async def test_a_task_past_its_deadline_is_not_started(ledger: TaskLedger) -> No
     assert refused.reason == "late"
 
 
-async def test_a_record_of_a_later_version_is_refused_not_guessed(
-    ledger: TaskLedger, redis: Redis, keys: Keys
-) -> None:
+async def test_a_record_of_a_later_version_is_refused_not_guessed(ledger: TaskLedger, redis: Redis, keys: Keys) -> None:
     task_id = await accept(ledger)
     await redis.hset(keys.task(task_id), "v", 99)
     refused = await ledger.claim(task_id, worker="w", lease_seconds=1, revision="r")
@@ -310,11 +313,11 @@ async def test_every_entry_rings_the_doorbell_with_the_id_before_it(
         await claim(ledger, task_id)
         writer = TokenWriter(task_id, 1, 0)
         writer.add([1], "")  # no text yet: in the stream, but nobody is told
-        await stream.write([write] if (write := writer.take()) else [])
+        await stream.write(taken(writer))
         writer.add([2], "ab")
-        await stream.write([write] if (write := writer.take()) else [])
+        await stream.write(taken(writer))
         await ledger.end(task_id, 1, "SUCCESS", answer(task_id))
-        rung = []
+        rung: list[Announcement] = []
         while not rung or rung[-1].entry.type != "end":
             message = await pubsub.get_message(timeout=5)
             assert message is not None

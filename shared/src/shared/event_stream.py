@@ -7,7 +7,7 @@ top, and that alone gives order, de-duplication and the fencing of workers that 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from redis.asyncio import Redis
 
@@ -65,13 +65,7 @@ class Announcement:
 def parse_announcement(payload: bytes) -> Announcement:
     """The message that Lua's append() and EventWriter publish: `<previous> <id> <type> <data>`."""
     previous, entry_id, kind, data = payload.split(b" ", 3)
-    return Announcement(
-        EntryId.parse(previous.decode()), Entry(EntryId.parse(entry_id.decode()), kind.decode(), data)
-    )
-
-
-class LeaseLost(Exception):
-    """Another attempt, or the task's ending, stands in the stream: this attempt may write no more."""
+    return Announcement(EntryId.parse(previous.decode()), Entry(EntryId.parse(entry_id.decode()), kind.decode(), data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +157,16 @@ class EventStream:
 
     async def read(self, task_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
         """The entries behind `after`, oldest first; all of them or `count`."""
-        replies = await self._redis.xrange(self._keys.events(task_id), min=f"({after}", max="+", count=count)
+        key = self._keys.events(task_id)
+        replies = cast(list[_RawEntry], await self._redis.xrange(key, min=f"({after}", max="+", count=count))
         return [_entry(entry_id, fields) for entry_id, fields in replies]
 
     async def _top(self, task_id: str) -> EntryId:
-        replies = await self._redis.xrevrange(self._keys.events(task_id), count=1)
+        replies = cast(list[_RawEntry], await self._redis.xrevrange(self._keys.events(task_id), count=1))
         return EntryId.parse(replies[0][0].decode()) if replies else START
+
+
+_RawEntry = tuple[bytes, dict[bytes, bytes]]
 
 
 def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:

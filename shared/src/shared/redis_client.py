@@ -33,7 +33,7 @@ def connect(settings: SharedSettings) -> Redis:
         )
         return Redis.from_pool(pool)
     parts = [urlsplit(part) for part in url.split(";")]
-    sentinel = Sentinel(
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has not typed it
         [(part.hostname or "127.0.0.1", part.port or 26379) for part in parts],
         sentinel_kwargs={key: options[key] for key in ("socket_timeout", "socket_connect_timeout")},
         **options,

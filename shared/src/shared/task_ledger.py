@@ -1,39 +1,20 @@
 """The life of a task in Redis: accept, claim, heartbeat, requeue, end. Each step is one Lua script, all or nothing.
 
-States: waiting -> running -> ended, and running -> waiting when a worker is lost. Every accepted task ends exactly once.
+States: waiting -> running -> ended, and running -> waiting when a worker is lost. Every accepted task ends once.
 """
 
-import secrets
-import time
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from redis.asyncio import Redis
 
 from shared.keys import Keys
 from shared.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome, State
+from shared.task_record import Acceptance, Claim, Load, NoClaim, Requeued, TaskRecord, parse_record
 
 RequeueCause = Literal["handover", "crash", "loss"]
 """A planned stop of the worker; the engine died under the task; the worker's lease ran out."""
-
-
-def new_task_id() -> str:
-    """A UUID of version 7: it carries the time of its making, so that an unknown id can be told from an expired one."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
-    return str(uuid.UUID(int=value))
-
-
-def task_id_time(task_id: str) -> float | None:
-    """Unix time in seconds at which `new_task_id` made this id; None for anything that it did not make."""
-    try:
-        value = uuid.UUID(task_id)
-    except ValueError:
-        return None
-    return (value.int >> 80) / 1000 if value.version == 7 and str(value) == task_id else None
 
 
 class Refusal(Exception):
@@ -58,93 +39,6 @@ class TenantFull(Refusal):
 
 class IdempotencyConflict(Refusal):
     """The idempotency key was used before with other parameters."""
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """A task that the ledger holds."""
-
-    task_id: str
-    new: bool
-    """False when the idempotency key named a task that was accepted before."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRecord:
-    """What the ledger knows of one task. Times are milliseconds of Redis's clock."""
-
-    task_id: str
-    version: int
-    model: str
-    tenant: str
-    priority: str
-    request: bytes
-    """JSON of the InferenceRequest."""
-    state: Literal["waiting", "running", "ended"]
-    wire_state: State
-    attempt: int
-    crashes: int
-    losses: int
-    accepted_at: int
-    deadline: int
-    started_at: int | None
-    ended_at: int | None
-    outcome: bytes
-    """JSON of the outcome event of an ended task; empty for none (cancelled)."""
-    result: bytes
-    """JSON of the Celery result of a task that succeeded, else empty."""
-    context: str
-    """The `traceparent` under which the task was accepted; empty for none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One attempt at a task, held by one worker as long as it renews its lease."""
-
-    record: TaskRecord
-    attempt: int
-    claimed_at: int
-    """Milliseconds of Redis's clock."""
-    restart: bool
-    """True: text that earlier attempts streamed is void, because another model revision goes on."""
-
-    @property
-    def suspect(self) -> bool:
-        """True when the task may be what killed an engine before: run it alone."""
-        return self.record.crashes > 0 or self.record.losses > 1
-
-
-@dataclass(frozen=True, slots=True)
-class NoClaim:
-    """Why a message leads to no attempt."""
-
-    reason: Literal["missing", "version", "ended", "held", "late"]
-    wire_state: State | None = None
-    result: bytes = b""
-    """The Celery result of a task that has ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Requeued:
-    """What became of a task whose attempt is over without an answer."""
-
-    outcome: Literal["requeued", "revoked", "poisoned", "alive", "not_running"]
-    model: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How much work a model has."""
-
-    waiting: int
-    running: int
-    mean_seconds: float | None
-    """Of the tasks that succeeded so far, from claim to end."""
-
-    @property
-    def work(self) -> int:
-        """What autoscaling goes by."""
-        return self.waiting + self.running
 
 
 class TaskLedger:
@@ -204,7 +98,7 @@ class TaskLedger:
         status, *rest = await self._run("claim", task_id, worker, int(lease_seconds * 1000), SCHEMA_VERSION, revision)
         if status == b"claimed":
             attempt, flat, now, restart = rest
-            record = _record(task_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+            record = parse_record(task_id, dict(zip(flat[::2], flat[1::2], strict=True)))
             return Claim(record, attempt, now, bool(restart))
         if status == b"ended":
             return NoClaim("ended", rest[0].decode(), rest[1] or b"")
@@ -214,12 +108,10 @@ class TaskLedger:
         """Renews the leases of (task id, attempt) pairs; returns the ids that are not `ok`: `cancel` or `lost`."""
         pipeline = self._redis.pipeline(transaction=False)
         for task_id, attempt in held:
-            args = [self._keys.prefix, task_id, attempt, int(lease_seconds * 1000)]
+            args: list[str | int] = [self._keys.prefix, task_id, attempt, int(lease_seconds * 1000)]
             await self._scripts["heartbeat"](args=args, client=pipeline)
         replies = await pipeline.execute()
-        return {
-            task_id: reply.decode() for (task_id, _), reply in zip(held, replies, strict=True) if reply != b"ok"
-        }
+        return {task_id: reply.decode() for (task_id, _), reply in zip(held, replies, strict=True) if reply != b"ok"}
 
     async def requeue(self, task_id: str, attempt: int, cause: RequeueCause) -> Requeued:
         """Closes a running attempt and puts the task back to its old place among the waiting ones.
@@ -270,12 +162,12 @@ class TaskLedger:
     async def get(self, task_id: str) -> TaskRecord | None:
         """The task's record; None when there is none (any more)."""
         fields = await self._redis.hgetall(self._keys.task(task_id))
-        return _record(task_id, fields) if fields else None
+        return parse_record(task_id, fields) if fields else None
 
     async def position(self, task_id: str, model: str) -> int | None:
         """Place among the model's waiting tasks, 1 is next; None when the task does not wait."""
-        rank = await self._redis.zrank(self._keys.waiting(model), task_id)
-        return None if rank is None else int(rank) + 1
+        rank = cast(int | None, await self._redis.zrank(self._keys.waiting(model), task_id))
+        return None if rank is None else rank + 1
 
     async def load(self, model: str) -> Load:
         """Waiting and running tasks of the model."""
@@ -283,43 +175,12 @@ class TaskLedger:
         pipeline.zcard(self._keys.waiting(model))
         pipeline.zcard(self._keys.running(model))
         pipeline.hmget(self._keys.done(model), "tasks", "busy_ms")
-        waiting, running, (tasks, busy) = await pipeline.execute()
-        return Load(waiting, running, int(busy) / int(tasks) / 1000 if tasks else None)
+        waiting, running, (tasks, busy) = cast(tuple[int, int, list[bytes | None]], await pipeline.execute())
+        return Load(waiting, running, int(busy) / int(tasks) / 1000 if tasks and busy else None)
 
     async def conversation(self, tenant: str, conversation_id: str) -> bytes | None:
         """JSON list of the conversation's messages; None when there is none (any more)."""
-        stored: bytes | None = await self._redis.get(self._keys.conversation(tenant, conversation_id))
-        return stored
-
-
-def _record(task_id: str, fields: dict[bytes, bytes]) -> TaskRecord:
-    def text(name: str) -> str:
-        return fields.get(name.encode(), b"").decode()
-
-    def number(name: str) -> int | None:
-        value = text(name)
-        return int(value) if value else None
-
-    return TaskRecord(
-        task_id=task_id,
-        version=int(text("v")),
-        model=text("model"),
-        tenant=text("tenant"),
-        priority=text("priority"),
-        request=fields[b"request"],
-        state=text("state"),
-        wire_state=text("wire"),
-        attempt=int(text("attempt")),
-        crashes=int(text("crashes")),
-        losses=int(text("losses")),
-        accepted_at=int(text("accepted_at")),
-        deadline=int(text("deadline")),
-        started_at=number("started_at"),
-        ended_at=number("ended_at"),
-        outcome=fields.get(b"outcome", b""),
-        result=fields.get(b"result", b""),
-        context=text("context"),
-    )
+        return cast(bytes | None, await self._redis.get(self._keys.conversation(tenant, conversation_id)))
 
 
 def _json(event: Outcome) -> str:

@@ -1,5 +1,7 @@
 """Which workers a model has: heartbeats of ready ones, progress of starting ones, the model's card."""
 
+from typing import cast
+
 from redis.asyncio import Redis
 
 from shared.keys import Keys
@@ -46,7 +48,8 @@ class WorkerRegistry:
 
     async def starting(self, model: str) -> list[str]:
         """What each worker that is starting says of itself."""
-        return [detail.decode() for detail in await self._redis.hvals(self._keys.starting(model))]
+        details = cast(list[bytes], await self._redis.hvals(self._keys.starting(model)))
+        return [detail.decode() for detail in details]
 
     async def card(self, model: str) -> ModelCard | None:
         """What the model's workers last said of it; None before the first one was ready."""

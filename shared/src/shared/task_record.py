@@ -1,0 +1,126 @@
+"""What the ledger says of a task: its record, a claim on it, and why there is none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from shared.schemas import State
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A task that the ledger holds."""
+
+    task_id: str
+    new: bool
+    """False when the idempotency key named a task that was accepted before."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """What the ledger knows of one task. Times are milliseconds of Redis's clock."""
+
+    task_id: str
+    version: int
+    model: str
+    tenant: str
+    priority: str
+    request: bytes
+    """JSON of the InferenceRequest."""
+    state: Literal["waiting", "running", "ended"]
+    wire_state: State
+    attempt: int
+    crashes: int
+    losses: int
+    accepted_at: int
+    deadline: int
+    started_at: int | None
+    ended_at: int | None
+    outcome: bytes
+    """JSON of the outcome event of an ended task; empty for none (cancelled)."""
+    result: bytes
+    """JSON of the Celery result of a task that succeeded, else empty."""
+    context: str
+    """The `traceparent` under which the task was accepted; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt at a task, held by one worker as long as it renews its lease."""
+
+    record: TaskRecord
+    attempt: int
+    claimed_at: int
+    """Milliseconds of Redis's clock."""
+    restart: bool
+    """True: text that earlier attempts streamed is void, because another model revision goes on."""
+
+    @property
+    def suspect(self) -> bool:
+        """True when the task may be what killed an engine before: run it alone."""
+        return self.record.crashes > 0 or self.record.losses > 1
+
+
+@dataclass(frozen=True, slots=True)
+class NoClaim:
+    """Why a message leads to no attempt."""
+
+    reason: Literal["missing", "version", "ended", "held", "late"]
+    wire_state: State | None = None
+    result: bytes = b""
+    """The Celery result of a task that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What became of a task whose attempt is over without an answer."""
+
+    outcome: Literal["requeued", "revoked", "poisoned", "alive", "not_running"]
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much work a model has."""
+
+    waiting: int
+    running: int
+    mean_seconds: float | None
+    """Of the tasks that succeeded so far, from claim to end."""
+
+    @property
+    def work(self) -> int:
+        """What autoscaling goes by."""
+        return self.waiting + self.running
+
+
+def parse_record(task_id: str, fields: Mapping[Any, Any]) -> TaskRecord:
+    """The record from the fields of its hash, as Redis returns them (bytes)."""
+
+    def text(name: str) -> str:
+        return str(fields.get(name.encode(), b""), "utf-8")
+
+    def number(name: str) -> int | None:
+        value = text(name)
+        return int(value) if value else None
+
+    return TaskRecord(
+        task_id=task_id,
+        version=int(text("v")),
+        model=text("model"),
+        tenant=text("tenant"),
+        priority=text("priority"),
+        request=fields[b"request"],
+        state=cast(Literal["waiting", "running", "ended"], text("state")),
+        wire_state=cast(State, text("wire")),
+        attempt=int(text("attempt")),
+        crashes=int(text("crashes")),
+        losses=int(text("losses")),
+        accepted_at=int(text("accepted_at")),
+        deadline=int(text("deadline")),
+        started_at=number("started_at"),
+        ended_at=number("ended_at"),
+        outcome=fields.get(b"outcome", b""),
+        result=fields.get(b"result", b""),
+        context=text("context"),
+    )
