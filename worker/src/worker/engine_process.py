@@ -1,0 +1,204 @@
+"""The process that owns the model: commands come in over one pipe, one message per engine step goes out."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from worker.engine_protocol import Cancel, EngineOptions, Generate, Loading, Message, Output, Ready, StartFailed, Step
+from worker.model import ModelUnavailable
+
+if TYPE_CHECKING:
+    from worker.batch import Batch
+    from worker.grammar import Grammars
+    from worker.sequence import Answer
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 5.0
+"""The generation thread's time to finish its step after `Stop`."""
+
+
+def serve(connection: Connection, options: EngineOptions) -> None:
+    """The process's main function: loads the model, answers commands until `Stop`, SIGTERM or the parent's end.
+
+    Ends the process: with 0 after `Stop`, with 1 when the engine cannot start or its generation loop has died. torch is
+    imported in here, so that the parent can name this function without loading it.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    code = EngineProcess(connection, options).run()
+    logging.shutdown()
+    # Not sys.exit: a generation thread stuck in a step would keep the interpreter alive.
+    os._exit(code)
+
+
+class EngineProcess:
+    """The child's end of the pipe: commands are read by one thread, steps are sent by the generation thread."""
+
+    def __init__(self, connection: Connection, options: EngineOptions) -> None:
+        self._connection = connection
+        self._options = options
+        self._sending = threading.Lock()
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._compiling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
+        self._batch: Batch
+        self._grammars: Grammars
+        self._context_length = 0
+
+    def run(self) -> int:
+        """Loads, serves and returns the exit code."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group: the parent decides
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        threading.Thread(target=self._receive, name="commands", daemon=True).start()
+        try:
+            ready = self._load()
+        except ModelUnavailable as error:
+            self._send(StartFailed(str(error)))
+            return 1
+        except Exception as error:
+            log.exception("The engine could not start.")
+            self._send(StartFailed(f"The engine could not start: {type(error).__name__}: {error}"))
+            return 1
+        self._send(ready)
+        self._ready.set()
+        while self._batch.is_running() and not self._stop.wait(timeout=0.2):
+            pass
+        if self._stop.is_set():
+            self._batch.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
+            return 0
+        log.error("The generation loop has died; the engine process leaves.")
+        return 1
+
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._stop.set()
+        if not self._ready.is_set():
+            os._exit(0)  # nothing to finish while loading
+
+    def _send(self, message: Message) -> None:
+        with self._sending:
+            try:
+                self._connection.send(message)
+            except (BrokenPipeError, ConnectionResetError):
+                os._exit(1)  # the parent is gone
+
+    def _send_step(self, step: Step) -> None:
+        if self._ready.is_set():
+            self._send(step)
+
+    def _load(self) -> Ready:
+        begin = time.monotonic()
+        self._send(Loading("starting torch", 0.0))
+        import torch
+        from transformers import GenerationConfig
+
+        from worker.batch import Batch
+        from worker.grammar import Grammars
+        from worker.model import load_tokenizer, load_weights, model_revision
+        from worker.sizing import batch_config, context_length
+
+        options = self._options
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        model = load_weights(options, lambda detail, fraction: self._send(Loading(detail, 0.1 + 0.6 * fraction)))
+        tokenizer = load_tokenizer(options)
+        eos_token_ids = _eos_token_ids(model.generation_config, tokenizer)
+        self._grammars = Grammars(tokenizer, model.config.get_text_config().vocab_size, eos_token_ids)
+        self._send(Loading("preparing the batch", 0.8))
+        generation = GenerationConfig(do_sample=False, eos_token_id=list(eos_token_ids))
+        self._batch = Batch(model, generation, batch_config(options, model), self._send_step)
+        self._batch.warmup()
+        self._context_length = context_length(options, model, self._batch.kv_tokens)
+        self._batch.start()
+        return Ready(
+            context_length=self._context_length,
+            revision=model_revision(options),
+            eos_token_ids=eos_token_ids,
+            slots=options.slots,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            load_seconds=time.monotonic() - begin,
+        )
+
+    def _receive(self) -> None:
+        """Reads commands until the parent's end of the pipe closes, which ends this process."""
+        while True:
+            try:
+                command = self._connection.recv()
+            except (EOFError, OSError):
+                log.info("The parent is gone; the engine process leaves.")
+                os._exit(1)
+            if isinstance(command, Generate):
+                self._ready.wait()
+                self._generate(command)
+            elif isinstance(command, Cancel):
+                self._ready.wait()
+                self._batch.cancel(command.request_id)
+            else:
+                self._leave()
+
+    def _generate(self, generate: Generate) -> None:
+        answer = self._batch.hold(generate)
+        if answer is None:
+            log.error("The request %s is already held; its second command is dropped.", generate.request_id)
+            return
+        output = self._output_at_once(generate)
+        if output is not None:
+            self._batch.end_at_once(output)
+        elif generate.grammar is None:
+            self._batch.join_batch(answer, self._new_tokens(generate))
+        else:
+            self._compiling.submit(self._compile, answer)
+
+    def _output_at_once(self, generate: Generate) -> Output | None:
+        """The whole output of a request that needs no step: an error, or an answer that is already complete."""
+        request_id, length = generate.request_id, len(generate.prompt_ids)
+        if not generate.prompt_ids:
+            return Output(request_id, (), error="The prompt has no tokens.")
+        if length >= self._context_length:
+            return Output(
+                request_id,
+                (),
+                error=f"The prompt has {length} tokens; the context of {self._context_length} leaves none for an answer.",
+            )
+        if generate.generated_ids and generate.generated_ids[-1] in self._batch.eos_token_ids:
+            return Output(request_id, (), finish="stop")
+        if self._new_tokens(generate) <= 0:
+            return Output(request_id, (), finish="length")
+        return None
+
+    def _new_tokens(self, generate: Generate) -> int:
+        """Tokens that may still be generated, within the request's limit and the context."""
+        answer_limit = min(generate.max_new_tokens, self._context_length - len(generate.prompt_ids))
+        return answer_limit - len(generate.generated_ids)
+
+    def _compile(self, answer: "Answer") -> None:
+        """Compiles a grammar beside the generation thread: a large schema does not stall the batch."""
+        from worker.grammar import InvalidGrammar
+
+        generate = answer.generate
+        assert generate.grammar is not None
+        try:
+            answer.constraint, complete = self._grammars.compile(generate.grammar, generate.generated_ids)
+        except InvalidGrammar as error:
+            self._batch.end_at_once(Output(generate.request_id, (), error=f"The grammar cannot be used: {error}"))
+            return
+        if complete:
+            self._batch.end_at_once(Output(generate.request_id, (), finish="stop"))
+        else:
+            self._batch.join_batch(answer, self._new_tokens(generate))
+
+
+def _eos_token_ids(generation_config: object, tokenizer: object) -> tuple[int, ...]:
+    """End-of-sequence tokens of the model's generation config and of its tokenizer."""
+    configured = getattr(generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({*ids, getattr(tokenizer, "eos_token_id", None)} - {None}))

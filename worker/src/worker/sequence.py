@@ -1,0 +1,74 @@
+"""One request inside the engine: what was asked, how far it is, and transformers' state of it in the batch."""
+
+from dataclasses import dataclass, field, fields
+
+from transformers.generation.continuous_batching.requests import RequestState
+
+from worker.engine_protocol import FinishReason, Generate, Output
+from worker.grammar import Constraint
+
+
+@dataclass(slots=True)
+class Answer:
+    """How far one request is; outlives preemptions, which give it a new `Sequence`."""
+
+    generate: Generate
+    constraint: Constraint | None = None
+    pending: list[int] = field(default_factory=list)
+    """Tokens of the current step, not yet sent."""
+    finish: FinishReason | None = None
+    error: str | None = None
+    cancelled: bool = False
+    computed_tokens: int = 0
+    """Tokens whose keys and values this request computed itself, before its first token."""
+    cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache; reported with the first token."""
+    sequence_id: str | None = None
+    """The id of its `Sequence` once it has joined the batch."""
+    sent: bool = False
+    """True once an output went out."""
+
+    def take_output(self) -> Output | None:
+        """What the last step produced for this request, once."""
+        if not self.pending and self.finish is None and self.error is None:
+            return None
+        output = Output(
+            self.generate.request_id,
+            tuple(self.pending),
+            self.finish,
+            self.error,
+            cached_tokens=0 if self.sent else self.cached_tokens,
+        )
+        self.pending.clear()
+        self.sent = True
+        return output
+
+    @property
+    def ended(self) -> bool:
+        """True when no more output follows."""
+        return self.finish is not None or self.error is not None
+
+
+@dataclass
+class Sequence(RequestState):
+    """transformers' state of a request; every token it takes is noted in its `Answer`."""
+
+    answer: Answer = field(kw_only=True)
+
+    def update_and_check_completion(self, token_id: int, logprob: float | None) -> bool:
+        """Takes the token that the step chose; True when the request is complete."""
+        answer = self.answer
+        if not answer.sent:
+            answer.cached_tokens = max(0, self.position_offset - answer.computed_tokens)
+        before = self.generated_len()
+        complete: bool = super().update_and_check_completion(token_id, logprob)
+        answer.pending.extend(self.generated_tokens[before:])
+        if complete:
+            answer.finish = "stop" if token_id in self._eos_token_ids else "length"
+        return complete
+
+    def create_equivalent_initial_request(self) -> "Sequence":
+        """The same request after a preemption: its answer so far becomes prompt and is computed again."""
+        plain = super().create_equivalent_initial_request()
+        again = Sequence(**{f.name: getattr(plain, f.name) for f in fields(RequestState)}, answer=self.answer)
+        return again
