@@ -1,0 +1,42 @@
+"""What the routes stand on: built once per application, in its lifespan."""
+
+import asyncio
+from dataclasses import dataclass
+
+from celery import Celery
+from fastapi import Request
+from redis.asyncio import Redis
+
+from api.event_hub import EventHub
+from api.metrics import Metrics
+from api.publisher import Publisher
+from api.settings import Settings
+from shared.event_stream import EventStream
+from shared.keys import Keys
+from shared.task_ledger import TaskLedger
+from shared.workers import WorkerRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Connections and parts; `app.state.backend`."""
+
+    settings: Settings
+    redis: Redis
+    keys: Keys
+    ledger: TaskLedger
+    stream: EventStream
+    registry: WorkerRegistry
+    celery: Celery
+    publisher: Publisher
+    """The way to use `celery` from the event loop."""
+    hub: EventHub
+    metrics: Metrics
+    shutdown: asyncio.Event
+    """Set on SIGTERM: not ready any more, streams say farewell."""
+
+
+def backend_of(request: Request) -> Backend:
+    """The backend of the application that serves this request; a FastAPI dependency."""
+    backend: Backend = request.app.state.backend
+    return backend

@@ -1,0 +1,190 @@
+"""Every error that a client can meet, its JSON-RPC code, and the one place where exceptions become errors."""
+
+import logging
+from typing import Any, ClassVar
+
+from pydantic import JsonValue
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+log = logging.getLogger(__name__)
+
+PARSE_ERROR = -32700
+"""The body is not JSON."""
+INVALID_REQUEST = -32600
+"""The JSON is not a JSON-RPC 2.0 request."""
+METHOD_NOT_FOUND = -32601
+"""There is no such method."""
+INVALID_PARAMS = -32602
+"""The parameters are wrong; `data.errors` says which and why."""
+INTERNAL_ERROR = -32603
+"""A fault of the server; its log has the traceback."""
+UNAUTHORIZED = -32001
+"""No API key, or an unknown one."""
+TASK_NOT_FOUND = -32002
+"""There is no such task of this tenant (any more)."""
+QUEUE_FULL = -32003
+"""The model has as many waiting tasks as it may have."""
+RATE_EXCEEDED = -32004
+"""The tenant calls too often or has too many unfinished tasks."""
+UNKNOWN_MODEL = -32005
+"""There is no such model."""
+CONTEXT_TOO_LONG = -32006
+"""Prompt or answer cannot fit into the model's context."""
+UNAVAILABLE = -32007
+"""Redis does not answer, or takes no more data."""
+CONVERSATION_NOT_FOUND = -32008
+"""There is no stored conversation of this name (any more)."""
+TOOL_LOOP = -32009
+"""A tool call is demanded where loop prevention withholds the tools."""
+
+
+class ApiError(Exception):
+    """Something the client is told about."""
+
+    code: ClassVar[int]
+    retryable: ClassVar[bool]
+    status: ClassVar[int]
+    """HTTP status where the whole HTTP request fails; a JSON-RPC reply that reports this error has status 200."""
+
+    def __init_subclass__(cls, *, code: int, status: int, retryable: bool = False) -> None:
+        cls.code, cls.status, cls.retryable = code, status, retryable
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None, **data: JsonValue) -> None:
+        """`message` defaults to the docstring; `retry_after` is in seconds; `data` goes out beside them."""
+        self.message = message or (type(self).__doc__ or "")
+        self.retry_after = None if retry_after is None else max(1, round(retry_after))
+        self.data = data
+        super().__init__(self.message)
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The error object of a JSON-RPC reply."""
+        data: dict[str, JsonValue] = {"retryable": self.retryable}
+        if self.retry_after is not None:
+            data["retryAfterSeconds"] = self.retry_after
+        return {"code": self.code, "message": self.message, "data": data | self.data}
+
+
+class ParseError(ApiError, code=PARSE_ERROR, status=400):
+    """The body is not valid JSON."""
+
+
+class InvalidRequest(ApiError, code=INVALID_REQUEST, status=400):
+    """The request is not a JSON-RPC 2.0 request."""
+
+
+class UnsupportedMediaType(ApiError, code=INVALID_REQUEST, status=415):
+    """The body must be JSON: send `Content-Type: application/json`."""
+
+
+class BodyTooLarge(ApiError, code=INVALID_REQUEST, status=413):
+    """The body is too long."""
+
+
+class BodyTooSlow(ApiError, code=INVALID_REQUEST, status=408, retryable=True):
+    """The body did not arrive in time."""
+
+
+class MethodNotFound(ApiError, code=METHOD_NOT_FOUND, status=404):
+    """There is no such method."""
+
+
+class InvalidParams(ApiError, code=INVALID_PARAMS, status=400):
+    """The parameters are wrong."""
+
+
+class InternalError(ApiError, code=INTERNAL_ERROR, status=500):
+    """Internal error; the server's log has the details."""
+
+
+class Unauthorized(ApiError, code=UNAUTHORIZED, status=401):
+    """A valid API key is needed: send `Authorization: Bearer <key>`."""
+
+
+class TaskNotFound(ApiError, code=TASK_NOT_FOUND, status=404):
+    """There is no task of this id; it may have expired."""
+
+
+class TaskExpired(ApiError, code=TASK_NOT_FOUND, status=410):
+    """The task has expired."""
+
+
+class ModelQueueFull(ApiError, code=QUEUE_FULL, status=429, retryable=True):
+    """The model's queue is full."""
+
+
+class RateExceeded(ApiError, code=RATE_EXCEEDED, status=429, retryable=True):
+    """Too many calls."""
+
+
+class TooManyTasks(ApiError, code=RATE_EXCEEDED, status=429, retryable=True):
+    """Too many unfinished tasks."""
+
+
+class UnknownModel(ApiError, code=UNKNOWN_MODEL, status=404):
+    """There is no such model."""
+
+
+class ContextTooLong(ApiError, code=CONTEXT_TOO_LONG, status=400):
+    """Prompt and answer do not fit into the model's context."""
+
+
+class Unavailable(ApiError, code=UNAVAILABLE, status=503, retryable=True):
+    """The task store does not answer."""
+
+
+class StoreFull(ApiError, code=UNAVAILABLE, status=503, retryable=True):
+    """The task store has no memory left for new work."""
+
+
+class ConversationNotFound(ApiError, code=CONVERSATION_NOT_FOUND, status=404):
+    """There is no such conversation."""
+
+
+class ToolLoopRefused(ApiError, code=TOOL_LOOP, status=400):
+    """The conversation is in a tool loop."""
+
+
+RETRY_UNAVAILABLE_SECONDS = 2
+"""A restart of Redis or a failover by Sentinel takes a few seconds."""
+
+_PASSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "TRYAGAIN", "BUSY", "OOM", "READONLY", "LOADING")
+"""First words of server replies that speak of the server's state and not of our command."""
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """What the client is told about an exception. What is not meant for it is logged here and nothing else is told."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RedisError):
+        if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
+            return StoreFull(retry_after=5)
+        passing: tuple[type[Exception], ...] = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+        if isinstance(error, passing) or (isinstance(error, ResponseError) and str(error).startswith(_PASSING)):
+            log.warning("Redis is unavailable: %s", _brief(error))
+            return Unavailable(retry_after=RETRY_UNAVAILABLE_SECONDS)
+    if isinstance(error, TimeoutError):
+        log.warning("Redis did not answer in time")
+        return Unavailable(retry_after=RETRY_UNAVAILABLE_SECONDS)
+    log.error("unexpected error: %s", type(error).__name__, exc_info=error)
+    return InternalError()
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def http_headers(error: ApiError) -> dict[str, str]:
+    """Headers of an HTTP reply whose status is the error's."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="headrace"'
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return headers
+
+
+def problem(error: ApiError) -> dict[str, Any]:
+    """Body of an HTTP error reply outside of JSON-RPC."""
+    return {"error": error.as_json()}

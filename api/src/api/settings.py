@@ -1,0 +1,114 @@
+"""The API's settings."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from shared.celery_app import LONGEST_TASK_SECONDS
+from shared.chat import MAX_TOOLS, Tool
+from shared.settings import SharedSettings
+
+
+def _json_or_file(value: Any) -> Any:
+    """JSON text as it is, anything else as the path of a file that holds the JSON (a mounted Secret or ConfigMap)."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text and text[0] not in "{[":
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"is neither JSON nor a readable file: {error.strerror}") from None
+    try:
+        return json.loads(text) if text else None
+    except ValueError as error:
+        raise ValueError(f"is not valid JSON: {error}") from None
+
+
+def _names(value: Any) -> Any:
+    """Names separated by commas, or a JSON list of them."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return _json_or_file(value)
+
+
+class Settings(SharedSettings):
+    """Read once in `api.server` from `HEADRACE_*` environment variables."""
+
+    # A refused value may be a key: it must not stand in the error.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` in a container."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """TCP port of `/rpc` and `/stream`; 0 takes a free one."""
+    internal_port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    """TCP port of `/healthz`, `/readyz`, `/metrics` and `/internal/*`, which no Ingress exposes; 0 takes a free one."""
+    shutdown_seconds: Annotated[int, Field(ge=1)] = 10
+    """Seconds that open requests and streams get after SIGTERM."""
+
+    models: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[\w.:/-]{1,128}$")], ...],
+        Field(min_length=1),
+        NoDecode,
+        BeforeValidator(_names),
+    ] = ("smollm2-135m-instruct",)
+    """Names of the models that tasks are accepted for; comma-separated or a JSON list."""
+    default_model: str | None = None
+    """Model of requests that name none; the first of `models` when unset."""
+    tool_catalogue: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS), NoDecode, BeforeValidator(_json_or_file)] = ()
+    """What `tool_list` answers: a JSON list of tools in OpenAI's form, or the path of a file with it."""
+
+    api_keys: Annotated[dict[str, str], Field(repr=False), NoDecode, BeforeValidator(_json_or_file)] = {}
+    """JSON map from API key to tenant, or the path of a file with it. Empty: no key is asked for, one tenant."""
+
+    default_timeout_seconds: Annotated[float, Field(gt=0, le=LONGEST_TASK_SECONDS)] = 600.0
+    """Deadline of a task that names none, in seconds from acceptance."""
+    max_timeout_seconds: Annotated[float, Field(gt=0, le=LONGEST_TASK_SECONDS)] = 3600.0
+    """Largest `timeoutSeconds` that a client may ask for, in seconds."""
+
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    """Longest request body, in bytes."""
+    body_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds within which a request's body must have arrived."""
+    max_batch: Annotated[int, Field(ge=1)] = 100
+    """Most members of one JSON-RPC batch."""
+    batch_concurrency: Annotated[int, Field(ge=1)] = 16
+    """Members of one batch that run at the same time."""
+
+    max_waiting: Annotated[int, Field(ge=0)] = 1000
+    """Most waiting tasks of one model; more are refused."""
+    max_tenant_tasks: Annotated[int, Field(ge=1)] = 1000
+    """Most unfinished tasks of one tenant."""
+    tenant_rate: Annotated[str, Field(pattern=r"^$|^[1-9]\d*/(second|minute|hour|day)$")] = ""
+    """Most calls of `create_message` per tenant, for example `600/minute`; empty for no bound."""
+    memory_threshold: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Share of Redis's `maxmemory` above which new work is refused."""
+    publish_timeout: Annotated[float, Field(gt=0)] = 1.0
+    """Seconds that a reply waits for the broker to take the task's message; the task itself is safe by then."""
+
+    loop_prevention: bool = True
+    """Whether repeated tool calls are taken out of conversations and tools withheld from models that cycle."""
+    loop_max_repeats: Annotated[int, Field(ge=1)] = 2
+    """Tool rounds in a row that may bring nothing new."""
+    loop_max_tool_rounds: Annotated[int, Field(ge=1)] = 8
+    """Tool rounds since the last user message after which the model must answer."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_fit_a_header(cls, keys: dict[str, str]) -> dict[str, str]:
+        for number, (key, tenant) in enumerate(keys.items(), 1):
+            if not (key.isascii() and key.isprintable() and key.strip() == key != ""):
+                raise ValueError(f"key number {number} is empty, or not printable ASCII without spaces around it")
+            if not tenant or ":" in tenant or not tenant.isprintable() or len(tenant) > 128:
+                raise ValueError(f"the tenant of key number {number} must be 1 to 128 printable characters without ':'")
+        return keys
+
+    @model_validator(mode="after")
+    def _default_model_is_served(self) -> "Settings":
+        if self.default_model is not None and self.default_model not in self.models:
+            raise ValueError(f"default_model {self.default_model!r} is not one of models: {', '.join(self.models)}")
+        return self
