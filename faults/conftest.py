@@ -1,0 +1,65 @@
+"""A fresh Valkey and a fresh set of processes for each test."""
+
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Valkey
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from faults.history import check_client, check_quiet, check_stream
+from faults.stack import MODEL, Stack, stack
+from shared.event_stream import EventStream
+from shared.keys import Keys
+from shared.redis_client import connect
+from shared.settings import SharedSettings
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    server = Valkey(tmp_path / "valkey")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def keys() -> Keys:
+    return Keys(SharedSettings().key_prefix)
+
+
+@pytest.fixture
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    client = connect(SharedSettings(redis_url=SecretStr(valkey.url)))
+    yield client
+    await client.aclose()
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture
+async def headrace(
+    valkey: Valkey, redis: Redis, keys: Keys, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Stack]:
+    """One API replica so far; every history that the test made is judged at its end."""
+    async with stack(valkey.url, tmp_path) as running:
+        await running.start_api()
+        yield running
+        if request.node.stash.get(FAILED, False):
+            print(running.logs())
+            for history in running.histories:
+                print(history.describe())
+            return
+        stream = EventStream(redis, keys)
+        for history in running.histories:
+            check_client(history, history.expected)
+            await check_stream(stream, history.task_id)
+        await check_quiet(redis, keys, MODEL)

@@ -1,0 +1,79 @@
+"""A worker that is told to stop: it finishes what it can and hands the rest over, ahead of the backlog."""
+
+import asyncio
+import signal
+import time
+
+from faults.stack import Stack, until
+from faults.test_takeover import retries, started
+
+
+async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: Stack) -> None:
+    await headrace.start_worker("scripted:?token_ms=20&slots=2", HEADRACE_DRAIN_SECONDS="0.2")
+    undisturbed = await headrace.run(maxTokens=200)
+    running = [await headrace.submit(maxTokens=200) for _ in range(2)]
+    followings = [await headrace.until_tokens(history, 5) for history in running]
+    backlog = [await headrace.submit() for _ in range(6)]
+    worker = headrace.workers[0]
+    sent_at = time.monotonic()
+    worker.send(signal.SIGTERM)
+    assert await worker.wait(10) == 0
+    assert time.monotonic() - sent_at < 5
+    await headrace.start_worker("scripted:?token_ms=20&slots=2")
+    await asyncio.gather(*followings, *(headrace.follow(history) for history in backlog))
+    for history in running:
+        history.expected = undisturbed.text
+        assert (started(history), retries(history), history.state) == ([1, 2], 1, "SUCCESS")
+    first_of_backlog = min(one.of("token")[0].at for one in backlog)
+    for history in running:
+        resumed = next(one.at for one in history.of("token") if one.id.attempt == 2)
+        assert resumed < first_of_backlog, "the backlog went first"
+
+
+async def test_what_ends_within_the_drain_is_not_handed_over(headrace: Stack) -> None:
+    await headrace.start_worker(HEADRACE_DRAIN_SECONDS="10")
+    history = await headrace.submit()
+    following = await headrace.until_tokens(history, 2)
+    headrace.workers[0].send(signal.SIGTERM)
+    await following
+    assert await headrace.workers[0].wait(10) == 0
+    assert (started(history), history.state) == ([1], "SUCCESS")
+
+
+async def test_sigterm_twice_is_not_a_crash(headrace: Stack) -> None:
+    await headrace.start_worker(HEADRACE_DRAIN_SECONDS="1")
+    history = await headrace.submit(maxTokens=400)
+    following = await headrace.until_tokens(history, 2)
+    worker = headrace.workers[0]
+    worker.send(signal.SIGTERM)
+    worker.send(signal.SIGTERM)
+    assert await worker.wait(10) == 0
+    await headrace.start_worker()
+    await following
+    assert history.state == "SUCCESS"
+
+
+async def test_a_worker_exits_within_its_budget_even_with_a_stuck_engine(headrace: Stack) -> None:
+    await headrace.start_worker(HEADRACE_DRAIN_SECONDS="1")
+    hang = await headrace.submit("!hang", timeoutSeconds=12)
+
+    async def started_once() -> bool:
+        return await headrace.state(hang) == "STARTED"
+
+    await until(started_once, 10, "the task is started")
+    headrace.workers[0].send(signal.SIGTERM)
+    await headrace.workers[0].wait(12)
+    await headrace.follow(hang)
+    assert hang.of("error")[0].data["code"] == "deadline_exceeded"
+
+
+async def test_a_kill_in_the_middle_of_the_drain_loses_nothing(headrace: Stack) -> None:
+    await headrace.start_worker(HEADRACE_DRAIN_SECONDS="20")
+    history = await headrace.submit(maxTokens=300)
+    following = await headrace.until_tokens(history, 5)
+    headrace.workers[0].send(signal.SIGTERM)
+    await headrace.until_tokens(history, 20)
+    headrace.workers[0].kill()
+    await headrace.start_worker()
+    await following
+    assert history.state == "SUCCESS"

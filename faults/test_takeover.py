@@ -1,0 +1,121 @@
+"""Workers that die, freeze, hang or crash in mid-answer: another goes on and no token is lost or repeated."""
+
+import asyncio
+import time
+
+from faults.history import History
+from faults.stack import LEASE, Stack, until
+
+
+def started(history: History) -> list[int]:
+    return [one.data["attempt"] for one in history.of("status") if one.data["state"] == "STARTED"]
+
+
+def retries(history: History) -> int:
+    return sum(one.data["state"] == "RETRY" for one in history.of("status"))
+
+
+def first_token_of_attempt(history: History, attempt: int) -> float:
+    return next(one.at for one in history.of("token") if one.id.attempt == attempt)
+
+
+async def test_a_killed_workers_task_goes_on_at_another_within_lease_and_two_seconds(headrace: Stack) -> None:
+    await headrace.start_worker()
+    undisturbed = await headrace.run()
+    history = await headrace.submit()
+    history.expected = undisturbed.text
+    following = await headrace.until_tokens(history, 5)
+    await headrace.start_worker()
+    killed_at = time.monotonic()
+    headrace.workers[0].kill()
+    await following
+    assert (started(history), retries(history), history.state) == ([1, 2], 1, "SUCCESS")
+    assert first_token_of_attempt(history, 2) - killed_at <= LEASE + 2
+
+
+async def test_a_batch_of_a_killed_worker_is_taken_over_whole(headrace: Stack) -> None:
+    await headrace.start_worker()
+    undisturbed = await headrace.run()
+    histories = [await headrace.submit() for _ in range(16)]
+    followings = [await headrace.until_tokens(history, 3) for history in histories]
+    await headrace.start_worker()
+    headrace.workers[0].kill()
+    await asyncio.gather(*followings)
+    for history in histories:
+        history.expected = undisturbed.text
+        assert history.state == "SUCCESS"
+
+
+async def test_a_frozen_workers_writes_are_refused_when_it_thaws(headrace: Stack) -> None:
+    await headrace.start_worker()
+    undisturbed = await headrace.run()
+    history = await headrace.submit()
+    history.expected = undisturbed.text
+    following = await headrace.until_tokens(history, 5)
+    await headrace.start_worker()
+    zombie = headrace.workers[0]
+    zombie.freeze()
+    await until(lambda: started(history) == [1, 2], LEASE + 5, "the second attempt")
+    zombie.thaw()
+    await following
+    assert (started(history), history.state) == ([1, 2], "SUCCESS")
+    # The thawed worker is a good worker again: alone, it serves the next task.
+    headrace.workers[1].kill()
+    assert (await headrace.run()).text == undisturbed.text
+
+
+async def test_a_task_waits_for_a_worker_that_comes_back_from_zero(headrace: Stack) -> None:
+    await headrace.start_worker()
+    undisturbed = await headrace.run()
+    history = await headrace.submit()
+    history.expected = undisturbed.text
+    following = await headrace.until_tokens(history, 5)
+    headrace.workers[0].kill()
+    await until(lambda: retries(history) == 1, LEASE + 3, "the janitor takes the task back")
+    queued = await headrace.submit()
+    await headrace.start_worker()
+    await following
+    assert (await headrace.follow(queued)).text == undisturbed.text
+    assert history.state == "SUCCESS"
+
+
+async def test_a_prompt_that_kills_the_engine_is_poisoned_and_its_batch_mates_finish(headrace: Stack) -> None:
+    await headrace.start_worker()
+    undisturbed = await headrace.run()
+    mates = [await headrace.submit() for _ in range(4)]
+    followings = [await headrace.until_tokens(mate, 2) for mate in mates]
+    poison = await headrace.submit("!crash")
+    await headrace.follow(poison)
+    await asyncio.gather(*followings)
+    assert poison.state == "FAILURE"
+    assert poison.of("error")[0].data["code"] == "poisoned"
+    assert started(poison) == [1, 2, 3]
+    for mate in mates:
+        mate.expected = undisturbed.text
+        assert mate.state == "SUCCESS"
+
+
+async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(headrace: Stack) -> None:
+    await headrace.start_worker(HEADRACE_ENGINE_STALL_SECONDS="2")
+    undisturbed = await headrace.run()
+    mate = await headrace.submit()
+    mate.expected = undisturbed.text
+    following = await headrace.until_tokens(mate, 2)
+    hang = await headrace.submit("!hang", timeoutSeconds=30)
+    await following
+    assert mate.state == "SUCCESS"
+    assert len(started(mate)) > 1
+    await headrace.follow(hang)
+    assert hang.of("error")[0].data["code"] in ("poisoned", "deadline_exceeded")
+
+
+async def test_another_model_revision_starts_over_and_says_so(headrace: Stack) -> None:
+    await headrace.start_worker("scripted:?token_ms=10&revision=a")
+    history = await headrace.submit()
+    following = await headrace.until_tokens(history, 5)
+    await headrace.start_worker("scripted:?token_ms=10&revision=b")
+    headrace.workers[0].kill()
+    await following
+    restarts = [one for one in history.of("status") if one.data.get("restart")]
+    assert len(restarts) == 1
+    assert history.state == "SUCCESS"
