@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as redis_sync
@@ -44,7 +45,7 @@ class SentinelSetup:
             command = [str(get_binary_path()), "server.conf", *arguments]
             return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
-    def _await(self, port: int, condition: Callable[[redis_sync.Redis], bool]) -> None:
+    def _await(self, port: int, condition: Callable[[Any], bool]) -> None:
         stop_at = time.monotonic() + 20
         while time.monotonic() < stop_at:
             try:

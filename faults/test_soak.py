@@ -11,6 +11,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from conftest import Valkey
 from redis.asyncio import Redis
@@ -99,7 +100,7 @@ async def test_after_random_faults_accepted_is_ended_lost_is_zero_duplicates_are
         assert _threads(process) < 100
 
 
-async def _submit_surely(headrace: Stack, **params: object) -> History:
+async def _submit_surely(headrace: Stack, **params: Any) -> History:
     """A client that retries with its idempotency key until one replica says that the task is accepted."""
     while True:
         for replica in range(len(headrace.urls)):
