@@ -1,0 +1,174 @@
+"""What a model wrote as a tool call -> a validated call, or nothing: then it stays text.
+
+Accepted is a call of an offered tool whose arguments its JSON schema accepts. Before that verdict two things may happen
+to what the model wrote, and no more:
+
+- JSON that is only nearly JSON is repaired (single quotes, trailing commas, missing brackets), but a string that never
+  ends is not: its end would be invented.
+- Arguments that the schema refuses are coerced where nothing is lost: the text of a number, a boolean, an object or a
+  list becomes that value and a number becomes its text where the schema asks for it; a null of an optional property
+  goes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import json_repair
+from jsonschema.exceptions import ValidationError
+from pydantic import JsonValue
+
+from shared.chat import Tool
+from shared.json_schemas import validator_of
+from shared.schemas import ToolCall
+
+CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
+"""Keys that a bare JSON object may have to be taken for a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCall:
+    """A call of an offered tool with arguments that its schema accepts."""
+
+    name: str
+    arguments: dict[str, JsonValue]
+
+
+def call_id(task_id: str, index: int) -> str:
+    """The id of a task's call number `index`, from 0: the same whenever the task is run."""
+    return "call_" + hashlib.sha256(f"{task_id}:{index}".encode()).hexdigest()[:24]
+
+
+def numbered(task_id: str, calls: Sequence[NamedCall]) -> list[ToolCall]:
+    """The calls of one answer with their ids."""
+    return [
+        ToolCall(id=call_id(task_id, index), name=call.name, arguments=call.arguments)
+        for index, call in enumerate(calls)
+    ]
+
+
+class OfferedTools:
+    """The tools of one request, as the judge of what the model wrote."""
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self._tools = {tool.function.name: tool.function.parameters for tool in tools}
+        self._validators = {name: validator_of(schema) for name, schema in self._tools.items()}
+
+    def __bool__(self) -> bool:
+        return bool(self._tools)
+
+    def calls_in(self, body: str, *, bare: bool = False) -> list[NamedCall] | None:
+        """The calls of JSON text: one object, a list, or several after each other. None if any is no valid call.
+
+        `bare`: no marker says that this is a call, so it must look like nothing else.
+        """
+        values = _values(body)
+        calls = [self.call_of(value, bare=bare) for value in values]
+        valid = [call for call in calls if call is not None]
+        return valid if valid and len(valid) == len(calls) else None
+
+    def named_call(self, name: str, body: str) -> list[NamedCall] | None:
+        """The call whose name stands outside of its arguments' JSON text."""
+        values = _values(body)
+        call = self.call_of({"name": name, "arguments": values[0]}) if len(values) == 1 else None
+        return [call] if call else None
+
+    def call_of(self, value: object, *, bare: bool = False) -> NamedCall | None:
+        """The call that a parsed JSON value describes, in any of the usual spellings."""
+        if not isinstance(value, dict) or (bare and not CALL_KEYS.issuperset(value)):
+            return None
+        inner = value.get("function")
+        if isinstance(inner, dict):
+            value = inner
+        name = value.get("name", value.get("function"))
+        given = next((value[key] for key in ("arguments", "parameters") if key in value), None)
+        if not isinstance(name, str) or name not in self._tools or (bare and given is None):
+            return None
+        arguments = self._accepted(name, _object(given))
+        return None if arguments is None else NamedCall(name, arguments)
+
+    def _accepted(self, name: str, arguments: dict[str, Any] | None) -> dict[str, JsonValue] | None:
+        """The arguments as the tool's schema accepts them."""
+        if arguments is None:
+            return None
+        validator, schema = self._validators[name], self._tools[name]
+        for candidate in (arguments, _coerced(arguments, schema)):
+            try:
+                validator.validate(candidate)
+            except (ValidationError, RecursionError):
+                continue
+            return cast(dict[str, JsonValue], candidate)
+        return None
+
+
+def _values(body: str) -> list[object]:
+    """JSON values after each other, lists flattened; repaired where the text is not quite JSON."""
+    values: list[object] = []
+    decoder, at = json.JSONDecoder(), 0
+    try:
+        while at < len(body):
+            if body[at] in " \t\r\n;,":
+                at += 1
+                continue
+            value, at = decoder.raw_decode(body, at)
+            values += value if isinstance(value, list) else [value]
+    except (ValueError, RecursionError):
+        return _repaired(body)
+    return values
+
+
+def _repaired(body: str) -> list[object]:
+    body = body.strip().rstrip("`").strip()
+    if not body.startswith(("{", "[")):
+        return []
+    try:
+        repaired = json_repair.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    return list(repaired) if isinstance(repaired, list) else [repaired]
+
+
+def _object(given: object) -> dict[str, Any] | None:
+    """Arguments as an object: models also write its JSON text, or null for none."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given) if given.strip() else {}
+        except (ValueError, RecursionError):
+            return None
+    if given is None:
+        return {}
+    return given if isinstance(given, dict) else None
+
+
+def _coerced(arguments: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with every property turned into what the schema asks for, where nothing is lost by it."""
+    properties, required = schema.get("properties"), schema.get("required", [])
+    if not isinstance(properties, dict):
+        return arguments
+    coerced: dict[str, Any] = {}
+    for key, value in arguments.items():
+        wanted = _types(properties.get(key))
+        if value is None and wanted and "null" not in wanted and key not in required:
+            continue
+        coerced[key] = _converted(value, wanted)
+    return coerced
+
+
+def _types(schema: object) -> frozenset[str]:
+    """The types that a property's schema names; empty when it does not say."""
+    wanted = schema.get("type") if isinstance(schema, dict) else None
+    return frozenset([wanted] if isinstance(wanted, str) else wanted or [])
+
+
+def _converted(value: object, wanted: frozenset[str]) -> object:
+    if isinstance(value, str) and wanted and "string" not in wanted:
+        try:
+            parsed = json.loads(value.strip().lower() if "boolean" in wanted else value)
+        except (ValueError, RecursionError):
+            return value
+        return value if isinstance(parsed, str) else parsed
+    if isinstance(value, int | float) and not isinstance(value, bool) and wanted == {"string"}:
+        return json.dumps(value)
+    return value
