@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Builds headrace-api and headrace-worker with whichever of docker, podman or buildah is here.
+#
+#   TAG=dev                 what both images are tagged
+#   REGISTRY=               put in front of the names, with its slash: example.com/team/
+#   CPU=1                   worker: torch without CUDA, and the 135M model inside (the tag becomes TAG-cpu unless TAG is set)
+#   BASE_IMAGE=             another base with Python 3.11 or newer
+#   PIP_CONF=               a pip.conf for the build (indexes, proxies, certificates); mounted, never in a layer
+#   BUILD_FLAGS=            more flags for the tool, for example "--isolation chroot --volume /wheels:/wheels:ro"
+#   BUILDER=                docker, podman, buildah or a path; else the first one found
+#   IMAGES="api worker"     which to build
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+builder=${BUILDER:-}
+for tool in docker podman buildah; do
+  [ -n "$builder" ] || ! command -v "$tool" >/dev/null || builder=$tool
+done
+if [ -z "$builder" ]; then
+  echo "make images needs docker, podman or buildah: install one of them (buildah needs no daemon)." >&2
+  exit 1
+fi
+command=build
+case "$(basename "$builder")" in
+  docker) export DOCKER_BUILDKIT=1 ;;
+  buildah*) command=bud ;;
+esac
+
+flags=()
+[ -z "${BASE_IMAGE:-}" ] || flags+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
+[ -z "${PIP_CONF:-}" ] || flags+=(--secret "id=pip_conf,src=$PIP_CONF")
+read -ra more <<<"${BUILD_FLAGS:-}"
+suffix=
+worker=()
+if [ "${CPU:-0}" = 1 ]; then
+  worker=(--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1)
+  [ -n "${TAG:-}" ] || suffix=-cpu
+fi
+
+build() { # NAME TAG FLAG...
+  local image="${REGISTRY:-}headrace-$1:$2" dockerfile="$1/Dockerfile"
+  shift 2
+  "$builder" "$command" "${flags[@]}" "${more[@]}" "$@" -f "$dockerfile" -t "$image" .
+  echo "built $image"
+}
+for name in ${IMAGES:-api worker}; do
+  case $name in
+    api) build api "${TAG:-dev}" ;;
+    worker) build worker "${TAG:-dev}$suffix" "${worker[@]}" ;;
+    *) echo "there is no image '$name': api or worker" >&2; exit 1 ;;
+  esac
+done
