@@ -7,12 +7,14 @@ from celery import Celery
 from fastapi import Request
 from redis.asyncio import Redis
 
+from api.admission import Admission
 from api.event_hub import EventHub
 from api.metrics import Metrics
 from api.publisher import Publisher
 from api.settings import Settings
 from shared.event_stream import EventStream
 from shared.keys import Keys
+from shared.loop_prevention import LoopPolicy
 from shared.task_ledger import TaskLedger
 from shared.workers import WorkerRegistry
 
@@ -31,6 +33,8 @@ class Backend:
     publisher: Publisher
     """The way to use `celery` from the event loop."""
     hub: EventHub
+    admission: Admission
+    loop_policy: LoopPolicy
     metrics: Metrics
     shutdown: asyncio.Event
     """Set on SIGTERM: not ready any more, streams say farewell."""

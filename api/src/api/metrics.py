@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +28,10 @@ class Metrics:
 
 def make_metrics() -> Metrics:
     """All counters at zero."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # half of the series, and nobody reads them
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
     return Metrics(
         registry,
         Counter("headrace_tasks_accepted", "Tasks accepted.", ["model"], registry=registry),

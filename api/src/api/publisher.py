@@ -48,6 +48,13 @@ class Publisher:
         """Stores REVOKED in the result backend, for whoever waits in `AsyncResult(task_id).get()`."""
         return await self._run(f"revoking the result of {task_id}", lambda: self._app.backend.mark_as_revoked(task_id))
 
+    async def fail_result(self, task_id: str, reason: str) -> bool:
+        """Stores FAILURE in the result backend, for whoever waits in `AsyncResult(task_id).get()`."""
+        error = RuntimeError(reason)
+        return await self._run(
+            f"failing the result of {task_id}", lambda: self._app.backend.mark_as_failure(task_id, error)
+        )
+
     async def _run(self, what: str, call: Callable[[], None]) -> bool:
         future = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:

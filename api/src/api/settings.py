@@ -59,10 +59,14 @@ class Settings(SharedSettings):
     """Names of the models that tasks are accepted for; comma-separated or a JSON list."""
     default_model: str | None = None
     """Model of requests that name none; the first of `models` when unset."""
-    tool_catalogue: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS), NoDecode, BeforeValidator(_json_or_file)] = ()
+    tool_catalogue: Annotated[
+        tuple[Tool, ...], Field(max_length=MAX_TOOLS), NoDecode, BeforeValidator(_json_or_file)
+    ] = ()
     """What `tool_list` answers: a JSON list of tools in OpenAI's form, or the path of a file with it."""
 
-    api_keys: Annotated[dict[str, str], Field(repr=False), NoDecode, BeforeValidator(_json_or_file)] = {}
+    api_keys: Annotated[
+        dict[str, str], Field(repr=False, default_factory=dict), NoDecode, BeforeValidator(_json_or_file)
+    ]
     """JSON map from API key to tenant, or the path of a file with it. Empty: no key is asked for, one tenant."""
 
     default_timeout_seconds: Annotated[float, Field(gt=0, le=LONGEST_TASK_SECONDS)] = 600.0
@@ -89,6 +93,13 @@ class Settings(SharedSettings):
     """Share of Redis's `maxmemory` above which new work is refused."""
     publish_timeout: Annotated[float, Field(gt=0)] = 1.0
     """Seconds that a reply waits for the broker to take the task's message; the task itself is safe by then."""
+
+    comment_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds of silence on a stream after which a comment keeps proxies from closing the connection."""
+    send_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds after which a client that takes nothing of what is sent to it is cut off."""
+    resume_window_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds without any reader after which a task that asked for `cancelOnDisconnect` is cancelled."""
 
     loop_prevention: bool = True
     """Whether repeated tool calls are taken out of conversations and tools withheld from models that cycle."""

@@ -1,0 +1,87 @@
+"""Who may start new work, and when a refused client should come back."""
+
+import asyncio
+import time
+from typing import Any
+
+from limits import RateLimitItem, parse
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import Redis
+
+from api.errors import ModelQueueFull, RateExceeded, StoreFull, TooManyTasks
+from api.settings import Settings
+from shared.keys import Keys
+from shared.task_ledger import QueueFull, TaskLedger, TenantFull
+from shared.workers import WorkerRegistry
+
+LONGEST_RETRY_SECONDS = 300.0
+UNKNOWN_WAIT_SECONDS = 30.0
+"""For a model that no worker has served yet: nobody knows how long its tasks take."""
+MEMORY_AGE_SECONDS = 1.0
+"""How old what we know of Redis's memory may be."""
+MEMORY_RETRY_SECONDS = 10
+
+
+class Admission:
+    """The doors that a new task passes before the ledger's own, which count its queue and its tenant's tasks."""
+
+    def __init__(
+        self, settings: Settings, redis: Redis, keys: Keys, ledger: TaskLedger, registry: WorkerRegistry
+    ) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._ledger = ledger
+        self._registry = registry
+        self._rate: RateLimitItem | None = parse(settings.tenant_rate) if settings.tenant_rate else None
+        # The scheme only says which client library; the connections are ours, Sentinel's and TLS's included.
+        pool: Any = redis.connection_pool
+        storage = RedisStorage(
+            "async+redis://", implementation="redispy", key_prefix=f"{keys.prefix}rate", connection_pool=pool
+        )
+        self._limiter = SlidingWindowCounterRateLimiter(storage)
+        self._memory_checked = float("-inf")
+        self._memory_used = 0.0
+        self._memory_lock = asyncio.Lock()
+
+    async def admit(self, tenant: str) -> None:
+        """Raises RateExceeded or StoreFull; Redis's own errors when it does not answer."""
+        await self._check_memory()
+        if self._rate is not None and not await self._limiter.hit(self._rate, tenant):
+            window = await self._limiter.get_window_stats(self._rate, tenant)
+            raise RateExceeded(
+                f"at most {self._settings.tenant_rate.replace('/', ' calls per ')} are allowed",
+                retry_after=max(1.0, window.reset_time - time.time()),
+            )
+
+    async def _check_memory(self) -> None:
+        async with self._memory_lock:
+            if time.monotonic() - self._memory_checked > MEMORY_AGE_SECONDS:
+                memory = await self._redis.info("memory")
+                limit = int(memory.get("maxmemory", 0))
+                self._memory_used = int(memory["used_memory"]) / limit if limit else 0.0
+                self._memory_checked = time.monotonic()
+        if self._memory_used > self._settings.memory_threshold:
+            raise StoreFull(retry_after=MEMORY_RETRY_SECONDS)
+
+    async def queue_full(self, model: str, refusal: QueueFull) -> ModelQueueFull:
+        """The error for a full queue, with the time in which about a tenth of it drains."""
+        return ModelQueueFull(
+            f"{refusal.waiting} tasks are waiting for the model {model!r}; no more are accepted",
+            retry_after=await self._drain_seconds(model, max(1, refusal.waiting // 10)),
+        )
+
+    async def tenant_full(self, model: str, refusal: TenantFull) -> TooManyTasks:
+        """The error for a tenant with too many unfinished tasks."""
+        return TooManyTasks(
+            f"{refusal.active} of your tasks have not ended yet; at most {self._settings.max_tenant_tasks} are allowed",
+            retry_after=await self._drain_seconds(model, 1),
+        )
+
+    async def _drain_seconds(self, model: str, tasks: int) -> float:
+        """How long the model's ready workers take for so many tasks, by how long tasks took so far."""
+        load = await self._ledger.load(model)
+        card, workers = await self._registry.card(model), await self._registry.ready(model)
+        if load.mean_seconds is None or card is None or not workers:
+            return UNKNOWN_WAIT_SECONDS
+        return min(LONGEST_RETRY_SECONDS, tasks * load.mean_seconds / (workers * card.slots))

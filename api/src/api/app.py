@@ -1,0 +1,96 @@
+"""The two applications: the public one, and the one for probes and scrapers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+
+from api import health, rpc, sse
+from api.admission import Admission
+from api.backend import Backend
+from api.errors import ApiError, as_api_error, http_headers, problem
+from api.event_hub import EventHub
+from api.metrics import make_metrics
+from api.publisher import Publisher
+from api.settings import Settings
+from shared.celery_app import make_celery
+from shared.event_stream import EventStream
+from shared.keys import Keys
+from shared.loop_prevention import LoopPolicy
+from shared.redis_client import connect
+from shared.task_ledger import TaskLedger
+from shared.workers import WorkerRegistry
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application of the public port. It connects in its lifespan, and starts without Redis too."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _running_backend(settings) as backend:
+            app.state.backend = backend
+            yield
+
+    app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
+    app.include_router(rpc.router)
+    app.include_router(sse.router)
+    for kind in (ApiError, RedisError, TimeoutError, Exception):
+        app.add_exception_handler(kind, _error_response)
+    return app
+
+
+def create_internal_app(main: FastAPI) -> FastAPI:
+    """The application of the second port; it looks at the backend of the public one."""
+    app = FastAPI(title="Headrace, internal", openapi_url=None)
+    app.state = main.state
+    app.include_router(health.router)
+    return app
+
+
+@asynccontextmanager
+async def _running_backend(settings: Settings) -> AsyncIterator[Backend]:
+    redis = connect(settings)
+    keys = Keys(settings.key_prefix)
+    ledger = TaskLedger(redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures)
+    stream = EventStream(redis, keys)
+    registry = WorkerRegistry(redis, keys, lease_seconds=settings.lease_seconds)
+    metrics = make_metrics()
+    celery = make_celery(settings)
+    publisher = Publisher(celery, timeout=settings.publish_timeout, failures=metrics.publish_failures)
+    backend = Backend(
+        settings=settings,
+        redis=redis,
+        keys=keys,
+        ledger=ledger,
+        stream=stream,
+        registry=registry,
+        celery=celery,
+        publisher=publisher,
+        hub=EventHub(redis, stream),
+        admission=Admission(settings, redis, keys, ledger, registry),
+        loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),
+        metrics=metrics,
+        shutdown=asyncio.Event(),
+    )
+    await publisher.warm_up()
+    await backend.hub.start()
+    try:
+        yield backend
+    finally:
+        backend.shutdown.set()
+        await backend.hub.stop()
+        publisher.close()
+        await redis.aclose()
+
+
+async def _error_response(request: Request, error: Exception) -> JSONResponse:
+    """The one place where an exception of a route becomes a reply; `/rpc` answers in JSON-RPC's own form."""
+    refusal = as_api_error(error)
+    return JSONResponse(problem(refusal), status_code=refusal.status, headers=http_headers(refusal))

@@ -1,0 +1,91 @@
+"""pydantic's errors in words for whoever wrote the request: which field, why, what is allowed."""
+
+from typing import Any
+
+from pydantic import JsonValue, ValidationError
+
+from api.errors import InvalidParams
+
+MAX_SHOWN = 20
+"""Errors that one reply lists."""
+MAX_READ = 1_000
+"""pydantic makes an object of every error: beyond this many, only their number is told."""
+MISSING = "is required"
+MAX_TEXT = 300
+"""Characters of one message or path; both can hold what the client sent."""
+
+
+def invalid_params(error: ValidationError, params: JsonValue) -> InvalidParams:
+    """The error that tells what is wrong with `params`."""
+    count = error.error_count()
+    if count > MAX_READ:
+        return InvalidParams(f"the parameters have {count} errors")
+    found = [item for details in error.errors(include_url=False, include_input=False) for item in _items(details)]
+    problems: dict[str, list[str]] = {}
+    for location, text in found:
+        texts = problems.setdefault(_path(location, params, missing=text == MISSING), [])
+        if text not in texts:
+            texts.append(text)
+    # Of a value that may be text or an object, the object was meant if something inside of it is wrong.
+    paths = [path for path in problems if not any(other.startswith((path + ".", path + "[")) for other in problems)]
+    errors: list[JsonValue] = [
+        {"path": _cut(path), "message": _cut(", or ".join(problems[path]))} for path in paths[:MAX_SHOWN]
+    ]
+    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+    first = f"{_cut(paths[0])}: " if paths[0] else ""
+    return InvalidParams(f"{first}{_cut(', or '.join(problems[paths[0]]))}{more}", errors=errors)
+
+
+def invalid_param(path: str, message: str) -> InvalidParams:
+    """One thing that is wrong and that the types do not say."""
+    text = _cut(message)
+    return InvalidParams(f"{path}: {text}" if path else text, errors=[{"path": path, "message": text}])
+
+
+Location = tuple[int | str, ...]
+
+
+def _items(details: Any) -> list[tuple[Location, str]]:
+    """Location and text of one error; those inside, where a validator of ours has called pydantic again."""
+    inner = details.get("ctx", {}).get("error")
+    if isinstance(inner, ValidationError):
+        nested = inner.errors(include_url=False, include_input=False)
+        return [(details["loc"] + location, text) for item in nested for location, text in _items(item)]
+    return [(details["loc"], _text(details))]
+
+
+def _text(details: Any) -> str:
+    match details["type"]:
+        case "missing":
+            return MISSING
+        case "extra_forbidden":
+            return "is not a known field"
+        case "value_error":
+            return str(details["ctx"]["error"])
+        case "union_tag_not_found":
+            return f"the field {details['ctx']['discriminator']} is required"
+        case "union_tag_invalid":
+            allowed = details["ctx"]["expected_tags"]
+            return f"{details['ctx']['discriminator']} must be one of {allowed}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "must be an object"
+        case _:
+            text: str = details["msg"]
+            return text.replace("Input should", "must", 1).replace("must be a valid list", "must be a list")
+
+
+def _path(location: Location, params: JsonValue, *, missing: bool) -> str:
+    """`messages[0].content` for pydantic's location, without the names of union branches that stand between."""
+    path, value = "", params
+    for number, part in enumerate(location):
+        if isinstance(part, int):
+            path += f"[{part}]"
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+        elif isinstance(value, dict) and (part in value or (missing and number == len(location) - 1)):
+            path += f".{part}" if path else part
+            value = value.get(part)
+    return path
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"

@@ -1,0 +1,174 @@
+"""From validated parameters to a task that the ledger holds and a worker will find."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+
+from api.backend import Backend
+from api.errors import ContextTooLong, ConversationNotFound, InvalidParams, ToolLoopRefused, UnknownModel
+from api.invalid_params import invalid_param
+from shared.chat import AssistantMessage, ChatMessage, ToolMessage
+from shared.prompts import Assembled, InvalidConversation, LoopPolicy, ToolLoop, assemble
+from shared.schemas import CreateMessageParams, InferenceRequest, ModelCard, Sampling
+from shared.task_id import new_task_id
+from shared.task_ledger import IdempotencyConflict, QueueFull, TenantFull
+
+Result = TypeVar("Result")
+
+
+async def start_task(
+    backend: Backend, params: CreateMessageParams, *, tenant: str, traceparent: str = "", large: bool = False
+) -> str:
+    """Accepts the task and sends its message; returns its id. From then on it ends in exactly one `end` event.
+
+    `large`: the request is so long that checking it must not hold up the event loop.
+    Raises ApiError or redis.exceptions.RedisError, and TimeoutError when Redis is silent for `redis_timeout` seconds.
+    """
+    settings = backend.settings
+    model = _model(backend, params.model)
+    timeout_seconds = _timeout_seconds(backend, params.timeout_seconds)
+    async with asyncio.timeout(settings.redis_timeout):
+        await backend.admission.admit(tenant)
+        stored = await _stored_conversation(backend, tenant, params)
+        card = await backend.registry.card(model)
+
+    def prepare() -> tuple[InferenceRequest, str]:
+        request = _request(params, model, _assembled(params, backend.loop_policy, stored))
+        if card is not None:
+            _check_context(request, card)
+        return request, _fingerprint(params) if params.idempotency_key else ""
+
+    request, fingerprint = await _maybe_in_thread(large, prepare)
+    async with asyncio.timeout(settings.redis_timeout):
+        try:
+            accepted = await backend.ledger.accept(
+                new_task_id(),
+                request,
+                tenant=tenant,
+                timeout_seconds=timeout_seconds,
+                max_waiting=settings.max_waiting,
+                max_tenant_tasks=settings.max_tenant_tasks,
+                idempotency_key=params.idempotency_key,
+                fingerprint=fingerprint,
+                context=traceparent,
+            )
+        except QueueFull as refusal:
+            raise await backend.admission.queue_full(model, refusal) from None
+        except TenantFull as refusal:
+            raise await backend.admission.tenant_full(model, refusal) from None
+        except IdempotencyConflict:
+            raise invalid_param("idempotencyKey", "was used before with other parameters") from None
+    if accepted.new:
+        backend.metrics.accepted.labels(model).inc()
+        headers = {"traceparent": traceparent} if traceparent else {}
+        await backend.publisher.send(accepted.task_id, model, params.priority, headers)
+    return accepted.task_id
+
+
+def _model(backend: Backend, name: str | None) -> str:
+    settings = backend.settings
+    if name is None:
+        return settings.default_model or settings.models[0]
+    if name not in settings.models:
+        raise UnknownModel(f"there is no model {name[:64]!r}; there are: {', '.join(settings.models)}")
+    return name
+
+
+def _timeout_seconds(backend: Backend, wanted: float | None) -> float:
+    if wanted is None:
+        return min(backend.settings.default_timeout_seconds, backend.settings.max_timeout_seconds)
+    if wanted > backend.settings.max_timeout_seconds:
+        raise invalid_param("timeoutSeconds", f"must be at most {backend.settings.max_timeout_seconds:g}")
+    return wanted
+
+
+_Messages: TypeAdapter[list[ChatMessage]] = TypeAdapter(list[ChatMessage])
+
+
+async def _stored_conversation(backend: Backend, tenant: str, params: CreateMessageParams) -> list[ChatMessage] | None:
+    """The conversation that the request goes on with; None when it brings its own or starts one.
+
+    `messages` that begin with a tool's result can only go on: a conversation never starts so.
+    """
+    if params.conversation_id is None or params.history is not None:
+        return None
+    if params.messages is not None and not isinstance(params.messages[0], ToolMessage):
+        return None
+    stored = await backend.ledger.conversation(tenant, params.conversation_id)
+    if stored is None:
+        raise ConversationNotFound(
+            f"there is no conversation {params.conversation_id!r}; it may have expired. "
+            "Start it with `messages`, or with `history` (an empty one will do) and `message`"
+        )
+    return _Messages.validate_json(stored)
+
+
+def _assembled(params: CreateMessageParams, policy: LoopPolicy, stored: list[ChatMessage] | None) -> Assembled:
+    try:
+        return assemble(params, policy, stored)
+    except InvalidConversation as error:
+        raise _invalid_conversation(str(error)) from None
+    except ToolLoop as error:
+        raise ToolLoopRefused(
+            f'toolChoice demands a tool call, but {error.guard.reason}; send toolChoice "auto" or a new user message',
+            guard=error.guard.model_dump(mode="json"),
+        ) from None
+
+
+_PLACE = re.compile(r"([a-zA-Z_]+(?:\[\d+\]|\.[a-zA-Z_]+)*): (.+)", re.DOTALL)
+
+
+def _invalid_conversation(text: str) -> InvalidParams:
+    place = _PLACE.fullmatch(text)
+    return invalid_param(*place.groups()) if place else invalid_param("", text)
+
+
+def _request(params: CreateMessageParams, model: str, assembled: Assembled) -> InferenceRequest:
+    sampling = {name: getattr(params, name) for name in Sampling.model_fields}
+    return InferenceRequest(
+        **sampling,
+        model=model,
+        messages=assembled.messages,
+        tools=assembled.tools,
+        tool_choice=assembled.tool_choice,
+        response_format=params.response_format,
+        priority=params.priority,
+        metadata=params.metadata or {},
+        cancel_on_disconnect=params.cancel_on_disconnect,
+        conversation_id=params.conversation_id,
+        conversation=assembled.conversation if params.conversation_id else [],
+        guard=assembled.guard,
+    )
+
+
+def _check_context(request: InferenceRequest, card: ModelCard) -> None:
+    """Refuses what cannot fit however it is tokenized; the worker knows the rest.
+
+    Counts the bytes that every chat template keeps: some drop an assistant's earlier thoughts, many strip messages.
+    """
+    if request.max_tokens is not None and request.max_tokens > card.context_length:
+        raise ContextTooLong(
+            f"maxTokens is {request.max_tokens}; the model's context has {card.context_length} tokens",
+            maxTokens=request.max_tokens,
+            contextLength=card.context_length,
+        )
+    kept = (message.content for message in request.messages if not isinstance(message, AssistantMessage))
+    fewest_tokens = sum(len(content.strip().encode()) for content in kept) // card.max_token_bytes
+    if fewest_tokens >= card.context_length:
+        raise ContextTooLong(
+            f"the prompt has at least {fewest_tokens} tokens; the model's context has {card.context_length}",
+            promptTokensAtLeast=fewest_tokens,
+            contextLength=card.context_length,
+        )
+
+
+def _fingerprint(params: CreateMessageParams) -> str:
+    return hashlib.sha256(params.model_dump_json(exclude={"idempotency_key"}).encode()).hexdigest()
+
+
+async def _maybe_in_thread(large: bool, function: Callable[[], Result]) -> Result:
+    return await asyncio.to_thread(function) if large else function()

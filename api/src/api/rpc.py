@@ -1,0 +1,78 @@
+"""`POST /rpc`: JSON-RPC over HTTP.
+
+The rule of its HTTP statuses: a request that is refused before its body is read as JSON-RPC has the status of the
+refusal (401, 408, 413, 415); every reply of JSON-RPC itself, errors included, is a 200, and no reply at all a 204.
+"""
+
+import asyncio
+import re
+
+from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+
+from api.auth import caller
+from api.backend import Backend, backend_of
+from api.errors import ApiError, BodyTooLarge, BodyTooSlow, UnsupportedMediaType, http_headers
+from api.jsonrpc import Limits, answer, encode, error_reply
+from api.methods import METHODS, Call
+
+router = APIRouter()
+
+
+@router.post("/rpc", summary="JSON-RPC 2.0", response_class=Response)
+async def rpc(request: Request) -> Response:
+    """create_message, get_message, cancel_message, tool_list, model_list; batches and notifications."""
+    backend = backend_of(request)
+    settings = backend.settings
+    try:
+        tenant = caller(request)
+        _check_media_type(request)
+        body = await _body(request, backend)
+    except ApiError as error:
+        return _json(encode(error_reply(error)), error.status, http_headers(error))
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody reads it
+    call = Call(backend, tenant, _traceparent(request), len(body))
+    reply = await answer(body, METHODS, call, Limits(settings.max_batch, settings.batch_concurrency))
+    return Response(status_code=204) if reply is None else _json(reply)
+
+
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers=headers, media_type="application/json")
+
+
+def _check_media_type(request: Request) -> None:
+    """Raises UnsupportedMediaType. HTML forms of other sites cannot send JSON's type: no forgery through a browser."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("the body must not be compressed: send no `Content-Encoding`")
+
+
+async def _body(request: Request, backend: Backend) -> bytes:
+    """Raises BodyTooLarge, BodyTooSlow, or ClientDisconnect."""
+    settings = backend.settings
+    too_large = BodyTooLarge(f"the body is longer than {settings.max_body_bytes} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > settings.max_body_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > settings.max_body_bytes:
+                    raise too_large
+    except TimeoutError:
+        raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout:g} seconds") from None
+    return bytes(body)
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def _traceparent(request: Request) -> str:
+    """The caller's W3C trace context; empty when there is none or it is malformed."""
+    sent = request.headers.get("traceparent", "")
+    return sent if _TRACEPARENT.fullmatch(sent) else ""

@@ -1,0 +1,115 @@
+"""`python -m api`: both ports in one event loop, and an orderly stop on SIGTERM."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Literal
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from api.app import create_app, create_internal_app
+from api.settings import Settings
+
+log = logging.getLogger("api.server")
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT. What cannot start says why in one sentence, with exit code 1."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.exit("\n".join(f"headrace-api: {problem}" for problem in _problems(error)))
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        public, internal = _listen(settings.host, settings.port), _listen(settings.host, settings.internal_port)
+    except OSError as error:
+        sys.exit(f"headrace-api: {error.strerror}")
+    asyncio.run(_serve(settings, public, internal))
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        yield f"HEADRACE_{place.upper()}: {problem['msg']}" if place else problem["msg"]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError whose last argument is a sentence for the operator."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
+        raise OSError(
+            error.errno, f"port {port} on {host} {reason}; HEADRACE_PORT and HEADRACE_INTERNAL_PORT name others"
+        ) from None
+    # Accepted connections inherit these.
+    for option, value in _OPTIONS:
+        listener.setsockopt(*option, value)
+    return listener
+
+
+_OPTIONS = (
+    # asyncio sets it for sockets that it opens itself; without it a reply waits 40 ms for the client's delayed ACK.
+    ((socket.IPPROTO_TCP, socket.TCP_NODELAY), 1),
+    # A reader whose network went away without a word is noticed within two minutes.
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60),  # seconds of silence before the first probe
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 15),  # seconds between probes
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
+    ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 120_000),  # milliseconds that sent data may stay unacknowledged
+)
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to `_serve`, which stops two of them in order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(settings: Settings, public_socket: socket.socket, internal_socket: socket.socket) -> None:
+    app = create_app(settings)
+    public = _Server(_config(app, lifespan="on", timeout_graceful_shutdown=settings.shutdown_seconds))
+    internal = _Server(_config(create_internal_app(app), lifespan="off", timeout_graceful_shutdown=1))
+
+    def stop() -> None:
+        if public.should_exit:  # asked for the second time
+            public.force_exit = internal.force_exit = True
+        public.should_exit = True
+        if hasattr(app.state, "backend"):
+            app.state.backend.shutdown.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    for what, listener in (("Requests", public_socket), ("Probes and metrics", internal_socket)):
+        host, port = listener.getsockname()[:2]
+        log.info("%s: http://%s:%d", what, f"[{host}]" if ":" in host else host, port)
+    # Probes are answered from the first moment to the last: "starting", "shutting down".
+    probes = asyncio.create_task(internal.serve(sockets=[internal_socket]))
+    try:
+        await public.serve(sockets=[public_socket])
+    finally:
+        internal.should_exit = True
+        await probes
+
+
+def _config(app: FastAPI, *, lifespan: Literal["on", "off"], timeout_graceful_shutdown: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan=lifespan,
+        timeout_graceful_shutdown=timeout_graceful_shutdown,
+        log_config=None,
+        access_log=False,  # its lines would hold query strings, and those may hold keys
+        server_header=False,
+        ws="none",
+    )
