@@ -1,0 +1,57 @@
+"""The calls of the protocol: what each sends, and what type its result has."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+from pydantic.alias_generators import to_camel
+
+from headrace.events import Cancellation, Model
+from headrace.rpc import Call
+
+Message = dict[str, Any]
+"""A message in OpenAI's form."""
+
+
+class Options(TypedDict, total=False):
+    """What a request may say beside its messages; see `create_message` in the contract of `/rpc`."""
+
+    tools: Sequence[dict[str, Any]]
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any]
+    model: str
+    conversation_id: str
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    stop: str | list[str]
+    seed: int
+    response_format: dict[str, Any]
+    priority: Literal["high", "normal", "low"]
+    timeout_seconds: float
+    idempotency_key: str
+    metadata: dict[str, str]
+    cancel_on_disconnect: bool
+
+
+def creation(messages: str | Sequence[Message], options: Options) -> Call[str]:
+    """Creates a task; the result is its id. The idempotency key makes every retry of the call the same task."""
+    content = {"message": messages} if isinstance(messages, str) else {"messages": list(messages)}
+    key = {"idempotencyKey": uuid.uuid4().hex}
+    params = content | key | {to_camel(name): value for name, value in options.items()}
+    return Call("create_message", params, lambda result: str(result["taskId"]))
+
+
+def inspection(task_id: str) -> Call[dict[str, Any]]:
+    """Reads a task's state, position, text so far, result or error."""
+    return Call("get_message", {"taskId": task_id}, dict)
+
+
+def cancellation(task_id: str) -> Call[Cancellation]:
+    """Cancels a task."""
+    return Call("cancel_message", {"taskId": task_id}, Cancellation.model_validate)
+
+
+def model_listing() -> Call[list[Model]]:
+    """Lists the server's models."""
+    return Call("model_list", {}, lambda result: [Model.model_validate(model) for model in result["models"]])

@@ -1,0 +1,147 @@
+"""What a task's stream carries, typed. Unknown fields are ignored, so that an older client reads a newer server."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic.alias_generators import to_camel
+
+State = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+
+
+class WireType(BaseModel):
+    """Base of the types below: camelCase on the wire, snake_case in Python."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, frozen=True)
+
+
+class Guard(WireType):
+    """What loop prevention did to the conversation before the model saw it."""
+
+    repeated_calls_removed: int = 0
+    cycle: list[str] = []
+    tools_withheld: bool = False
+    reason: str = ""
+
+
+class Usage(WireType):
+    """Token counts of one task."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+class Timings(WireType):
+    """Where the time of one task went, in seconds from its acceptance."""
+
+    queued: float
+    first_token: float | None
+    total: float
+
+
+class ToolCall(WireType):
+    """One call that the model wants made."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class Status(WireType):
+    """The task's state changed, or its place in the queue did."""
+
+    type: Literal["status"] = "status"
+    task_id: str
+    state: State
+    position: int | None = None
+    """PENDING: 1 is next."""
+    detail: str | None = None
+    """PENDING with no ready worker: what is being done about it."""
+    attempt: int | None = None
+    restart: bool | None = None
+    """True: the answer starts over, text before this event is void."""
+    guard: Guard | None = None
+
+
+class Token(WireType):
+    """New text."""
+
+    type: Literal["token"] = "token"
+    task_id: str
+    text: str
+    index: int
+    """Tokens of the answer so far."""
+
+
+class FinalText(WireType):
+    """The whole answer."""
+
+    type: Literal["final_text"] = "final_text"
+    task_id: str
+    text: str
+    finish_reason: Literal["stop", "length", "stop_sequence", "loop", "tool_calls"]
+    usage: Usage
+    timings: Timings
+
+
+class ToolCalls(WireType):
+    """The model wants tools called; their results go into the next request."""
+
+    type: Literal["tool_calls"] = "tool_calls"
+    task_id: str
+    tool_calls: list[ToolCall]
+    text: str
+    usage: Usage
+    timings: Timings
+
+
+class Failure(WireType):
+    """The task failed."""
+
+    type: Literal["error"] = "error"
+    task_id: str
+    code: str
+    message: str
+    retryable: bool
+    trace_id: str | None = None
+
+
+class End(WireType):
+    """Always the last event, exactly once."""
+
+    type: Literal["end"] = "end"
+    task_id: str
+    state: Literal["SUCCESS", "FAILURE", "REVOKED"]
+
+
+Event = Status | Token | FinalText | ToolCalls | Failure | End
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+EVENT_TYPES = frozenset({"status", "token", "final_text", "tool_calls", "error", "end"})
+
+
+class Abilities(WireType):
+    """What a model can do."""
+
+    tools: str
+    response_format: bool = False
+    vision: bool = False
+
+
+class Model(WireType):
+    """One entry of `Client.models()`."""
+
+    name: str
+    default: bool
+    ready: bool
+    ready_workers: int
+    waiting: int
+    running: int
+    context_length: int | None = None
+    abilities: Abilities | None = None
+
+
+class Cancellation(WireType):
+    """What `Client.cancel()` did: `cancelled` is false when the task had ended before."""
+
+    cancelled: bool
+    state: State

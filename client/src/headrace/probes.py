@@ -1,0 +1,52 @@
+"""Looks at the local stack from outside: ports, Valkey, the API, its models."""
+
+import contextlib
+import socket
+
+import httpx
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def in_use(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return True
+    return False
+
+
+def answers_ping(port: int) -> bool:
+    """False while Valkey starts or reads its log."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).is_success
+    except httpx.TransportError:
+        return False
+
+
+def has_models(url: str) -> bool:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "model_list"}
+    try:
+        models = httpx.post(f"{url}/rpc", json=call, timeout=5).json()["result"]["models"]
+    except (httpx.TransportError, ValueError, KeyError):
+        return False
+    return bool(models) and all(model["ready"] for model in models)

@@ -1,0 +1,137 @@
+"""The local stack while it runs: processes started in order, watched, restarted, stopped."""
+
+import collections
+import contextlib
+import fcntl
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from headrace.child import Child
+from headrace.plan import Plan, Process, StackError, choose_ports, require_installed, services, valkey
+from headrace.probes import answers_ping, has_models, is_ready
+
+WATCH_SECONDS = 0.1
+VALKEY_START_SECONDS = 60.0
+"""It may have to read a long append-only file."""
+API_START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+"""After that a process that was asked to stop is killed."""
+RESTARTS_PER_MINUTE = 5
+
+
+class Stack:
+    """The processes of one plan."""
+
+    def __init__(self, plan: Plan, notice: Callable[[str], None]) -> None:
+        """`notice` is given a sentence for each thing worth telling, from any thread."""
+        self._plan = plan
+        self._notice = notice
+        self._children: list[Child] = []
+        self._data_dir_lock = contextlib.ExitStack()
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="watcher")
+        self.url = ""
+        self.failure: str | None = None
+        """Why the stack gave up after it was ready; the main thread then gets a SIGINT."""
+
+    def start(self) -> None:
+        """Starts everything and returns when every model is ready. Raises StackError. Call `stop` in any case."""
+        plan = self._plan
+        require_installed()
+        self._take_data_dir()
+        ports = choose_ports(plan)
+        self.url = ports.url
+        self._start(valkey(plan, ports))
+        self._until(lambda: answers_ping(ports.valkey), VALKEY_START_SECONDS, "Valkey does not answer")
+        for process in services(plan, ports):
+            self._start(process)
+        self._until(lambda: is_ready(ports.internal_url), API_START_SECONDS, "The API does not become ready")
+        self._notice(f"The API is ready at {self.url}, the model is loading.")
+        self._until(lambda: has_models(self.url), plan.start_seconds, "The model does not become ready")
+        addresses = f"HEADRACE_URL={self.url}\nHEADRACE_REDIS_URL={ports.redis_url}\n"
+        (plan.data_dir / "stack.env").write_text(addresses)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Stops every process that was started. Ctrl-C in the middle of it kills them."""
+        self._stopping.set()
+        finish = self._watcher.join if self._watcher.ident else self._stop_children
+        try:
+            finish()
+        except KeyboardInterrupt:
+            self._hurry.set()
+            finish()
+        (self._plan.data_dir / "stack.env").unlink(missing_ok=True)
+        self._data_dir_lock.close()
+
+    def _take_data_dir(self) -> None:
+        directory = self._plan.data_dir
+        try:
+            for part in (directory / "logs", directory / "valkey"):
+                part.mkdir(parents=True, exist_ok=True)
+            lock = self._data_dir_lock.enter_context((directory / "lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"Another `headrace up` uses {directory}: stop it, or choose another --data-dir") from None
+        except OSError as error:
+            raise StackError(f"The data directory {directory} cannot be used: {error.strerror}") from None
+
+    def _start(self, process: Process) -> None:
+        log = self._plan.data_dir / "logs" / f"{process.name}.log"
+        child = Child(process.name, process.command, {**process.environment, **self._plan.environment}, log)
+        self._children.append(child)
+        child.start()
+
+    def _until(self, ready: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            for child in self._children:
+                if death := child.death():
+                    raise StackError(f"{child.name} {death} while starting: {_last_words(child)}")
+            if time.monotonic() > deadline:
+                raise StackError(f"{otherwise} within {seconds:.0f} s; the logs are in {self._plan.data_dir / 'logs'}")
+            time.sleep(WATCH_SECONDS)
+
+    def _watch(self) -> None:
+        """Restarts what dies, and stops everything in the end: what this thread started dies with it."""
+        deaths: dict[str, collections.deque[float]] = collections.defaultdict(collections.deque)
+        try:
+            while self.failure is None and not self._stopping.wait(WATCH_SECONDS):
+                for child in self._children:
+                    if death := child.death():
+                        self._restart(child, death, deaths[child.name])
+        finally:
+            self._stop_children()
+            if self.failure is not None:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _restart(self, child: Child, death: str, deaths: collections.deque[float]) -> None:
+        now = time.monotonic()
+        deaths.append(now)
+        while deaths[0] < now - 60:
+            deaths.popleft()
+        if len(deaths) > RESTARTS_PER_MINUTE:
+            self.failure = f"{child.name} {death}, {len(deaths)} times in a minute: {_last_words(child)}"
+            return
+        self._notice(f"{child.name} {death} and is started again; its last words: {_last_words(child)}")
+        child.wait(0)  # what the process left behind in its group
+        child.start()
+
+    def _stop_children(self) -> None:
+        """API and workers first, then Valkey, which takes their last words."""
+        for children in (self._children[1:], self._children[:1]):
+            for child in children:
+                child.terminate()
+            deadline = time.monotonic() + STOP_SECONDS
+            for child in children:
+                while child.death() is None and time.monotonic() < deadline and not self._hurry.is_set():
+                    time.sleep(WATCH_SECONDS / 5)
+                child.wait(0)
+
+
+def _last_words(child: Child) -> str:
+    lines = child.log_lines()
+    return f"{lines[-1] if lines else 'none'} (log: {child.log})"
