@@ -87,7 +87,7 @@ class AssistantMessage(ChatType):
     content: str | None = None
     name: str | None = None
     refusal: None = None
-    tool_calls: list[MessageToolCall] | None = None
+    tool_calls: Annotated[list[MessageToolCall], Field(fail_fast=True)] | None = None
 
     _text = field_validator("content", mode="before")(_joined)
 

@@ -33,7 +33,7 @@ class Sampling(WireType):
     """0 is greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | str | None = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4, fail_fast=True)] | str | None = None
     """Text at which generation ends; the text itself is not part of the answer."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """The same seed, prompt and model give the same answer, also across workers."""
@@ -42,10 +42,11 @@ class Sampling(WireType):
 class CreateMessageParams(Sampling):
     """Parameters of `create_message`, in the order of the positional form."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
-    history: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
+    # The first bad element is enough: a body of nothing but errors would cost a gigabyte of them.
+    history: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = None
     message: Annotated[str, Field(min_length=1)] | UserMessage | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     model: str | None = None
     conversation_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")] | None = None
