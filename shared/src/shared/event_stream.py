@@ -151,7 +151,7 @@ class EventStream:
             if "equal or smaller" not in str(reply):
                 raise reply
             # Refused: either a repeat of our own write, or somebody has taken over.
-            if await self._top(write.task_id) != write.entry.id:
+            if (await self.tops([write.task_id]))[0] != write.entry.id:
                 lost.add(write.task_id)
         return lost
 
@@ -161,9 +161,12 @@ class EventStream:
         replies = cast(list[_RawEntry], await self._redis.xrange(key, min=f"({after}", max="+", count=count))
         return [_entry(entry_id, fields) for entry_id, fields in replies]
 
-    async def _top(self, task_id: str) -> EntryId:
-        replies = cast(list[_RawEntry], await self._redis.xrevrange(self._keys.events(task_id), count=1))
-        return EntryId.parse(replies[0][0].decode()) if replies else START
+    async def tops(self, task_ids: Sequence[str]) -> list[EntryId]:
+        """The newest entry of each stream, in one round trip; START for a stream that is not there."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipeline.xrevrange(self._keys.events(task_id), count=1)
+        return [EntryId.parse(reply[0][0].decode()) if reply else START for reply in await pipeline.execute()]
 
 
 _RawEntry = tuple[bytes, dict[bytes, bytes]]

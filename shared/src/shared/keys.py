@@ -63,6 +63,11 @@ class Keys:
         return f"{self.prefix}cancel"
 
     @property
+    def readers(self) -> str:
+        """Sorted set: ids of tasks that are cancelled when nobody reads them, by the time until which one did, ms."""
+        return f"{self.prefix}readers"
+
+    @property
     def janitor(self) -> str:
         """Lock: the one replica whose janitor works."""
         return f"{self.prefix}janitor"

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from shared.keys import Keys
 from shared.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome, State
-from shared.task_record import Acceptance, Claim, Load, NoClaim, Requeued, TaskRecord, parse_record
+from shared.task_record import Acceptance, Claim, Load, Message, NoClaim, Requeued, TaskRecord, parse_record
 
 RequeueCause = Literal["handover", "crash", "loss"]
 """A planned stop of the worker; the engine died under the task; the worker's lease ran out."""
@@ -53,7 +53,7 @@ class TaskLedger:
         prelude = (lua / "prelude.lua").read_text()
         self._scripts = {
             name: redis.register_script(prelude + (lua / f"{name}.lua").read_text())
-            for name in ("accept", "claim", "heartbeat", "requeue", "end", "cancel")
+            for name in ("accept", "claim", "heartbeat", "requeue", "end", "cancel", "resend")
         }
 
     async def _run(self, script: str, task_id: str, *args: str | bytes | int) -> list[Any]:
@@ -169,6 +169,13 @@ class TaskLedger:
         rank = cast(int | None, await self._redis.zrank(self._keys.waiting(model), task_id))
         return None if rank is None else rank + 1
 
+    async def positions(self, tasks: Sequence[tuple[str, str]]) -> list[int | None]:
+        """As `position`, for many (task id, model) in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id, model in tasks:
+            pipeline.zrank(self._keys.waiting(model), task_id)
+        return [None if rank is None else int(rank) + 1 for rank in await pipeline.execute()]
+
     async def load(self, model: str) -> Load:
         """Waiting and running tasks of the model."""
         pipeline = self._redis.pipeline(transaction=False)
@@ -178,9 +185,60 @@ class TaskLedger:
         waiting, running, (tasks, busy) = cast(tuple[int, int, list[bytes | None]], await pipeline.execute())
         return Load(waiting, running, int(busy) / int(tasks) / 1000 if tasks and busy else None)
 
+    async def expired(self, model: str) -> list[str]:
+        """Running tasks of the model whose lease has run out."""
+        return _ids(await self._redis.zrangebyscore(self._keys.running(model), "-inf", await self._now_ms()))
+
+    async def overdue(self, *, running_grace_seconds: float) -> list[str]:
+        """Tasks past their deadline; running ones only after the grace, because their worker ends them itself."""
+        now = await self._now_ms()
+        late = _ids(await self._redis.zrangebyscore(self._keys.deadlines, "-inf", now))
+        very_late = set(
+            _ids(await self._redis.zrangebyscore(self._keys.deadlines, "-inf", now - running_grace_seconds * 1000))
+        )
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in late:
+            pipeline.hget(self._keys.task(task_id), "state")
+        states = zip(late, await pipeline.execute(), strict=True)
+        return [task_id for task_id, state in states if state != b"running" or task_id in very_late]
+
+    async def waiting(self, model: str) -> list[str]:
+        """Waiting tasks of the model, oldest first."""
+        return _ids(await self._redis.zrange(self._keys.waiting(model), 0, -1))
+
+    async def resend(self, task_ids: Sequence[str], *, model: str, after_seconds: float) -> list[Message]:
+        """Messages to send again: of those that still wait and were last sent that long ago; notes the time of it."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            await self._scripts["resend"](args=[self._keys.prefix, task_id, int(after_seconds * 1000)], client=pipeline)
+        messages = []
+        for task_id, (status, *rest) in zip(task_ids, await pipeline.execute(), strict=True):
+            if status == b"send":
+                messages.append(Message(task_id, *(part.decode() for part in rest)))
+            elif status == b"missing":
+                await self.forget(task_id, [model])
+        return messages
+
+    async def forget(self, task_id: str, models: Sequence[str]) -> None:
+        """Takes a task whose record is gone out of every list."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for model in models:
+            pipeline.zrem(self._keys.waiting(model), task_id)
+            pipeline.zrem(self._keys.running(model), task_id)
+        pipeline.zrem(self._keys.deadlines, task_id)
+        await pipeline.execute()
+
+    async def _now_ms(self) -> int:
+        seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     async def conversation(self, tenant: str, conversation_id: str) -> bytes | None:
         """JSON list of the conversation's messages; None when there is none (any more)."""
         return cast(bytes | None, await self._redis.get(self._keys.conversation(tenant, conversation_id)))
+
+
+def _ids(members: Any) -> list[str]:
+    return [member.decode() for member in members]
 
 
 def _json(event: Outcome) -> str:

@@ -80,6 +80,17 @@ class Requeued:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """What goes to the broker for a waiting task."""
+
+    task_id: str
+    model: str
+    queue_class: str
+    context: str
+    """The `traceparent` under which the task was accepted; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """How much work a model has."""
 

@@ -1,0 +1,144 @@
+"""One reader of all the streams that this process serves: the doorbell for speed, the stream itself for truth."""
+
+import asyncio
+import logging
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from api.doorbell import Doorbell
+from api.subscription import Subscription, framed
+from shared.event_stream import START, EntryId, EventStream
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+SILENCE_SECONDS = 1.0, 1.75
+"""A stream that was not heard of for so long is looked at: the first time, and from then on."""
+SWEEP = 200
+"""Streams looked at in one round trip: few enough not to hold up the others' tokens."""
+
+
+class Feed:
+    """One stream that somebody follows."""
+
+    __slots__ = ("doubtful", "followers", "joined", "next_look", "task_id")
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+        self.followers: set[Subscription] = set()
+        self.joined = asyncio.Event()
+        self.next_look = asyncio.get_running_loop().time() + SILENCE_SECONDS[0]
+        self.doubtful = False
+        """True when the last look found less in the stream than was read from it."""
+
+    async def heard_of(self) -> None:
+        """Returns when the doorbell is connected to this stream, or soon anyhow: then the sweep finds what it holds."""
+        if not self.joined.is_set():
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS[0]):
+                    await self.joined.wait()
+            except TimeoutError:
+                log.debug("the doorbell of task %s is not connected", self.task_id)
+
+    def look(self, top: EntryId, now: float) -> None:
+        """Compares the stream's newest entry with what its readers have."""
+        self.next_look = now + SILENCE_SECONDS[1]
+        less = False
+        for follower in list(self.followers):
+            if follower.behind:
+                continue
+            if follower.position < top:
+                follower.fall_behind()
+            elif top < follower.position or top == START:
+                less = True
+                # Twice: an announcement may overtake the look at the stream.
+                if self.doubtful:
+                    follower.lose()
+        self.doubtful = less
+
+
+class EventHub:
+    """All subscriptions of this process, over one pub/sub connection."""
+
+    def __init__(self, redis: Redis, stream: EventStream) -> None:
+        self._stream = stream
+        self._feeds: dict[bytes, Feed] = {}
+        self._doorbell = Doorbell(
+            redis, on_message=self._announced, on_joined=self._joined, on_connected=self._look_at_all
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._now = 0.0
+
+    async def start(self) -> None:
+        """Starts the background work; Redis need not be there yet."""
+        self._tasks = [asyncio.create_task(self._doorbell.run()), asyncio.create_task(self._sweep())]
+
+    async def stop(self) -> None:
+        """Ends all subscriptions and the background work."""
+        for feed in list(self._feeds.values()):
+            for follower in list(feed.followers):
+                follower.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def follow(self, task_id: str, after: EntryId = START) -> Subscription:
+        """The events of the task behind `after`, and those to come. Iterate it, or close it."""
+        channel = self._stream.channel(task_id).encode()
+        feed = self._feeds.get(channel)
+        if feed is None:
+            feed = self._feeds[channel] = Feed(task_id)
+            if self._doorbell.join(channel):
+                feed.joined.set()
+        subscription = Subscription(task_id, after, ready=feed.heard_of, read=self._stream.read, leave=self._forget)
+        feed.followers.add(subscription)
+        return subscription
+
+    def _forget(self, subscription: Subscription) -> None:
+        channel = self._stream.channel(subscription.task_id).encode()
+        feed = self._feeds[channel]
+        feed.followers.discard(subscription)
+        if not feed.followers:
+            del self._feeds[channel]
+            self._doorbell.leave(channel)
+
+    def _announced(self, channel: bytes, payload: bytes) -> None:
+        feed = self._feeds.get(channel)
+        if feed is None:
+            return
+        previous, entry_id, kind, data = payload.split(b" ", 3)
+        feed.next_look = self._now + SILENCE_SECONDS[0]
+        feed.doubtful = False
+        frame = framed(entry_id, kind, data)
+        for follower in feed.followers:
+            follower.offer(previous, frame)
+
+    def _joined(self, channel: bytes) -> None:
+        if feed := self._feeds.get(channel):
+            feed.joined.set()
+
+    def _look_at_all(self) -> None:
+        """After a reconnect: what was announced meanwhile was missed."""
+        for feed in self._feeds.values():
+            feed.next_look = 0.0
+
+    async def _sweep(self) -> None:
+        """Looks at the streams that are silent: perhaps they are not, and an announcement was lost."""
+        loop = asyncio.get_running_loop()
+        blind = False
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._now = loop.time()
+            due = [feed for feed in self._feeds.values() if feed.next_look <= now]
+            try:
+                for at in range(0, len(due), SWEEP):
+                    feeds = due[at : at + SWEEP]
+                    tops = await self._stream.tops([feed.task_id for feed in feeds])
+                    for feed, top in zip(feeds, tops, strict=True):
+                        feed.look(top, now)
+                blind = blind and not due
+            except (RedisError, OSError) as error:
+                if not blind:
+                    log.warning("cannot look at the streams: %s", error)
+                blind = True

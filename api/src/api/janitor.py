@@ -1,0 +1,164 @@
+"""Puts right what nobody else can: tasks of dead workers, vanished messages, passed deadlines, abandoned streams.
+
+Every replica has a janitor; a lock in Redis lets one of them work. All it does may be done twice without harm.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from prometheus_client import Counter
+from redis.asyncio.lock import Lock
+from redis.exceptions import LockError, RedisError
+
+from api.backend import Backend
+from api.lost_messages import LostMessages
+from api.readers import Readership
+from shared.schemas import ErrorEvent
+from shared.task_record import Message
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+SWEEP_SECONDS = 1.0
+LOCK_SECONDS = 5.0
+"""A janitor that died is replaced after this."""
+RUNNING_GRACE_SECONDS = 1.0
+"""A worker ends its own tasks at their deadline; the janitor comes after it."""
+AT_ONCE = 32
+"""Tasks handled at the same time."""
+
+
+class Janitor:
+    """One replica's janitor."""
+
+    def __init__(self, backend: Backend) -> None:
+        settings = backend.settings
+        self._backend = backend
+        self._ledger = backend.ledger
+        self._publisher = backend.publisher
+        self._lock = Lock(backend.redis, backend.keys.janitor, timeout=LOCK_SECONDS, thread_local=False)
+        self._readership = Readership(backend.redis, backend.keys, window_seconds=settings.resume_window_seconds)
+        self._lost_messages = LostMessages(backend)
+        self._grace_seconds = max(settings.lease_seconds, self._readership.renew_seconds + SWEEP_SECONDS)
+        self._gap_seconds = max(settings.lease_seconds / 2, 2 * SWEEP_SECONDS)
+        self._contact: float | None = None
+        """When Redis last answered."""
+        self._judge_from = 0.0
+        self._actions = Counter(
+            "headrace_janitor_actions",
+            "Tasks put right, by what was done.",
+            ["action"],
+            registry=backend.metrics.registry,
+        )
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        away = False
+        try:
+            while True:
+                try:
+                    if await self._has_lock():
+                        await self._sweep()
+                    self._note_contact()
+                    away = False
+                except (RedisError, OSError) as error:
+                    self._contact = None
+                    if not away:
+                        log.warning("the janitor rests: %s", error)
+                    away = True
+                except Exception:
+                    log.exception("a sweep failed")
+                await asyncio.sleep(SWEEP_SECONDS)
+        finally:
+            await self._release()
+
+    async def _has_lock(self) -> bool:
+        if await self._lock.owned():
+            try:
+                return bool(await self._lock.reacquire())
+            except LockError:
+                return False
+        return bool(await self._lock.acquire(blocking=False))
+
+    async def _release(self) -> None:
+        try:
+            async with asyncio.timeout(1):
+                if await self._lock.owned():
+                    await self._lock.release()
+        except (RedisError, OSError):
+            log.debug("the lock was not released; it runs out")
+
+    def _note_contact(self) -> None:
+        """After a start, an outage or a freeze, workers and readers first get the time to renew their claims."""
+        now = asyncio.get_running_loop().time()
+        if self._contact is None or now - self._contact > self._gap_seconds:
+            self._judge_from = now + self._grace_seconds
+        self._contact = now
+
+    async def _sweep(self) -> None:
+        now = asyncio.get_running_loop().time()
+        models = self._backend.settings.models
+        if self._contact is not None and now - self._contact <= self._gap_seconds and now >= self._judge_from:
+            for model in models:
+                await _each(await self._ledger.expired(model), self._take_from_the_dead)
+            await _each(await self._readership.abandoned(), self._cancel_abandoned)
+        await _each(await self._ledger.overdue(running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
+        for model in models:
+            await _each(await self._lost_messages.find(model), self._send_again)
+
+    async def _take_from_the_dead(self, task_id: str) -> None:
+        match (await self._ledger.requeue(task_id, 0, "loss")).outcome:
+            case "requeued":
+                self._count("requeued", task_id)
+                record = await self._ledger.get(task_id)
+                messages = await self._ledger.resend([task_id], model=record.model, after_seconds=0) if record else []
+                await _each(messages, self._send)
+            case "poisoned":
+                self._count("poisoned", task_id)
+                await self._publisher.fail_result(task_id, "poisoned: the task ended its worker again and again")
+            case "revoked":
+                self._count("revoked", task_id)
+                await self._publisher.revoke_result(task_id)
+            case "not_running":
+                if await self._ledger.get(task_id) is None:
+                    await self._ledger.forget(task_id, self._backend.settings.models)
+
+    async def _cancel_abandoned(self, task_id: str) -> None:
+        outcome, _ = await self._ledger.cancel(task_id, tenant="")
+        await self._readership.forget([task_id])
+        if outcome in ("revoked", "asked"):
+            self._count("abandoned", task_id)
+        if outcome == "revoked":
+            await self._publisher.revoke_result(task_id)
+
+    async def _end_overdue(self, task_id: str) -> None:
+        record = await self._ledger.get(task_id)
+        if record is None:
+            await self._ledger.forget(task_id, self._backend.settings.models)
+            return
+        seconds = (record.deadline - record.accepted_at) / 1000
+        message = f"The task was not finished within its {seconds:g} seconds."
+        event = ErrorEvent(task_id=task_id, code="deadline_exceeded", message=message, retryable=True)
+        if await self._ledger.end(task_id, None, "FAILURE", event):
+            self._count("deadline_exceeded", task_id)
+            await self._publisher.fail_result(task_id, f"deadline_exceeded: {message}")
+
+    async def _send_again(self, message: Message) -> None:
+        self._count("resent", message.task_id)
+        await self._send(message)
+
+    async def _send(self, message: Message) -> None:
+        headers = {"traceparent": message.context} if message.context else {}
+        await self._publisher.send(message.task_id, message.model, message.queue_class, headers)
+
+    def _count(self, action: str, task_id: str) -> None:
+        self._actions.labels(action).inc()
+        log.info("task %s: %s", task_id, action)
+
+
+async def _each(items: Sequence[Item], act: Callable[[Item], Awaitable[None]]) -> None:
+    for at in range(0, len(items), AT_ONCE):
+        await asyncio.gather(*(act(item) for item in items[at : at + AT_ONCE]))

@@ -1,0 +1,47 @@
+"""Who reads the tasks that want to be cancelled when nobody does: one sorted set for all API replicas.
+
+A replica renews the mark of each such task that it has a reader for. A mark that nobody renewed runs out, and the
+janitor cancels its task: that also covers replicas that died.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+from redis.asyncio import Redis
+
+from shared.keys import Keys
+
+
+class Readership:
+    """The marks, in milliseconds of Redis's clock."""
+
+    def __init__(self, redis: Redis, keys: Keys, *, window_seconds: float) -> None:
+        self._redis = redis
+        self._key = keys.readers
+        self._window_ms = int(window_seconds * 1000)
+        self.renew_seconds = window_seconds / 3
+        """A mark is to be renewed as often as this."""
+
+    async def renew(self, task_ids: Iterable[str]) -> None:
+        """The tasks have readers: they keep their marks for the window from the next renewal on."""
+        until = await self._now_ms() + self._window_ms + int(self.renew_seconds * 1000)
+        if marks := dict.fromkeys(task_ids, until):
+            await self._redis.zadd(self._key, marks)
+
+    async def left(self, task_id: str) -> None:
+        """A reader has gone. If there is another one, its replica renews the mark in time."""
+        await self._redis.zadd(self._key, {task_id: await self._now_ms() + self._window_ms})
+
+    async def abandoned(self) -> list[str]:
+        """Tasks whose marks ran out."""
+        expired = cast(list[bytes], await self._redis.zrangebyscore(self._key, "-inf", await self._now_ms()))
+        return [task_id.decode() for task_id in expired]
+
+    async def forget(self, task_ids: Iterable[str]) -> None:
+        """The tasks have ended, or are being cancelled."""
+        if members := list(task_ids):
+            await self._redis.zrem(self._key, *members)
+
+    async def _now_ms(self) -> int:
+        seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000

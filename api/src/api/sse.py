@@ -1,0 +1,140 @@
+"""GET /stream/{task_id}: the task's events as Server-Sent Events, from the start or behind `Last-Event-ID`."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.audience import Audience, Reader
+from api.auth import reader as tenant_of
+from api.backend import Backend, backend_of
+from api.errors import InvalidParams, TaskExpired, TaskNotFound
+from api.readers import Readership
+from api.waiting_room import note_status
+from shared.event_stream import START, EntryId
+from shared.task_id import task_id_time
+from shared.task_record import TaskRecord
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    backend: Backend = app.state.backend
+    window = backend.settings.resume_window_seconds
+    app.state.audience = Audience(backend, Readership(backend.redis, backend.keys, window_seconds=window))
+    running = asyncio.create_task(app.state.audience.run())
+    yield
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+router = APIRouter(lifespan=_lifespan)
+
+
+@router.api_route("/stream/{task_id}", methods=["GET", "HEAD"], response_class=Response)
+async def stream(task_id: str, request: Request) -> Response:
+    """The task's events from now on, or from behind the given event; see docs/events.md."""
+    backend = backend_of(request)
+    tenant = tenant_of(request)
+    last_seen = request.headers.get("last-event-id") or request.query_params.get("lastEventId") or ""
+    after = _parse(last_seen)
+    record = await backend.ledger.get(task_id)
+    if record is None:
+        raise _gone(task_id, backend.settings.retention_seconds, resumed=bool(last_seen))
+    if record.tenant != tenant:
+        raise TaskNotFound
+    if last_seen:
+        top = (await backend.stream.tops([task_id]))[0]
+        if after > top:
+            raise InvalidParams(f"Last-Event-ID {after} is ahead of the stream, whose last event is {top}")
+        if after == top and record.state == "ended":
+            return Response(status_code=204)
+    return StreamResponse(backend, request.app.state.audience, record, after)
+
+
+def _parse(last_seen: str) -> EntryId:
+    if not last_seen:
+        return START
+    try:
+        return EntryId.parse(last_seen)
+    except ValueError:
+        raise InvalidParams("Last-Event-ID must be the id of an event of this stream") from None
+
+
+def _gone(task_id: str, retention_seconds: float, *, resumed: bool) -> Exception:
+    """A task that there was once is told from one that there never was by the time in its id."""
+    made = task_id_time(task_id)
+    if made is not None and (resumed or made < time.time() - retention_seconds):
+        return TaskExpired()
+    return TaskNotFound()
+
+
+class StreamResponse(Response):
+    """The open stream. What is ready at one moment goes out in one piece; see docs/decisions/0005-sse.md."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, backend: Backend, audience: Audience, record: TaskRecord, after: EntryId) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._backend = backend
+        self._audience = audience
+        self._task_id, self._model = record.task_id, record.model
+        self._required = record.state != "ended" and _cancels_on_disconnect(record.request)
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends events until `end`, until the client or this process goes away."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        subscription = self._backend.hub.follow(self._task_id, self._after)
+        reader = Reader(subscription, task_id=self._task_id, model=self._model, required=self._required)
+        reader.task = asyncio.current_task()
+        watch = asyncio.create_task(_until_gone(receive, reader))
+        ended = False
+        try:
+            await self._audience.join(reader)
+            ended = await _send_all(reader, send)
+            await send({"type": "http.response.body", "body": b""})
+        except asyncio.CancelledError:
+            if not reader.cut:
+                raise
+        finally:
+            watch.cancel()
+            subscription.close()
+            self._audience.leave(reader, ended=ended)
+
+
+async def _send_all(reader: Reader, send: Send) -> bool:
+    """True when the last event was `end`."""
+    clock = asyncio.get_running_loop().time
+    last = b""
+    async for frames in reader.subscription:
+        for frame in frames:
+            last = frame.type
+            if last == b"status":
+                note_status(reader, frame.data)
+        body = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
+        reader.stuck_since = reader.quiet_since = clock()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        reader.stuck_since = None
+    return last == b"end"
+
+
+async def _until_gone(receive: Receive, reader: Reader) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reader.subscription.close()
+
+
+def _cancels_on_disconnect(request: bytes) -> bool:
+    # Most requests are not parsed for this one flag: inside of JSON text its quotes would be escaped.
+    return b'"cancelOnDisconnect":true' in request and bool(json.loads(request).get("cancelOnDisconnect"))
