@@ -71,17 +71,11 @@ def refusal(response: httpx.Response) -> HeadraceError:
     if error["code"] == TASK_NOT_FOUND:
         kind = TaskExpired if response.status_code == httpx.codes.GONE else TaskNotFound
     return kind(
-        _sentence(error["message"], data.get("errors")),
+        error["message"],
         code=error["code"],
         retryable=bool(data.get("retryable")),
         retry_after=data.get("retryAfterSeconds"),
     )
-
-
-def _sentence(message: str, errors: Any) -> str:
-    """The message, and with it which parameter is wrong in which way where the server says that."""
-    details = [f"{e.get('path', '')}: {e.get('message', '')}" if isinstance(e, dict) else str(e) for e in errors or ()]
-    return f"{message.rstrip('.')}: {'; '.join(details)}" if details else message
 
 
 def _json_object(response: httpx.Response) -> dict[str, Any]:

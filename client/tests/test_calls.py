@@ -1,0 +1,12 @@
+"""What a request may say is what the server takes."""
+
+from pydantic.alias_generators import to_camel
+
+from headrace.calls import Options
+from shared.schemas import CreateMessageParams
+
+
+def test_every_parameter_of_the_server_can_be_given() -> None:
+    ours = {to_camel(name) for name in Options.__annotations__}
+    theirs = {field.alias for field in CreateMessageParams.model_fields.values()}
+    assert ours | {"messages", "message", "history"} == theirs
