@@ -1,15 +1,19 @@
 """JSON schemas that clients send: checked once at the door, compiled without ever fetching anything."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
+from jsonschema_rs import meta
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 Schema = Mapping[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 MAX_DEPTH = 32
 """Levels of nesting in a schema; jsonschema and the grammar compiler recurse, a bomb must not reach them."""
@@ -33,10 +37,17 @@ def check_schema(schema: Schema, *, of_object: bool) -> None:
     nodes = list(_nodes(schema))
     if of_object and schema.get("type") != "object":
         raise InvalidSchema('its top level must have "type": "object"')
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise InvalidSchema(f"{error.json_path}: {error.message[:200]}") from None
+    # jsonschema takes 3 ms for a schema of ten properties, jsonschema-rs 5 µs; but jsonschema says what is wrong.
+    if not meta.is_valid({**schema, "$schema": DIALECT}):
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            raise InvalidSchema(f"{error.json_path}: {error.message[:200]}") from None
+    for pattern in _patterns(nodes):
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError):
+            raise InvalidSchema(f"{pattern[:100]!r} is not a 'regex'") from None
     resolver = OFFLINE.with_resource("", DRAFT202012.create_resource(schema)).resolver()
     for node in nodes:
         reference = node.get("$ref")
@@ -48,6 +59,14 @@ def check_schema(schema: Schema, *, of_object: bool) -> None:
             resolver.lookup(reference)
         except Unresolvable:
             raise InvalidSchema(f"$ref {reference!r} leads nowhere") from None
+
+
+def _patterns(nodes: list[Mapping[str, Any]]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(pattern := node.get("pattern"), str):
+            yield pattern
+        if isinstance(properties := node.get("patternProperties"), Mapping):
+            yield from properties
 
 
 def validator_of(schema: Schema) -> Draft202012Validator:
