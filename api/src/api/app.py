@@ -15,6 +15,7 @@ from api.admission import Admission
 from api.backend import Backend
 from api.errors import ApiError, as_api_error, http_headers, problem
 from api.event_hub import EventHub
+from api.janitor import Janitor
 from api.metrics import make_metrics
 from api.publisher import Publisher
 from api.settings import Settings
@@ -81,10 +82,13 @@ async def _running_backend(settings: Settings) -> AsyncIterator[Backend]:
     )
     await publisher.warm_up()
     await backend.hub.start()
+    janitor = asyncio.create_task(Janitor(backend).run(), name="janitor")
     try:
         yield backend
     finally:
         backend.shutdown.set()
+        janitor.cancel()
+        await asyncio.gather(janitor, return_exceptions=True)
         await backend.hub.stop()
         publisher.close()
         await redis.aclose()
