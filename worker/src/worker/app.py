@@ -1,0 +1,195 @@
+"""One worker process: Celery's consumer in the main thread, the event loop in a second one, a thread per task."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from pydantic import ValidationError
+
+from shared.celery_app import make_celery
+from worker.celery_worker import make_worker, register_task, stop_worker
+from worker.consumption import Consumption
+from worker.engine import EngineUnavailable
+from worker.health import InternalServer
+from worker.settings import WorkerSettings
+from worker.verdict import Dropped, Verdict
+from worker.worker_loop import WorkerLoop
+
+log = logging.getLogger(__name__)
+
+LOOP_STALL_SECONDS = 30.0
+"""Liveness: an event loop that has not turned for so long has lost every lease."""
+
+
+def main() -> int:
+    """Runs a worker until it is told to stop; the exit code."""
+    try:
+        settings = WorkerSettings()
+    except ValidationError as error:
+        print(f"headrace worker: {_complaint(error)}", file=sys.stderr)  # noqa: T201  # there is no log yet
+        return 2
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    return WorkerProcess(settings).run()
+
+
+def _complaint(error: ValidationError) -> str:
+    """One sentence per wrong setting, by the name of its environment variable."""
+    sentences = []
+    for problem in error.errors():
+        names = " ".join(f"HEADRACE_{str(part).upper()}" for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        sentences.append(f"{names}: {message}" if names else message)
+    return "; ".join(sentences)
+
+
+class WorkerProcess:
+    """The threads of one worker, their start, and their end within a bound."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._worker_loop = WorkerLoop(settings, on_change=self._on_change)
+        self._consumption = Consumption(lambda: self._worker_loop.takes_tasks)
+        self._ready: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        """True when tasks can be taken for the first time, False when the worker stops before that."""
+        self._end: asyncio.Task[None] | None = None
+        self._last_resort: threading.Timer | None = None
+        self._exit_code = 0
+
+    def run(self) -> int:
+        """Blocks until the worker has stopped; the exit code."""
+        try:
+            server = self._serve_internal()
+        except OSError as error:
+            log.critical("The port %d is not free: %s", self._settings.internal_port, error)
+            return 1
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        thread = threading.Thread(target=self._run_loop, name="event-loop")
+        thread.start()
+        if self._ready.result():
+            self._consume()
+        self._end_within(self._settings.handover_seconds)
+        self._on_loop(self._worker_loop.stop)
+        thread.join()
+        if server is not None:
+            server.close()
+        return self._exit_code
+
+    def _serve_internal(self) -> InternalServer | None:
+        settings = self._settings
+        if settings.internal_port == 0:
+            return None
+        return InternalServer(
+            settings.internal_host,
+            settings.internal_port,
+            healthy=self._sick,
+            ready=self._unready,
+            registry=self._worker_loop.metrics.registry,
+        )
+
+    def _run_loop(self) -> None:
+        """The event loop's thread."""
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._worker_loop.live(on_ready=lambda: self._ready.set_result(True)))
+        except EngineUnavailable as error:
+            log.critical("The worker ends: %s", error)
+            self._exit_code = 1
+        except Exception:
+            log.exception("The worker ends by a fault of its own.")
+            self._exit_code = 1
+        finally:
+            self._end_within(self._settings.handover_seconds)
+            if not self._ready.done():
+                self._ready.set_result(False)
+            stop_worker(self._exit_code, self._consumption)
+
+    def _consume(self) -> None:
+        """Runs Celery's consumer in this thread until `stop_worker`."""
+        settings = self._settings
+        app = make_celery(settings)
+        register_task(app, settings.model_name, self._run_task)
+        worker = make_worker(
+            app,
+            name=settings.worker_name,
+            model=settings.model_name,
+            slots=settings.slots,
+            consumption=self._consumption,
+        )
+        worker.start()
+        self._exit_code = self._exit_code or worker.exitcode or 0
+
+    def _run_task(self, task_id: str) -> Verdict:
+        """Called in a thread of Celery's pool; blocks it until the task is over for this worker."""
+        runner = self._worker_loop.runner
+        assert runner is not None
+        try:
+            return asyncio.run_coroutine_threadsafe(runner.run(task_id), self._loop).result()
+        except (concurrent.futures.CancelledError, RuntimeError):
+            # The loop has ended under the task: its lease runs out, and another worker goes on.
+            return Dropped()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT: finish or hand over, then leave. Asking again changes nothing."""
+        log.info("%s: this worker takes no more tasks.", signal.Signals(number).name)
+        self._end_within(self._settings.drain_seconds + self._settings.handover_seconds)
+        self._on_loop(self._begin_end)
+
+    def _begin_end(self) -> None:
+        if self._end is None:
+            self._end = asyncio.ensure_future(self._leave())
+
+    async def _leave(self) -> None:
+        await self._worker_loop.drain(self._settings.drain_seconds)
+        if self._ready.done():
+            stop_worker(0, self._consumption)
+        else:
+            self._worker_loop.stop()
+
+    def _end_within(self, seconds: float) -> None:
+        """Whatever is stuck then, the process is gone: leases run out, and others take over."""
+        if self._last_resort is None:
+            self._last_resort = threading.Timer(seconds, _give_up)
+            self._last_resort.daemon = True
+            self._last_resort.start()
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(call)
+
+    def _on_change(self) -> None:
+        self._consumption.wake()
+
+    def _sick(self) -> str:
+        """Why this process should be restarted; empty when it should not."""
+        worker, patience = self._worker_loop, self._settings.consumption_stall_seconds
+        if time.monotonic() - worker.ticked_at > LOOP_STALL_SECONDS:
+            return "the event loop does not turn"
+        if worker.engine.silence > 2 * self._settings.engine_stall_seconds:
+            return "the engine gives no sign of life"
+        # While Redis is away nobody can take tasks, and a restart would not help.
+        stalled = min(self._consumption.stalled_seconds(), worker.presence.redis_up_seconds)
+        if worker.takes_tasks and stalled > patience:
+            return f"Redis answers, but this worker has not asked for work for {stalled:.0f} s"
+        return ""
+
+    def _unready(self) -> str:
+        """Why no tasks are taken now; empty when they are."""
+        worker = self._worker_loop
+        if not worker.takes_tasks:
+            return f"not taking tasks: {worker.engine.progress.detail}"
+        return "" if worker.presence.redis_up_seconds else "Redis does not answer"
+
+
+def _give_up() -> None:
+    log.critical("The worker did not stop in time; it ends now.")
+    os._exit(1)

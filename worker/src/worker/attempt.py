@@ -1,0 +1,136 @@
+"""One attempt at one task on this worker: engine outputs become text and stream entries, until something ends it."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.event_stream import Entry, TokenWriter
+from shared.schemas import (
+    ErrorCode,
+    FinalTextEvent,
+    FinishReason,
+    InferenceRequest,
+    Timings,
+    TokenEvent,
+    ToolCallsEvent,
+    Usage,
+)
+from shared.task_record import Claim
+from worker.codec import Answer
+from worker.engine_protocol import Output
+
+OverCause = Literal["finished", "failed", "cancelled", "lost", "crash", "handover"]
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Why an attempt generates no more."""
+
+    cause: OverCause
+    finish: FinishReason | None = None
+    """Of a finished one."""
+    code: ErrorCode = "engine_failed"
+    message: str = ""
+    """Of a failed one."""
+
+
+class Attempt:
+    """A claimed task from its claim to its ending. Whatever ends it first, ends it."""
+
+    def __init__(self, claim: Claim, request: InferenceRequest, answer: Answer) -> None:
+        self.record = claim.record
+        self.task_id = claim.record.task_id
+        self.number = claim.attempt
+        self.suspect = claim.suspect
+        self.request_id = f"{self.task_id}/{claim.attempt}"
+        self.request = request
+        self.answer = answer
+        self.writer = TokenWriter(self.task_id, claim.attempt, 0)
+        self.over: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
+        self.prompt_ids: tuple[int, ...] = ()
+        self.earlier_ids: tuple[int, ...] = ()
+        """Tokens that earlier attempts streamed and this one goes on behind."""
+        self.engine_done = True
+        """False while the engine holds the request."""
+        self._generated = 0
+        self._cached = 0
+        self._queued = (claim.claimed_at - claim.record.accepted_at) / 1000
+        self._claimed = time.monotonic()
+        self._first_token: float | None = None
+
+    @property
+    def seed(self) -> int:
+        """The request's, or one of the task's own: every attempt must draw the same random numbers."""
+        if self.request.seed is not None:
+            return self.request.seed
+        return int.from_bytes(hashlib.blake2b(self.task_id.encode(), digest_size=7).digest())
+
+    def end(self, over: Over) -> None:
+        """Ends the generation; later reasons are ignored."""
+        if not self.over.done():
+            self.over.set_result(over)
+
+    def resume(self, entries: Sequence[Entry], eos_token_ids: Sequence[int]) -> None:
+        """Goes on behind what earlier attempts streamed, which may already be the whole answer."""
+        ids, shown = _streamed(entries)
+        if not ids:
+            return
+        self.earlier_ids = tuple(ids)
+        self._generated = len(ids)
+        self.writer = TokenWriter(self.task_id, self.number, len(ids))
+        text, finish = self.answer.add(ids)
+        # The same tokens give the same text, but the last attempt may have died before it streamed all of it.
+        self.writer.add((), text[shown:])
+        if finish is None and ids[-1] in eos_token_ids:
+            finish = "stop"
+        if finish is not None:
+            self.end(Over("finished", finish))
+
+    def take(self, output: Output) -> None:
+        """Adds what one engine step produced."""
+        self.engine_done = output.finish is not None or output.error is not None
+        if self.over.done():
+            return
+        if self._generated == 0 and output.token_ids:
+            self._first_token = time.monotonic() - self._claimed
+        self._generated += len(output.token_ids)
+        self._cached = output.cached_tokens or self._cached
+        text, finish = self.answer.add(output.token_ids)
+        self.writer.add(output.token_ids, text)
+        if output.error is not None:
+            self.end(Over("failed", message=output.error))
+        elif finish is not None or output.finish is not None:
+            self.end(Over("finished", finish or output.finish))
+
+    def outcome(self, finish: FinishReason) -> FinalTextEvent | ToolCallsEvent:
+        """The event that ends a finished answer; text that was held back goes to the writer."""
+        self.writer.add((), self.answer.finish(complete=finish != "length"))
+        usage = Usage(
+            prompt_tokens=len(self.prompt_ids), completion_tokens=self._generated, cached_tokens=self._cached
+        )
+        first = None if self._first_token is None else self._queued + self._first_token
+        timings = Timings(
+            queued=self._queued, first_token=first, total=self._queued + time.monotonic() - self._claimed
+        )
+        text = self.answer.text
+        if self.answer.tool_calls:
+            return ToolCallsEvent(
+                task_id=self.task_id, tool_calls=self.answer.tool_calls, text=text, usage=usage, timings=timings
+            )
+        return FinalTextEvent(task_id=self.task_id, text=text, finish_reason=finish, usage=usage, timings=timings)
+
+
+def _streamed(entries: Sequence[Entry]) -> tuple[list[int], int]:
+    """The tokens of earlier attempts that still count, and how many characters of text they have shown."""
+    token_ids: list[int] = []
+    shown = 0
+    for entry in entries:
+        if entry.type == "status" and b'"restart":true' in entry.data:
+            token_ids, shown = [], 0
+        elif entry.type == "token":
+            token_ids += entry.token_ids
+            shown += len(TokenEvent.model_validate_json(entry.data).text) if entry.data else 0
+    return token_ids, shown

@@ -1,0 +1,109 @@
+"""The Celery worker inside this process: one task, one thread per message, our signals instead of Celery's."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, signals
+from celery.apps.worker import Worker
+from celery.exceptions import Ignore, SecurityWarning, TaskRevokedError
+from celery.worker import state
+from kombu.exceptions import OperationalError
+
+from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
+from worker.consumption import Consumption, consumption_step
+from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+
+log = logging.getLogger(__name__)
+
+SPARE_THREADS = 2
+"""Messages in hand beyond the engine's slots, so that a freed slot is filled without a round trip."""
+
+
+class TaskFailed(Exception):
+    """The task ended in FAILURE; the message is the one of its error event."""
+
+
+def register_task(app: Celery, model: str, run: Callable[[str], Verdict]) -> None:
+    """Registers the one task. `run` blocks until the task is over for this worker."""
+
+    def run_llm_inference_task(self: Any, task_id: str) -> Result:
+        verdict = run(task_id)
+        match verdict:
+            case Answered(result):
+                return result
+            case Failed(message):
+                raise TaskFailed(message)
+            case Revoked():
+                self.backend.mark_as_revoked(task_id, "cancelled", request=self.request, store_result=True)
+            case HandedOver():
+                _send_again(app, task_id, model, self.request.get("traceparent"))
+            case Dropped():
+                log.debug("The message of task %s is dropped.", task_id)
+        raise Ignore
+
+    # What fails is the task, not the worker: no traceback in its log.
+    app.task(name=TASK_NAME, bind=True, throws=(TaskFailed, TaskRevokedError))(run_llm_inference_task)
+
+
+def _send_again(app: Celery, task_id: str, model: str, traceparent: str | None) -> None:
+    try:
+        send_task(app, task_id, model, "handover", {"traceparent": traceparent} if traceparent else {})
+    except OperationalError as error:
+        log.warning("The message of task %s could not be sent again, the janitor will: %s", task_id, error)
+
+
+class QuietWorker(Worker):  # type: ignore[misc]  # Celery has no types
+    """Celery's worker program without its banner and its signal handlers: SIGTERM is app.py's."""
+
+    def emit_banner(self) -> None:
+        log.info("Taking tasks as %s.", self.hostname)
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """None."""
+
+
+def make_worker(app: Celery, *, name: str, model: str, slots: int, consumption: Consumption) -> QuietWorker:
+    """The worker, not started. `start()` blocks the main thread until `stop_worker`."""
+    app.steps["consumer"].add(consumption_step(consumption))
+    app.conf.update(
+        worker_consumer="worker.consumption:PatientConsumer",
+        # Our commands and cancellations go through the ledger; Celery's raise NotImplementedError in this pool.
+        worker_enable_remote_control=False,
+        # A Redis error that is not a lost connection (out of memory, read-only replica) reconnects instead of ending
+        # the process with "Unrecoverable error".
+        broker_channel_error_retry=True,
+        # `Consumption.full` counts what is really in hand, also across reconnects.
+        worker_enable_prefetch_count_reduction=False,
+        worker_redirect_stdouts=False,
+        # About a minute per result; the ledger has it in any case.
+        result_backend_max_retries=60,
+        result_backend_max_sleep_between_retries_ms=1000,
+    )
+    # Celery configures no logging where this signal has a receiver.
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    for name in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they log every answer in full
+    # Celery warns of running as root because of pickle; only JSON is accepted here.
+    warnings.simplefilter("ignore", SecurityWarning)
+    return QuietWorker(
+        app=app,
+        hostname=f"{model}@{name}",
+        concurrency=slots + SPARE_THREADS,
+        queues=[queue_for(model, queue_class) for queue_class in QUEUE_CLASSES],
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel=logging.getLogger().level,
+    )
+
+
+def _keep_logging(**_: Any) -> None:
+    """Leaves the logging as app.py has set it up."""
+
+
+def stop_worker(exit_code: int, consumption: Consumption) -> None:
+    """Makes `start()` return; from any thread."""
+    state.should_stop = exit_code
+    consumption.wake()

@@ -1,0 +1,91 @@
+"""Requests -> tokens, tokens -> answers: one face for the model's tokenizer and for the scripted engine's."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tokenizers import Tokenizer
+
+from shared.schemas import FinishReason, InferenceRequest, ModelAbilities, ToolCall
+from worker.answer_stream import CALL_MARKERS, AnswerStream
+from worker.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
+from worker.engine_protocol import Grammar
+
+
+class Prompts(Protocol):
+    """How one model is spoken to."""
+
+    tokenizer: Tokenizer
+    abilities: ModelAbilities
+    stop: tuple[str, ...]
+    """Strings that end an answer beside those the client names."""
+
+    def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
+        """The rendered conversation; raises PromptRefused."""
+
+    def grammar(self, request: InferenceRequest, max_new_tokens: int) -> Grammar | None:
+        """What the answer must look like; None for free text. Raises UnsupportedSchema."""
+
+
+class Codec:
+    """Both directions for one model."""
+
+    def __init__(self, prompts: Prompts, *, stop_loops: bool) -> None:
+        self.prompts = prompts
+        self._stop_loops = stop_loops
+        self._skip = skipped_ids(prompts.tokenizer)
+        self._skip_but_markers = skipped_ids(prompts.tokenizer, CALL_MARKERS)
+        self.max_token_bytes = max(len(token.encode()) for token in prompts.tokenizer.get_vocab())
+        """An upper bound: byte-level vocabularies write some bytes as two."""
+
+    def answer(self, task_id: str, request: InferenceRequest) -> "Answer":
+        """An empty answer to the request."""
+        stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        return Answer(
+            Detokenizer(
+                self.prompts.tokenizer,
+                stop=[*stop, *self.prompts.stop],
+                skip=self._skip_but_markers if request.tools else self._skip,
+            ),
+            AnswerStream(request.tools, task_id),
+            RepetitionDetector() if self._stop_loops else None,
+        )
+
+
+class Answer:
+    """The text of one task as it grows."""
+
+    def __init__(self, detokenizer: Detokenizer, stream: AnswerStream, repetition: RepetitionDetector | None) -> None:
+        self._detokenizer = detokenizer
+        self._stream = stream
+        self._repetition = repetition
+        self._shown: list[str] = []
+        self.tool_calls: list[ToolCall] = []
+        """Set by `finish`."""
+
+    @property
+    def text(self) -> str:
+        """What the client sees."""
+        return "".join(self._shown)
+
+    @property
+    def raw_text(self) -> str:
+        """What the model wrote."""
+        return self._detokenizer.text
+
+    def add(self, token_ids: Sequence[int]) -> tuple[str, FinishReason | None]:
+        """The text that these tokens make visible, and why the answer is over, if its text says so."""
+        shown = self._stream.add(self._detokenizer.add(token_ids))
+        if shown:
+            self._shown.append(shown)
+        if self._detokenizer.stopped is not None:
+            return shown, "stop_sequence"
+        if self._repetition is not None and self._repetition.add(token_ids):
+            return shown, "loop"
+        return shown, None
+
+    def finish(self, *, complete: bool) -> str:
+        """The text that was held back; `complete` is False for an answer that was cut short."""
+        shown = self._stream.add(self._detokenizer.finish())
+        rest, self.tool_calls = self._stream.finish(complete=complete)
+        self._shown += [shown, rest]
+        return shown + rest

@@ -1,0 +1,102 @@
+"""Hooks into Celery's consumer: when it may take messages, proof that it does, and how it survives its broker."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu.transport import virtual
+from redis.exceptions import ResponseError
+
+log = logging.getLogger(__name__)
+
+
+class Consumption:
+    """What the consumer's thread may do and what it has done; read and written by other threads."""
+
+    def __init__(self, may_take: Callable[[], bool]) -> None:
+        self.may_take = may_take
+        self.limit = 1
+        """Most messages in hand."""
+        now = time.monotonic()
+        self.replied_at = now
+        """When the broker last answered a request for work."""
+        self.ticked_at = now
+        """When the consumer's event loop last turned."""
+        self._hub: Any = None
+
+    def tick(self) -> None:
+        self.ticked_at = time.monotonic()
+
+    @property
+    def full(self) -> bool:
+        # Celery forgets reserved requests when it reconnects, active ones it keeps.
+        return len(set(state.reserved_requests) | set(state.active_requests)) >= self.limit
+
+    def stalled_seconds(self) -> float:
+        """How long this worker has not asked for work although it could have."""
+        now = time.monotonic()
+        turning = now - self.ticked_at
+        return turning if self.full or not self.may_take() else max(turning, now - self.replied_at)
+
+    def attach(self, consumer: Any) -> None:
+        """Wraps a newly connected consumer."""
+        self._hub = consumer.hub
+        consumer.hub.on_tick.add(self.tick)
+        channel = consumer.task_consumer.channel
+        qos = channel.qos
+        can_consume, read = qos.can_consume, channel.handlers["BRPOP"]
+        self.limit = consumer.pool.num_processes
+
+        def gated() -> bool:
+            # A request for work that is already out may be answered with a message: that one is let in.
+            return bool(can_consume()) and (bool(channel._in_poll) or (self.may_take() and not self.full))
+
+        def counted() -> Any:
+            try:
+                return read()
+            finally:
+                self.replied_at = time.monotonic()
+
+        def remembered(message: Any, delivery_tag: str) -> None:
+            try:
+                type(qos).append(qos, message, delivery_tag)
+            except ResponseError as error:
+                # Out of memory: the message has already left the queue, and this would be the end of it and of Celery.
+                # The ledger knows the task; the broker's own record of unfinished messages is not needed.
+                log.warning("The broker refused to note a message: %s", error)
+                virtual.QoS.append(qos, message, delivery_tag)
+
+        qos.can_consume, qos.append = gated, remembered
+        channel.handlers["BRPOP"] = counted
+
+    def wake(self) -> None:
+        """Lets the consumer's loop look again whether it may take messages."""
+        if self._hub is not None:
+            self._hub.call_soon(self.tick)
+
+
+def consumption_step(consumption: Consumption) -> type[bootsteps.StartStopStep]:
+    """The bootstep that attaches `consumption` after each connect."""
+
+    class AttachConsumption(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, parent: Any) -> None:
+            consumption.attach(parent)
+
+    return AttachConsumption
+
+
+class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Reconnects every two seconds at most; Celery's own pauses grow to thirty."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(
+            conn.ensure_connection, interval_start=0.2, interval_step=0.3, interval_max=2.0
+        )
+        return super().ensure_connected(conn)

@@ -1,0 +1,61 @@
+"""Writes what an engine step produced for all its tasks in one round trip; keeps it while Redis is away."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from redis.exceptions import RedisError
+
+from shared.event_stream import EventStream, TokenWrite, TokenWriter
+from worker.patience import pauses
+
+log = logging.getLogger(__name__)
+
+
+class Emitter:
+    """One writer for all tasks of this worker. What is added while a write is under way goes with the next one."""
+
+    def __init__(self, stream: EventStream, on_lost: Callable[[TokenWriter], None]) -> None:
+        """`on_lost` gets the writer whose stream refuses it: somebody else holds the task, or it has ended."""
+        self._stream = stream
+        self._on_lost = on_lost
+        self._dirty: dict[str, TokenWriter] = {}
+        self._writing: dict[str, TokenWriter] = {}
+        self._wake = asyncio.Event()
+        self._written = asyncio.Condition()
+
+    def mark(self, writer: TokenWriter) -> None:
+        """Says that the task's writer has something new."""
+        self._dirty[writer.task_id] = writer
+        self._wake.set()
+
+    async def flush(self, writer: TokenWriter) -> None:
+        """Returns when everything the writer was given is in its stream, or refused."""
+        self.mark(writer)
+        async with self._written:
+            await self._written.wait_for(
+                lambda: self._dirty.get(writer.task_id) is not writer and self._writing.get(writer.task_id) is not writer
+            )
+
+    async def run(self) -> None:
+        """Writes for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._writing, self._dirty = self._dirty, {}
+            writes = [write for writer in self._writing.values() if (write := writer.take()) is not None]
+            for task_id in await self._write(writes):
+                self._on_lost(self._writing[task_id])
+            async with self._written:
+                self._writing = {}
+                self._written.notify_all()
+
+    async def _write(self, writes: Sequence[TokenWrite]) -> set[str]:
+        """Tries until Redis takes the batch. What gathers meanwhile is bounded by the tasks' token limits."""
+        pause = pauses()
+        while True:
+            try:
+                return await self._stream.write(writes)
+            except RedisError as error:
+                log.warning("Redis does not take %d entries, they are kept: %s", len(writes), error)
+                await asyncio.sleep(next(pause))

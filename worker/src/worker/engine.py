@@ -1,0 +1,161 @@
+"""The engine seen from the worker: one process kept alive, its steps handed on, its tasks told when it dies."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worker.engine_child import EngineChild
+from worker.engine_protocol import Cancel, EngineOptions, Generate, Loading, Message, Ready, StartFailed, Stats, Step
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 0.5
+STOP_SECONDS = 5.0
+
+
+class EngineUnavailable(Exception):
+    """The engine does not start; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the engine may take for what, in seconds."""
+
+    start: float
+    stall: float
+    """Without a message while it is ready."""
+    attempts: int
+    """Failed restarts in a row."""
+
+
+class Engine:
+    """Starts the engine process, watches it, starts it again when it has died or hangs."""
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        patience: Patience,
+        *,
+        on_step: Callable[[Step], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        """`on_step` gets every step; `on_change` is called when the engine has become ready, or has died with all its
+        requests."""
+        self._options = options
+        self._patience = patience
+        self._on_step = on_step
+        self._on_change = on_change
+        self._child: EngineChild | None = None
+        self._exit: asyncio.Future[int | None]
+        self._started: asyncio.Future[Ready]
+        self._heard = 0.0
+        self.info: Ready | None = None
+        """What the running process said of itself; None while there is no ready process."""
+        self.progress = Loading("starting the engine", 0.0)
+        self.stats = Stats()
+        self.restarts = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.info is not None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the ready process last gave a sign of life."""
+        return time.monotonic() - self._heard if self.ready else 0.0
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    def submit(self, generate: Generate) -> None:
+        """Adds a request; to be called while the engine is ready."""
+        assert self._child is not None
+        self._child.send(generate)
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request without further output; unknown ids are ignored."""
+        if self._child is not None:
+            self._child.send(Cancel(request_id))
+
+    async def start(self) -> Ready:
+        """Starts the process and waits until the model is ready. Raises EngineUnavailable."""
+        loop = asyncio.get_running_loop()
+        self._exit, self._started = loop.create_future(), loop.create_future()
+        self._child = EngineChild(self._options, self._on_message, self._on_exit)
+        try:
+            async with asyncio.timeout(self._patience.start):
+                return await self._started
+        except TimeoutError:
+            self._child.kill()
+            await self._exit
+            raise EngineUnavailable(
+                f"The engine was not ready within {self._patience.start:.0f} s (at: {self.progress.detail})."
+            ) from None
+
+    async def keep_alive(self) -> None:
+        """Watches the started process and replaces it; returns never. Raises EngineUnavailable when it gives up."""
+        while True:
+            await self._watch()
+            failures = 0
+            while not self.ready:
+                self.restarts += 1
+                try:
+                    await self.start()
+                except EngineUnavailable as error:
+                    failures += 1
+                    log.error("The engine could not be restarted (%d of %d): %s", failures, self._patience.attempts, error)
+                    if failures >= self._patience.attempts:
+                        raise
+                    await asyncio.sleep(FIRST_BACKOFF_SECONDS * 2**failures)
+
+    async def _watch(self) -> None:
+        """Returns when the process is gone; kills it when it hangs."""
+        while not self._exit.done():
+            await asyncio.wait([self._exit], timeout=min(1.0, self._patience.stall / 4))
+            # An engine that computes gives a sign of life with each step, an idle one each second: silence is a hang.
+            if not self._exit.done() and self.silence > self._patience.stall:
+                log.error("The engine has been silent for %.0f s; it is killed and started again.", self.silence)
+                assert self._child is not None
+                self._child.kill()
+                await self._exit
+
+    async def stop(self) -> None:
+        """Ends the process; `on_change` is not called."""
+        self.info = None
+        if self._child is not None and not self._exit.done():
+            await self._child.stop(STOP_SECONDS)
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Step():
+                self._heard = time.monotonic()
+                self.stats = message.stats
+                self._on_step(message)
+            case Loading():
+                self.progress = message
+            case Ready():
+                log.info("The engine is ready after %.1f s on %s.", message.load_seconds, message.device)
+                self.info, self._heard = message, time.monotonic()
+                self._resolve(message)
+                self._on_change()
+            case StartFailed():
+                self._resolve(EngineUnavailable(message.message))
+
+    def _on_exit(self, code: int | None) -> None:
+        self._exit.set_result(code)
+        if self.ready:
+            log.error("The engine process ended with code %s.", code)
+            self.info = None
+            self._on_change()
+        self._resolve(EngineUnavailable(f"The engine process ended with code {code} while it started."))
+
+    def _resolve(self, outcome: Ready | EngineUnavailable) -> None:
+        if self._started.done():
+            return
+        if isinstance(outcome, Ready):
+            self._started.set_result(outcome)
+        else:
+            self._started.set_exception(outcome)

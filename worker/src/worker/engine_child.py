@@ -1,0 +1,106 @@
+"""The engine process as its parent holds it: started, spoken to, ended. One object per process."""
+
+import asyncio
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from worker.engine_protocol import Command, EngineOptions, Message, Stop
+from worker.scripted_engine import SCHEME
+
+PR_SET_PDEATHSIG = 1
+
+
+class EngineChild:
+    """One engine process; `on_message` is called on the event loop for each of its messages, `on_exit` once."""
+
+    def __init__(
+        self, options: EngineOptions, on_message: Callable[[Message], None], on_exit: Callable[[int | None], None]
+    ) -> None:
+        """Starts the process. To be called on the event loop's own thread: the kernel ties the child to it."""
+        self._loop = asyncio.get_running_loop()
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self._exited = False
+        self._joining = asyncio.Lock()
+        self._reaping: asyncio.Task[None]
+        self._outbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        # Not fork: this process has threads.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, options), name="engine")
+        self._process.start()
+        theirs.close()
+        self._loop.add_reader(self._connection.fileno(), self._read)
+        threading.Thread(target=self._write, name="engine-commands", daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        """Never blocks: a hung engine does not read, and a long prompt is larger than the pipe."""
+        self._outbox.put(command)
+
+    def kill(self) -> None:
+        """SIGKILL; `on_exit` follows."""
+        self._process.kill()
+
+    async def stop(self, seconds: float) -> None:
+        """Lets the process free its device and leave; kills it after `seconds`."""
+        self.send(Stop())
+        await self._joined(seconds)
+        self._loop.remove_reader(self._connection.fileno())
+        await self._reap()
+
+    def _read(self) -> None:
+        try:
+            # More than one message at a time only when the loop was busy; a bound keeps it responsive.
+            for _ in range(64):
+                self._on_message(self._connection.recv())
+                if not self._connection.poll():
+                    return
+        except (EOFError, OSError):
+            self._loop.remove_reader(self._connection.fileno())
+            self._reaping = asyncio.create_task(self._reap())
+
+    async def _reap(self) -> None:
+        self._process.kill()  # it closed its end: whatever it still does, nobody hears of it
+        await self._joined(None)
+        self._leave()
+
+    async def _joined(self, seconds: float | None) -> None:
+        async with self._joining:
+            await asyncio.to_thread(self._process.join, seconds)
+
+    def _leave(self) -> None:
+        if not self._exited:
+            self._exited = True
+            self._outbox.put(None)
+            self._connection.close()
+            self._on_exit(self._process.exitcode)
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # the process is gone; `_read` notices
+            while (command := self._outbox.get()) is not None:
+                self._connection.send(command)
+
+
+def _serve(connection: Connection, options: EngineOptions) -> None:
+    """First function of the child."""
+    # Die with the parent even when its end of the pipe stays open in another process.
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Out of the process group that a terminal's or a supervisor's signals reach: when to leave, the parent decides.
+    os.setsid()
+    if options.model.startswith(SCHEME):
+        from worker import scripted_engine as engine
+    else:
+        from worker import engine_process as engine  # type: ignore[no-redef]  # the same function in another module
+    engine.serve(connection, options)

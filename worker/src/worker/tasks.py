@@ -1,0 +1,293 @@
+"""The life of a task on this worker: claim, submit, follow, exactly one ending."""
+
+import asyncio
+import json
+import logging
+
+from pydantic import TypeAdapter, ValidationError
+
+from shared.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall
+from shared.event_stream import EventStream, TokenWriter
+from shared.schemas import ErrorCode, ErrorEvent, InferenceRequest, ToolCallsEvent
+from shared.task_ledger import RequeueCause, TaskLedger
+from shared.task_record import Claim, NoClaim
+from worker.answer_grammars import UnsupportedSchema
+from worker.attempt import Attempt, Over
+from worker.codec import Codec
+from worker.emitter import Emitter
+from worker.engine import Engine
+from worker.engine_protocol import Generate, Ready, Step
+from worker.patience import persist
+from worker.prompt_rendering import PromptRefused
+from worker.settings import WorkerSettings
+from worker.suspect_gate import SuspectGate
+from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+
+log = logging.getLogger(__name__)
+
+CONVERSATION = TypeAdapter(list[ChatMessage])
+
+
+class TaskRunner:
+    """All tasks this worker holds, and the engine that works on them. Lives on one event loop."""
+
+    def __init__(
+        self, settings: WorkerSettings, ledger: TaskLedger, stream: EventStream, engine: Engine, codec: Codec
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._stream = stream
+        self._engine = engine
+        self._codec = codec
+        self._gate = SuspectGate()
+        self._in_engine: dict[str, Attempt] = {}
+        """By request id."""
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.emitter = Emitter(stream, self._lose)
+        self.held: set[Attempt] = set()
+        self.draining = False
+        self.tokens = 0
+        """Generated since the start."""
+
+    def take_step(self, step: Step) -> None:
+        """Hands the outputs of one engine step to their tasks."""
+        for output in step.outputs:
+            attempt = self._in_engine.get(output.request_id)
+            if attempt is not None:
+                attempt.take(output)
+                self.emitter.mark(attempt.writer)
+                self.tokens += len(output.token_ids)
+
+    def lose_engine(self) -> None:
+        """The engine died: what it worked on starts again, here or elsewhere."""
+        for attempt in self._in_engine.values():
+            attempt.engine_done = True
+            attempt.end(Over("crash"))
+
+    async def drain(self, seconds: float) -> None:
+        """Takes no more tasks, lets the held ones go on for `seconds`, hands them over; returns when none is left."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            log.info("The time to drain is over; %d tasks are handed over.", len(self.held))
+        for attempt in self.held:
+            attempt.end(Over("handover"))
+        await self._empty.wait()
+
+    async def run(self, task_id: str) -> Verdict:
+        """Takes one message's task to its ending, or finds that there is nothing to do."""
+        engine = self._engine.info
+        if self.draining or engine is None:
+            # The message was on its way when this worker stopped taking.
+            return HandedOver()
+        claim, _ = await persist(
+            lambda: self._ledger.claim(
+                task_id,
+                worker=self._settings.worker_name,
+                lease_seconds=self._settings.lease_seconds,
+                revision=engine.revision,
+            )
+        )
+        if isinstance(claim, NoClaim):
+            return await self._unclaimed(task_id, claim)
+        try:
+            return await self._run_claimed(claim, engine)
+        except Exception:
+            log.exception("The task %s met a fault of the worker's own.", task_id)
+            return await self._fail(task_id, claim.attempt, "internal", "The worker made a mistake; its log says more.")
+
+    async def _unclaimed(self, task_id: str, claim: NoClaim) -> Verdict:
+        match claim.reason:
+            case "version":
+                message = "The task was accepted by a newer version of Headrace, which this worker cannot read."
+                return await self._fail(task_id, None, "version_unsupported", message)
+            case "late":
+                return await self._fail(task_id, None, "deadline_exceeded", "The task's time was over before it started.")
+            case "ended":
+                # Its result may have been lost between the ledger and the result backend: it is written again.
+                return await self._ending(task_id)
+            case _:
+                return Dropped()
+
+    async def _run_claimed(self, claim: Claim, engine: Ready) -> Verdict:
+        task_id = claim.record.task_id
+        try:
+            request = InferenceRequest.model_validate_json(claim.record.request)
+        except ValidationError:
+            log.exception("The record of the task %s cannot be read.", task_id)
+            message = "The task's request cannot be read by this version of Headrace."
+            return await self._fail(task_id, claim.attempt, "version_unsupported", message)
+        attempt = Attempt(claim, request, self._codec.answer(task_id, request))
+        self.held.add(attempt)
+        self._empty.clear()
+        late = Over("failed", code="deadline_exceeded", message="The task's time is over.")
+        remaining = (claim.record.deadline - claim.claimed_at) / 1000
+        deadline = asyncio.get_running_loop().call_later(remaining, attempt.end, late)
+        if self.draining:
+            attempt.end(Over("handover"))
+        try:
+            over = await self._generate(attempt, engine)
+            return await self._conclude(attempt, over)
+        finally:
+            deadline.cancel()
+            self.held.remove(attempt)
+            if not self.held:
+                self._empty.set()
+
+    async def _generate(self, attempt: Attempt, engine: Ready) -> Over:
+        """Prepares the attempt and runs it in the engine, until something ends it."""
+        work = asyncio.create_task(self._work(attempt, engine))
+        try:
+            await asyncio.wait([work, attempt.over], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            return await attempt.over
+        finally:
+            self._in_engine.pop(attempt.request_id, None)
+            if not attempt.engine_done:
+                self._engine.cancel(attempt.request_id)
+            work.cancel()
+            await asyncio.wait([work])
+
+    async def _work(self, attempt: Attempt, engine: Ready) -> None:
+        if attempt.number > 1:
+            entries, _ = await persist(lambda: self._stream.read(attempt.task_id))
+            attempt.resume(entries, engine.eos_token_ids)
+        command = await asyncio.to_thread(self._command, attempt, engine)
+        if isinstance(command, Over):
+            return attempt.end(command)
+        if len(attempt.earlier_ids) >= command.max_new_tokens:
+            attempt.end(Over("finished", "length"))
+        async with self._gate.entered(alone=attempt.suspect):
+            if attempt.over.done():
+                return None
+            if self._engine.info is not engine:
+                # It was restarted meanwhile: its eos tokens or its context may be others.
+                return attempt.end(Over("handover"))
+            self._in_engine[attempt.request_id] = attempt
+            attempt.engine_done = False
+            self._engine.submit(command)
+            await asyncio.wait([attempt.over])
+
+    def _command(self, attempt: Attempt, engine: Ready) -> Generate | Over:
+        """What the engine shall do, or why the request cannot be answered.
+
+        Runs in a thread: to render a long conversation or to check a large schema takes tens of milliseconds.
+        """
+        request, settings = attempt.request, self._settings
+        context = engine.context_length
+        try:
+            attempt.prompt_ids = self._codec.prompts.prompt_ids(request)
+            length = len(attempt.prompt_ids)
+            if length >= context:
+                message = f"The prompt has {length} tokens; the model's context of {context} leaves none for an answer."
+                return Over("failed", code="context_too_long", message=message)
+            max_new_tokens = min(request.max_tokens or settings.default_max_tokens, context - length)
+            grammar = self._codec.prompts.grammar(request, max_new_tokens)
+        except (PromptRefused, UnsupportedSchema) as error:
+            return Over("failed", code="invalid_request", message=str(error))
+        return Generate(
+            request_id=attempt.request_id,
+            prompt_ids=attempt.prompt_ids,
+            generated_ids=attempt.earlier_ids,
+            max_new_tokens=max_new_tokens,
+            temperature=settings.default_temperature if request.temperature is None else request.temperature,
+            top_p=settings.default_top_p if request.top_p is None else request.top_p,
+            top_k=request.top_k or 0,
+            seed=attempt.seed,
+            grammar=grammar,
+        )
+
+    async def _conclude(self, attempt: Attempt, over: Over) -> Verdict:
+        match over.cause:
+            case "finished":
+                assert over.finish is not None
+                return await self._succeed(attempt, over)
+            case "failed":
+                await self.emitter.flush(attempt.writer)
+                return await self._fail(attempt.task_id, attempt.number, over.code, over.message)
+            case "cancelled":
+                await self.emitter.flush(attempt.writer)
+                await persist(lambda: self._ledger.end(attempt.task_id, attempt.number, "REVOKED", None))
+                return await self._ending(attempt.task_id)
+            case "lost":
+                log.warning("The task %s is no longer this worker's; it is dropped.", attempt.task_id)
+                return Dropped()
+            case "crash" | "handover":
+                return await self._requeue(attempt, over.cause)
+
+    async def _succeed(self, attempt: Attempt, over: Over) -> Verdict:
+        assert over.finish is not None
+        outcome = attempt.outcome(over.finish)
+        await self.emitter.flush(attempt.writer)
+        calls = isinstance(outcome, ToolCallsEvent)
+        result: Result = {
+            "cleaned_response_text": outcome.text,
+            "raw_response_text": attempt.answer.raw_text,
+            "tool_calls": [call.model_dump(by_alias=False) for call in attempt.answer.tool_calls],
+            "finish_reason": "tool_calls" if calls else over.finish,
+            "usage": outcome.usage.model_dump(by_alias=False),
+        }
+        done, _ = await persist(
+            lambda: self._ledger.end(
+                attempt.task_id,
+                attempt.number,
+                "SUCCESS",
+                outcome,
+                result=json.dumps(result, ensure_ascii=False),
+                conversation=_conversation(attempt),
+                conversation_seconds=self._settings.conversation_seconds,
+            )
+        )
+        return Answered(result) if done else await self._ending(attempt.task_id)
+
+    async def _fail(self, task_id: str, attempt: int | None, code: ErrorCode, message: str) -> Verdict:
+        retryable = code in ("engine_failed", "internal", "deadline_exceeded")
+        event = ErrorEvent(task_id=task_id, code=code, message=message, retryable=retryable)
+        done, _ = await persist(lambda: self._ledger.end(task_id, attempt, "FAILURE", event))
+        return Failed(message) if done else await self._ending(task_id)
+
+    async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> Verdict:
+        await self.emitter.flush(attempt.writer)
+        requeued, repeated = await persist(lambda: self._ledger.requeue(attempt.task_id, attempt.number, cause))
+        if requeued.outcome == "requeued" or (repeated and requeued.outcome == "not_running"):
+            return HandedOver()
+        return await self._ending(attempt.task_id)
+
+    async def _ending(self, task_id: str) -> Verdict:
+        """What the ledger says of a task that has ended, whoever ended it."""
+        record, _ = await persist(lambda: self._ledger.get(task_id))
+        if record is None or record.state != "ended":
+            return Dropped()
+        match record.wire_state:
+            case "SUCCESS":
+                return Answered(json.loads(record.result))
+            case "REVOKED":
+                return Revoked()
+            case _:
+                return Failed(ErrorEvent.model_validate_json(record.outcome).message)
+
+    def _lose(self, writer: TokenWriter) -> None:
+        for attempt in self.held:
+            if attempt.writer is writer:
+                attempt.end(Over("lost"))
+
+
+def _conversation(attempt: Attempt) -> tuple[str, str] | None:
+    """The conversation with its new answer, as the ledger keeps it: its name and its JSON."""
+    request, answer = attempt.request, attempt.answer
+    if request.conversation_id is None:
+        return None
+    calls = [
+        MessageToolCall(
+            id=call.id,
+            function=FunctionCall(name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)),
+        )
+        for call in answer.tool_calls
+    ]
+    said = AssistantMessage(role="assistant", content=answer.text, tool_calls=calls or None)
+    messages = CONVERSATION.dump_json([*request.conversation, said], exclude_none=True)
+    return f"{attempt.record.tenant}:{request.conversation_id}", messages.decode()

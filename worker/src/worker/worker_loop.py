@@ -1,0 +1,174 @@
+"""The event loop of a worker: everything that talks to Redis or to the engine runs on it."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from shared.event_stream import EventStream
+from shared.keys import Keys
+from shared.redis_client import connect
+from shared.schemas import ModelCard
+from shared.task_ledger import TaskLedger
+from shared.workers import WorkerRegistry
+from worker.codec import Codec, Prompts
+from worker.engine import Engine, EngineUnavailable, Patience
+from worker.engine_protocol import EngineOptions, Step
+from worker.leases import Leases
+from worker.metrics import WorkerMetrics
+from worker.presence import Presence
+from worker.scripted_engine import SCHEME
+from worker.settings import WorkerSettings
+from worker.tasks import TaskRunner
+
+log = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 1.0
+"""To say that this worker takes no more tasks."""
+TICK_SECONDS = 0.5
+
+
+class WorkerLoop:
+    """Engine, tasks, leases and presence of one worker. `live` runs them; the other methods belong to its loop."""
+
+    def __init__(self, settings: WorkerSettings, *, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when the worker begins or ceases to be able to take tasks."""
+        self._settings = settings
+        self._on_change = on_change
+        self._redis = connect(settings)
+        keys = Keys(settings.key_prefix)
+        self._ledger = TaskLedger(
+            self._redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures
+        )
+        self._registry = WorkerRegistry(self._redis, keys, lease_seconds=settings.lease_seconds)
+        self._stream = EventStream(self._redis, keys)
+        self._keys = keys
+        self._codec: Codec
+        self._stop = asyncio.Event()
+        self.runner: TaskRunner | None = None
+        """None until the engine is ready for the first time."""
+        self.engine = Engine(
+            settings.engine_options,
+            Patience(settings.engine_start_seconds, settings.engine_stall_seconds, settings.engine_start_attempts),
+            on_step=self._take_step,
+            on_change=self._on_engine,
+        )
+        self.presence = Presence(
+            self._registry, settings.worker_name, settings.model_name, settings.lease_seconds, self._card
+        )
+        self.metrics = WorkerMetrics(
+            settings.model_name,
+            tasks=lambda: len(self.runner.held) if self.runner else 0,
+            restarts=lambda: self.engine.restarts,
+        )
+        self.ticked_at = time.monotonic()
+        """When the loop last turned."""
+
+    @property
+    def takes_tasks(self) -> bool:
+        return self.runner is not None and self.engine.ready and not self.runner.draining
+
+    async def live(self, on_ready: Callable[[], None]) -> None:
+        """Starts the engine, calls `on_ready`, and goes on until `stop`. Raises EngineUnavailable."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._tick()), group.create_task(self.presence.run())]
+                stopped = group.create_task(self._stop.wait())
+                started = group.create_task(self._start())
+                await asyncio.wait([stopped, started], return_when=asyncio.FIRST_COMPLETED)
+                if started.done() and not started.cancelled() and started.exception() is None:
+                    tasks += [group.create_task(work) for work in self._work(started.result())]
+                    on_ready()
+                    await stopped
+                for task in (*tasks, started):
+                    task.cancel()
+        except* EngineUnavailable as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            await self.engine.stop()
+            with contextlib.suppress(RedisError, TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._registry.leave(self._settings.worker_name, self._settings.model_name)
+            await self._redis.aclose()
+
+    async def drain(self, seconds: float) -> None:
+        """Takes no more tasks; returns when the held ones have ended or are handed over."""
+        if self.runner is not None:
+            self.runner.draining = True
+            self.presence.refresh()
+            self._on_change()
+            await self.runner.drain(seconds)
+
+    def stop(self) -> None:
+        """Ends `live`."""
+        self._stop.set()
+
+    async def _start(self) -> TaskRunner:
+        await self.engine.start()
+        codec = await asyncio.to_thread(_load_codec, self._settings)
+        self._codec = codec
+        return TaskRunner(self._settings, self._ledger, self._stream, self.engine, codec)
+
+    def _work(self, runner: TaskRunner) -> list[Coroutine[Any, Any, None]]:
+        self.runner = runner
+        leases = Leases(runner, self._ledger, self._redis, self._keys, self._settings.lease_seconds)
+        self.presence.refresh()
+        return [runner.emitter.run(), leases.renew(), leases.hear_cancellations(), self._keep_engine()]
+
+    async def _keep_engine(self) -> None:
+        try:
+            await self.engine.keep_alive()
+        except EngineUnavailable:
+            await self.drain(0)
+            raise
+
+    async def _tick(self) -> None:
+        while True:
+            self.ticked_at = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _take_step(self, step: Step) -> None:
+        self.metrics.observe(step)
+        if self.runner is not None:
+            self.runner.take_step(step)
+
+    def _on_engine(self) -> None:
+        if self.runner is not None and not self.engine.ready:
+            self.runner.lose_engine()
+        self.presence.refresh()
+        self._on_change()
+
+    def _card(self) -> ModelCard | str:
+        """What `Presence` announces."""
+        engine, settings = self.engine.info, self._settings
+        if self.runner is None or engine is None:
+            return self.engine.progress.detail
+        if self.runner.draining:
+            return ""
+        return ModelCard(
+            name=settings.model_name,
+            revision=engine.revision,
+            context_length=engine.context_length,
+            max_token_bytes=self._codec.max_token_bytes,
+            slots=engine.slots,
+            abilities=self._codec.prompts.abilities,
+        )
+
+
+def _load_codec(settings: WorkerSettings) -> Codec:
+    return Codec(_load_prompts(settings.engine_options), stop_loops=settings.stop_loops)
+
+
+def _load_prompts(options: EngineOptions) -> Prompts:
+    """Imports of what this model needs and nothing else: a scripted engine has no use for transformers."""
+    if options.model.startswith(SCHEME):
+        from worker.scripted_codec import ScriptedPrompts
+
+        return ScriptedPrompts()
+    from worker.model_prompts import ModelPrompts
+
+    return ModelPrompts.load(options)
