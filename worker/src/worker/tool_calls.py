@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from shared.chat import Tool
 from shared.json_schemas import validator_of
-from shared.schemas import ToolCall
+from shared.schemas import InferenceRequest, ToolCall
 
 CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
 """Keys that a bare JSON object may have to be taken for a call."""
@@ -47,6 +47,11 @@ def numbered(task_id: str, calls: Sequence[NamedCall]) -> list[ToolCall]:
         ToolCall(id=call_id(task_id, index), name=call.name, arguments=call.arguments)
         for index, call in enumerate(calls)
     ]
+
+
+def offered_tools(request: InferenceRequest) -> list[Tool]:
+    """The tools that the model may call: with `toolChoice` `none` it is shown none of them."""
+    return request.tools if request.tool_choice != "none" else []
 
 
 class OfferedTools:

@@ -1,0 +1,208 @@
+"""What a request demands of the answer -> a grammar that decoding must follow.
+
+The grammar may be narrower than the client's schema, never wider. It is narrower so that an answer comes to an end with
+any model: one layout of white space, no properties that the schema does not name, and, where the schema sets no bound,
+bounds for strings and lists that `max_new_tokens` can hold, and numbers as exact as a double.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llguidance import LLMatcher
+
+from shared.chat import JsonObjectFormat, JsonSchemaFormat, NamedToolChoice, ResponseFormat, Tool
+from shared.schemas import InferenceRequest
+from worker.call_regions import CLOSE, LISTED, OPEN
+from worker.engine_protocol import Grammar
+from worker.template_abilities import CallForm
+from worker.tool_calls import offered_tools
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MAX_CALLS = 4
+"""Calls of one enforced answer."""
+
+KNOWN_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
+"""String formats that llguidance enforces; others are annotations, as JSON Schema says, and are dropped."""
+
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""As Python's json.dumps writes, which is what models have seen in their prompts."""
+
+
+class UnsupportedSchema(ValueError):
+    """A schema is valid but cannot be enforced while decoding; the message says which part."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallSyntax:
+    """How the model writes calls, down to the tokens."""
+
+    form: CallForm
+    tokens: Mapping[str, int]
+    """Markers that are tokens of their own: the grammar has to name those by id, their text never comes."""
+
+    def marker(self, text: str) -> str:
+        """A marker as a Lark expression."""
+        return f"<[{self.tokens[text]}]>" if text in self.tokens else json.dumps(text)
+
+
+def call_syntax(tokenizer: "PreTrainedTokenizerFast", form: CallForm) -> CallSyntax:
+    """The syntax of calls in `form` with this tokenizer's tokens."""
+    ids = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
+    return CallSyntax(form, {text: ids[text] for text in (OPEN, CLOSE, LISTED, "[ARGS]") if text in ids})
+
+
+def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: int) -> Grammar | None:
+    """The grammar of the answer; None when any text will do. Raises UnsupportedSchema.
+
+    `toolChoice` `required`: one to four calls; a named tool: exactly one call of it. `responseFormat` binds a text
+    answer, so with tools on offer the answer is a document or calls.
+    """
+    demanded = _demanded_tools(request)
+    document = _document_schema(request.response_format)
+    if demanded is None and document is None:
+        return None
+    rules: list[str] = []
+    starts: list[str] = []
+    if tools := demanded if demanded is not None else offered_tools(request):
+        most = 1 if isinstance(request.tool_choice, NamedToolChoice) else MAX_CALLS
+        rules += _call_rules(tools, syntax, most, max_new_tokens)
+        starts.append("calls")
+    if demanded is None and document is not None:
+        rules.append(f"document: %json {_bounded(document, max_new_tokens)}")
+        starts.append("document")
+    source = "\n".join([f"start: {' | '.join(starts)}", *rules])
+    refused, problems = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(source))
+    if refused:
+        raise UnsupportedSchema(f"The schema cannot be enforced: {_reason(problems[0])}")
+    return Grammar("lark", source)
+
+
+def _demanded_tools(request: InferenceRequest) -> list[Tool] | None:
+    """The tools of which one must be called; None when calling is not demanded."""
+    match request.tool_choice:
+        case "required":
+            return request.tools
+        case NamedToolChoice(function=named):
+            return [tool for tool in request.tools if tool.function.name == named.name]
+        case _:
+            return None
+
+
+def _document_schema(response_format: ResponseFormat | None) -> Mapping[str, Any] | None:
+    match response_format:
+        case JsonObjectFormat():
+            return {"type": "object"}
+        case JsonSchemaFormat(json_schema=wanted):
+            return wanted.schema_
+        case _:
+            return None
+
+
+def _call_rules(tools: list[Tool], syntax: CallSyntax, most: int, max_new_tokens: int) -> list[str]:
+    """Lark rules for one to `most` calls of `tools`; each tool's schema is a grammar of its own, so that `#` works."""
+    arguments = [
+        f"arguments_{at}: %json {_bounded(tool.function.parameters, max_new_tokens // most)}"
+        for at, tool in enumerate(tools)
+    ]
+    names = [tool.function.name for tool in tools]
+
+    def objects(key: str) -> str:
+        heads = (json.dumps(f'{{"name": "{name}", "{key}": ') for name in names)
+        return " | ".join(f'({head} arguments_{at} "}}")' for at, head in enumerate(heads))
+
+    more = f"{{0,{most - 1}}}"
+    match syntax.form:
+        case "hermes":
+            calls = f'call ("\\n" call){more}' if most > 1 else "call"
+            opening, closing = syntax.marker(OPEN), syntax.marker(CLOSE)
+            rules = [f'call: {opening} "\\n" object "\\n" {closing}', f"object: {objects('arguments')}"]
+        case "mistral":
+            calls = f'{syntax.marker(LISTED)} "[" call' + (f' (", " call){more}' if most > 1 else "") + ' "]"'
+            rules = [f"call: {objects('arguments')}"]
+        case "mistral_named":
+            calls = f"call{{1,{most}}}"
+            listed, separator = syntax.marker(LISTED), syntax.marker("[ARGS]")
+            named = (f"({listed} {json.dumps(name)} {separator} arguments_{at})" for at, name in enumerate(names))
+            rules = [f"call: {' | '.join(named)}"]
+        case "llama":
+            calls = 'call ("; " call)' + more if most > 1 else "call"
+            rules = [f"call: {objects('parameters')}"]
+    return [f"calls: {calls}", *rules, *arguments]
+
+
+def _bounded(schema: Mapping[str, Any], max_new_tokens: int) -> str:
+    """The schema as JSON text, narrowed as the module says."""
+    counted = json.dumps(schema)
+    strings = max(1, counted.count('"string"'))
+    limits = _Limits(
+        string=max(32, 3 * max_new_tokens // strings),
+        items=max(8, max_new_tokens // 16),
+        closed='"allOf"' not in counted and '"$ref"' not in counted,
+    )
+    narrowed = _narrowed(schema, limits)
+    assert isinstance(narrowed, dict)
+    return json.dumps({**narrowed, "x-guidance": LAYOUT})
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    string: int
+    """Characters."""
+    items: int
+    closed: bool
+    """Whether objects can be closed: not where several schemas speak about one object."""
+
+
+_LITERAL = ("const", "enum", "default", "examples")
+_NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
+
+
+def _narrowed(schema: Any, limits: _Limits) -> Any:
+    if isinstance(schema, list):
+        return [_narrowed(part, limits) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    narrowed: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _NAMED_SCHEMAS and isinstance(value, Mapping):
+            narrowed[key] = {name: _narrowed(part, limits) for name, part in value.items()}
+        else:
+            narrowed[key] = value if key in _LITERAL else _narrowed(value, limits)
+    if narrowed.get("format") not in KNOWN_FORMATS:
+        narrowed.pop("format", None)
+    if "enum" in narrowed or "const" in narrowed:
+        return narrowed
+    named = narrowed.get("type", ())
+    kinds = {named} if isinstance(named, str) else set(named)
+    if "string" in kinds and not narrowed.keys() & {"maxLength", "pattern", "format"}:
+        narrowed["maxLength"] = max(limits.string, narrowed.get("minLength", 0))
+    if "array" in kinds and "maxItems" not in narrowed:
+        narrowed["maxItems"] = max(limits.items, narrowed.get("minItems", 0))
+    if kinds & {"integer", "number"}:
+        narrowed = _with_range(narrowed)
+    if "object" in kinds and narrowed.get("properties") and limits.closed and not narrowed.keys() & _OPEN:
+        narrowed["additionalProperties"] = False
+    return narrowed
+
+
+_OPEN = frozenset({"additionalProperties", "patternProperties", "anyOf", "oneOf"})
+_EXACT = 2**53
+"""Whole numbers up to here are exact in a double."""
+
+
+def _with_range(schema: dict[str, Any]) -> dict[str, Any]:
+    low = {} if schema.keys() & {"minimum", "exclusiveMinimum"} else {"minimum": -_EXACT}
+    high = {} if schema.keys() & {"maximum", "exclusiveMaximum"} else {"maximum": _EXACT}
+    if schema.get("minimum", 0) > _EXACT or schema.get("maximum", 0) < -_EXACT:
+        return schema
+    return {**schema, **low, **high}
+
+
+def _reason(problem: str) -> str:
+    """llguidance's first sentence without its position in a text that the client never saw."""
+    first = problem.splitlines()[0]
+    return first.split("failed to compile JSON schema: ")[-1][:300]

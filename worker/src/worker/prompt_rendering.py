@@ -1,0 +1,199 @@
+"""A request -> the token ids of its prompt, by the model's own chat template."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from jinja2.exceptions import TemplateError
+from tokenizers import Tokenizer
+
+from shared.chat import AssistantMessage, ChatMessage, SystemMessage, Tool, ToolMessage, UserMessage
+from shared.prompts import with_tool_prompt
+from shared.schemas import InferenceRequest, ModelAbilities
+from worker.answer_grammars import call_syntax, grammar_for
+from worker.answer_stream import AnswerStream
+from worker.engine_protocol import Grammar
+from worker.template_abilities import Turn, abilities_of
+from worker.template_answer_stream import TemplateAnswerStream
+from worker.tool_calls import offered_tools
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PLAIN_STOP = ("\nUser:", "\nSystem:")
+"""Where an answer to the plain prompt ends: a base model goes on with the other side's turn."""
+
+
+class PromptRefused(ValueError):
+    """The model's chat template does not take this conversation; the message is the template's."""
+
+
+class PromptRenderer:
+    """Renders requests for one tokenizer. The same request always gives the same ids.
+
+    A conversation that goes on starts with the ids of what it was before, as far as the template allows: every message
+    is rendered from itself alone, and `toolChoice` changes nothing but whether tools are shown.
+
+    A tokenizer without a chat template gets the plain form, one `Role: text` paragraph per message:
+
+        System: ...\\n\\nUser: ...\\n\\nAssistant: ...\\n\\nUser: ...\\n\\nAssistant:
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", max_new_tokens: int) -> None:
+        """`max_new_tokens`: the worker's limit for requests that name none."""
+        self._tokenizer = tokenizer
+        self._max_new_tokens = max_new_tokens
+        self.tokenizer: Tokenizer = tokenizer.backend_tokenizer
+        self.template = abilities_of(tokenizer)
+        self.abilities = ModelAbilities(tools="native" if self.template.tools else "prompt")
+        self.stop: tuple[str, ...] = () if self.template.template else PLAIN_STOP
+        """Strings that end an answer beside those the client names."""
+        self._syntax = call_syntax(tokenizer, self.template.call_form)
+
+    def grammar(self, request: InferenceRequest) -> Grammar | None:
+        """What the answer must look like; None for free text. Raises UnsupportedSchema."""
+        return grammar_for(request, self._syntax, request.max_tokens or self._max_new_tokens)
+
+    def answer_stream(self, task_id: str, request: InferenceRequest) -> AnswerStream | TemplateAnswerStream:
+        """The reader of the answer: the tokenizer's own response template where it has one, else the usual forms.
+
+        An answer that a grammar forces into a call is in the grammar's form, whatever the response template says.
+        """
+        demanded = request.tool_choice not in ("auto", "none")
+        if getattr(self._tokenizer, "response_template", None) is None or demanded:
+            return AnswerStream(offered_tools(request), task_id)
+        return TemplateAnswerStream(self._tokenizer, self.prompt_text(request), offered_tools(request), task_id)
+
+    def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
+        """Raises PromptRefused.
+
+        Text of the client that spells a control token (`<|im_end|>`) is encoded as text: it cannot end its message.
+        """
+        turns, tools = self._turns(request)
+        if not self.template.template:
+            return tuple(self._tokenizer.encode(_plain(turns), split_special_tokens=True))
+        return tuple(self._applied(turns, tools, tokenize=True))
+
+    def prompt_text(self, request: InferenceRequest) -> str:
+        """The prompt as text, for people and for parsers that must know how the answer was opened."""
+        turns, tools = self._turns(request)
+        if not self.template.template:
+            return _plain(turns)
+        return str(self._applied(turns, tools, tokenize=False))
+
+    def _applied(self, turns: list[Turn], tools: list[Turn] | None, *, tokenize: bool) -> Any:
+        try:
+            return self._tokenizer.apply_chat_template(
+                cast(list[dict[str, str]], turns),
+                tools=cast(list[dict[Any, Any] | Callable[..., Any]] | None, tools),
+                add_generation_prompt=True,
+                tokenize=tokenize,
+                return_dict=False,
+                sanitize_control_tokens=tokenize,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise PromptRefused(f"The model's chat template does not take this conversation: {error}") from error
+
+    def _turns(self, request: InferenceRequest) -> tuple[list[Turn], list[Turn] | None]:
+        tools = offered_tools(request)
+        if self.template.tools:
+            turns = self._native_turns(request.messages)
+        else:
+            turns = [dict(turn) for turn in with_tool_prompt(request.messages, tools, request.tool_choice)]
+        if not self.template.system:
+            turns = _system_folded(turns)
+        if not self.template.repeated_roles:
+            turns = _merged(turns)
+        return turns, [_declared(tool) for tool in tools] if tools and self.template.tools else None
+
+    def _native_turns(self, messages: Sequence[ChatMessage]) -> list[Turn]:
+        system = [message.content for message in messages if isinstance(message, SystemMessage)]
+        turns: list[Turn] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
+        names: dict[str, str] = {}
+        """Call id -> function name, in the round at hand."""
+        for message in messages:
+            match message:
+                case UserMessage():
+                    turns.append({"role": "user", "content": message.content})
+                case AssistantMessage():
+                    names = {call.id: call.function.name for call in message.tool_calls or []}
+                    turns.append(self._said(message))
+                case ToolMessage():
+                    turns.append(self._result(message, names[message.tool_call_id]))
+        return turns if self.template.parallel_calls else _one_call_each(turns)
+
+    def _said(self, message: AssistantMessage) -> Turn:
+        turn: Turn = {"role": "assistant", "content": message.content or ""}
+        if message.tool_calls:
+            turn["tool_calls"] = [
+                {
+                    "id": self._call_id(call.id),
+                    "type": "function",
+                    "function": {
+                        "name": call.function.name,
+                        "arguments": call.function.parsed_arguments()
+                        if self.template.argument_objects
+                        else call.function.arguments.strip() or "{}",
+                    },
+                }
+                for call in message.tool_calls
+            ]
+        return turn
+
+    def _result(self, message: ToolMessage, name: str) -> Turn:
+        return {
+            "role": "tool",
+            "content": message.content,
+            "tool_call_id": self._call_id(message.tool_call_id),
+            "name": name,
+        }
+
+    def _call_id(self, call_id: str) -> str:
+        return hashlib.sha256(call_id.encode()).hexdigest()[:9] if self.template.short_call_ids else call_id
+
+
+def _declared(tool: Tool) -> Turn:
+    return {"type": "function", "function": tool.function.model_dump(include={"name", "description", "parameters"})}
+
+
+def _one_call_each(turns: Sequence[Turn]) -> list[Turn]:
+    """A round of several calls as rounds of one call, for templates that know no parallel calls."""
+    results = {turn["tool_call_id"]: turn for turn in turns if turn["role"] == "tool"}
+    split: list[Turn] = []
+    for turn in turns:
+        calls = turn.get("tool_calls", [])
+        for at, call in enumerate(calls):
+            content = turn["content"] if at == 0 else ""
+            split += [{"role": "assistant", "content": content, "tool_calls": [call]}, results[call["id"]]]
+        if not calls and turn["role"] != "tool":
+            split.append(turn)
+    return split
+
+
+def _system_folded(turns: Sequence[Turn]) -> list[Turn]:
+    """The system message at the head of the first user message, for templates that know no system role."""
+    if not turns or turns[0]["role"] != "system":
+        return list(turns)
+    system, rest = turns[0]["content"], list(turns[1:])
+    for at, turn in enumerate(rest):
+        if turn["role"] == "user":
+            rest[at] = {**turn, "content": f"{system}\n\n{turn['content']}"}
+            return rest
+    return [{"role": "user", "content": system}, *rest]
+
+
+def _merged(turns: Sequence[Turn]) -> list[Turn]:
+    """Plain messages of one role after each other as one message, for templates that want the roles to alternate."""
+    merged: list[Turn] = []
+    for turn in turns:
+        last = merged[-1] if merged else {}
+        plain = turn["role"] in ("user", "assistant") and not (turn.get("tool_calls") or last.get("tool_calls"))
+        if plain and last.get("role") == turn["role"]:
+            merged[-1] = {**last, "content": f"{last['content']}\n\n{turn['content']}"}
+        else:
+            merged.append(turn)
+    return merged
+
+
+def _plain(turns: Sequence[Turn]) -> str:
+    return "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in turns) + "Assistant:"

@@ -1,0 +1,83 @@
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from shared.chat import Tool
+from worker.template_answer_stream import TemplateAnswerStream
+
+TEMPLATE = {
+    "version": 1,
+    "start_anchor": "<bot>",
+    "defaults": {"role": "assistant"},
+    "fields": {
+        "content": {},
+        "thinking": {"open": "<think>", "close": "</think>"},
+        "tool_calls": {
+            "open": "<call>",
+            "close": "</call>",
+            "content": "json",
+            "repeats": True,
+            "transform": {"type": "function", "function": "{content}"},
+        },
+    },
+}
+TOOLS = [
+    Tool.model_validate(
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "parameters": {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"]},
+            },
+        }
+    )
+]
+GOOD = '<call>{"name": "weather", "arguments": {"days": 3}}</call>'
+
+
+def stream(prompt: str = "<user>hi<bot>") -> TemplateAnswerStream:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), response_template=TEMPLATE)
+    return TemplateAnswerStream(tokenizer, prompt, TOOLS, "task")
+
+
+def parsed(text: str, *, complete: bool = True, prompt: str = "<bot>") -> tuple[str, list[dict[str, Any]]]:
+    one = stream(prompt)
+    shown = one.add(text)
+    rest, calls = one.finish(complete=complete)
+    return shown + rest, [dict(call.arguments) for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "calls"),
+    [
+        ("Hello", "Hello", []),
+        (f"<think>hm</think>Look.{GOOD}{GOOD}", "Look.", [{"days": 3}, {"days": 3}]),
+        (GOOD.replace("3", '"3"'), "", [{"days": 3}]),
+        (GOOD.replace("3", '"soon"') + "x", '{"name": "weather", "arguments": {"days": "soon"}}x', []),
+        ("<call>{no json}</call> and more", "{no json}</call> and more"[: len("{no json}")] + "> and more", []),
+    ],
+)
+def test_the_response_template_takes_the_answer_apart(text: str, shown: str, calls: list[dict[str, Any]]) -> None:
+    assert parsed(text) == (shown, calls)
+
+
+def test_thinking_that_the_prompt_opened_is_not_shown() -> None:
+    assert parsed("hm</think>Yes", prompt="<bot><think>") == ("Yes", [])
+
+
+def test_a_call_that_was_cut_short_is_text() -> None:
+    assert parsed(f"Look.{GOOD[:30]}", complete=False) == (f"Look.{GOOD[6:30]}", [])
+
+
+@given(st.sampled_from([f"a <think>b</think> c{GOOD} d", f"{GOOD}<call>oops</call> x <ca"]), st.data())
+def test_the_result_does_not_depend_on_the_deltas(text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    one = stream("<bot>")
+    shown = "".join([one.add(text[a:b]) for a, b in itertools.pairwise([0, *cuts, len(text)])])
+    rest, calls = one.finish()
+    assert (shown + rest, [dict(call.arguments) for call in calls]) == parsed(text)
