@@ -20,7 +20,7 @@ from shared.schemas import (
 )
 from shared.task_record import Claim
 from worker.codec import Answer
-from worker.engine_protocol import Output
+from worker.engine_protocol import Grammar, Output
 
 OverCause = Literal["finished", "failed", "cancelled", "lost", "crash", "handover"]
 
@@ -40,17 +40,21 @@ class Over:
 class Attempt:
     """A claimed task from its claim to its ending. Whatever ends it first, ends it."""
 
-    def __init__(self, claim: Claim, request: InferenceRequest, answer: Answer) -> None:
+    answer: Answer
+    """Set when the attempt is prepared, as the next three."""
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    grammar: Grammar | None
+
+    def __init__(self, claim: Claim, request: InferenceRequest) -> None:
         self.record = claim.record
         self.task_id = claim.record.task_id
         self.number = claim.attempt
         self.suspect = claim.suspect
         self.request_id = f"{self.task_id}/{claim.attempt}"
         self.request = request
-        self.answer = answer
         self.writer = TokenWriter(self.task_id, claim.attempt, 0)
         self.over: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
-        self.prompt_ids: tuple[int, ...] = ()
         self.earlier_ids: tuple[int, ...] = ()
         """Tokens that earlier attempts streamed and this one goes on behind."""
         self.engine_done = True
@@ -86,6 +90,8 @@ class Attempt:
         self.writer.add((), text[shown:])
         if finish is None and ids[-1] in eos_token_ids:
             finish = "stop"
+        elif finish is None and len(ids) >= self.max_new_tokens:
+            finish = "length"
         if finish is not None:
             self.end(Over("finished", finish))
 
@@ -108,13 +114,9 @@ class Attempt:
     def outcome(self, finish: FinishReason) -> FinalTextEvent | ToolCallsEvent:
         """The event that ends a finished answer; text that was held back goes to the writer."""
         self.writer.add((), self.answer.finish(complete=finish != "length"))
-        usage = Usage(
-            prompt_tokens=len(self.prompt_ids), completion_tokens=self._generated, cached_tokens=self._cached
-        )
+        usage = Usage(prompt_tokens=len(self.prompt_ids), completion_tokens=self._generated, cached_tokens=self._cached)
         first = None if self._first_token is None else self._queued + self._first_token
-        timings = Timings(
-            queued=self._queued, first_token=first, total=self._queued + time.monotonic() - self._claimed
-        )
+        timings = Timings(queued=self._queued, first_token=first, total=self._queued + time.monotonic() - self._claimed)
         text = self.answer.text
         if self.answer.tool_calls:
             return ToolCallsEvent(

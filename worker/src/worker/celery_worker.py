@@ -83,8 +83,8 @@ def make_worker(app: Celery, *, name: str, model: str, slots: int, consumption: 
     )
     # Celery configures no logging where this signal has a receiver.
     signals.setup_logging.connect(_keep_logging, weak=False)
-    for name in ("celery.app.trace", "celery.worker.strategy"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they log every answer in full
+    for logger in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(logger).setLevel(logging.WARNING)  # they log every answer in full
     # Celery warns of running as root because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
     return QuietWorker(

@@ -1,6 +1,6 @@
 """Requests -> tokens, tokens -> answers: one face for the model's tokenizer and for the scripted engine's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from tokenizers import Tokenizer
@@ -9,6 +9,7 @@ from shared.schemas import FinishReason, InferenceRequest, ModelAbilities, ToolC
 from worker.answer_stream import CALL_MARKERS, AnswerStream
 from worker.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
 from worker.engine_protocol import Grammar
+from worker.template_answer_stream import TemplateAnswerStream
 
 
 class Prompts(Protocol):
@@ -22,31 +23,36 @@ class Prompts(Protocol):
     def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
         """The rendered conversation; raises PromptRefused."""
 
-    def grammar(self, request: InferenceRequest, max_new_tokens: int) -> Grammar | None:
+    def grammar(self, request: InferenceRequest) -> Grammar | None:
         """What the answer must look like; None for free text. Raises UnsupportedSchema."""
+
+    def answer_stream(self, task_id: str, request: InferenceRequest) -> AnswerStream | TemplateAnswerStream:
+        """The reader of the answer's text."""
 
 
 class Codec:
     """Both directions for one model."""
 
-    def __init__(self, prompts: Prompts, *, stop_loops: bool) -> None:
+    def __init__(self, prompts: Prompts, eos_token_ids: Iterable[int], *, stop_loops: bool) -> None:
         self.prompts = prompts
         self._stop_loops = stop_loops
+        self._eos = frozenset(eos_token_ids)
         self._skip = skipped_ids(prompts.tokenizer)
         self._skip_but_markers = skipped_ids(prompts.tokenizer, CALL_MARKERS)
         self.max_token_bytes = max(len(token.encode()) for token in prompts.tokenizer.get_vocab())
         """An upper bound: byte-level vocabularies write some bytes as two."""
 
     def answer(self, task_id: str, request: InferenceRequest) -> "Answer":
-        """An empty answer to the request."""
+        """An empty answer to the request. May take long; raises PromptRefused."""
+        stream = self.prompts.answer_stream(task_id, request)
+        if isinstance(stream, TemplateAnswerStream):
+            skip = self._eos
+        else:
+            skip = self._skip_but_markers if request.tools else self._skip
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return Answer(
-            Detokenizer(
-                self.prompts.tokenizer,
-                stop=[*stop, *self.prompts.stop],
-                skip=self._skip_but_markers if request.tools else self._skip,
-            ),
-            AnswerStream(request.tools, task_id),
+            Detokenizer(self.prompts.tokenizer, stop=[*stop, *self.prompts.stop], skip=skip),
+            stream,
             RepetitionDetector() if self._stop_loops else None,
         )
 
@@ -54,7 +60,12 @@ class Codec:
 class Answer:
     """The text of one task as it grows."""
 
-    def __init__(self, detokenizer: Detokenizer, stream: AnswerStream, repetition: RepetitionDetector | None) -> None:
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        stream: AnswerStream | TemplateAnswerStream,
+        repetition: RepetitionDetector | None,
+    ) -> None:
         self._detokenizer = detokenizer
         self._stream = stream
         self._repetition = repetition

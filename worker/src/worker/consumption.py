@@ -69,7 +69,7 @@ class Consumption:
                 # Out of memory: the message has already left the queue, and this would be the end of it and of Celery.
                 # The ledger knows the task; the broker's own record of unfinished messages is not needed.
                 log.warning("The broker refused to note a message: %s", error)
-                virtual.QoS.append(qos, message, delivery_tag)
+                virtual.QoS.append(qos, message, delivery_tag)  # type: ignore[no-untyped-call]  # kombu has no types
 
         qos.can_consume, qos.append = gated, remembered
         channel.handlers["BRPOP"] = counted

@@ -34,7 +34,7 @@ class Emitter:
         self.mark(writer)
         async with self._written:
             await self._written.wait_for(
-                lambda: self._dirty.get(writer.task_id) is not writer and self._writing.get(writer.task_id) is not writer
+                lambda: writer not in (self._dirty.get(writer.task_id), self._writing.get(writer.task_id))
             )
 
     async def run(self) -> None:

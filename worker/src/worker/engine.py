@@ -106,8 +106,9 @@ class Engine:
                     await self.start()
                 except EngineUnavailable as error:
                     failures += 1
-                    log.error("The engine could not be restarted (%d of %d): %s", failures, self._patience.attempts, error)
-                    if failures >= self._patience.attempts:
+                    limit = self._patience.attempts
+                    log.error("The engine could not be restarted (%d of %d): %s", failures, limit, error)
+                    if failures >= limit:
                         raise
                     await asyncio.sleep(FIRST_BACKOFF_SECONDS * 2**failures)
 

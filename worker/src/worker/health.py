@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics of a worker, from a thread of its own: it answers also when everything else is stuck."""
+"""/healthz, /readyz and /metrics of a worker, from a thread of its own: it answers when everything else is stuck."""
 
 import threading
 from collections.abc import Callable

@@ -18,9 +18,9 @@ class WorkerMetrics:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(name, text, ["model"], registry=self.registry).labels(model)
 
-        self._tokens = Counter(
-            "headrace_worker_tokens", "Tokens generated", ["model"], registry=self.registry
-        ).labels(model)
+        self._tokens = Counter("headrace_worker_tokens", "Tokens generated", ["model"], registry=self.registry).labels(
+            model
+        )
         self._steps = Histogram(
             "headrace_worker_step_seconds", "Length of an engine step", ["model"], buckets=STEP_SECONDS,
             registry=self.registry,

@@ -17,7 +17,12 @@ class Presence:
     """Announces the worker again and again; what it last said disappears by itself when it dies."""
 
     def __init__(
-        self, registry: WorkerRegistry, worker: str, model: str, lease_seconds: float, card: Callable[[], ModelCard | str]
+        self,
+        registry: WorkerRegistry,
+        worker: str,
+        model: str,
+        lease_seconds: float,
+        card: Callable[[], ModelCard | str],
     ) -> None:
         """`card`: the model's card when tasks are taken, else what the worker is doing instead; empty: leaving."""
         self._registry = registry

@@ -4,15 +4,17 @@ from tokenizers import Tokenizer, decoders, models
 
 from shared.chat import AssistantMessage
 from shared.schemas import InferenceRequest, ModelAbilities
+from worker.answer_stream import AnswerStream
 from worker.engine_protocol import Grammar
 from worker.scripted_engine import EOS, FIRST_BYTE, FIRST_WORD, LAST_USER, WORDS
+from worker.tool_calls import offered_tools
 
 
 class ScriptedPrompts:
     """The conversation as bytes, one message per line."""
 
     abilities = ModelAbilities(tools="prompt")
-    stop = ()
+    stop: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         vocabulary = {"</s>": EOS}
@@ -33,6 +35,9 @@ class ScriptedPrompts:
         lines[last_user:] = lines[last_user + 1 :] + lines[last_user : last_user + 1]
         return tuple(FIRST_BYTE + byte for byte in "\n".join(lines).encode())
 
-    def grammar(self, request: InferenceRequest, max_new_tokens: int) -> Grammar | None:
+    def grammar(self, request: InferenceRequest) -> Grammar | None:
         """None: what the script says is what the test wants."""
         return None
+
+    def answer_stream(self, task_id: str, request: InferenceRequest) -> AnswerStream:
+        return AnswerStream(offered_tools(request), task_id)

@@ -23,7 +23,18 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from urllib.parse import parse_qsl
 
-from worker.engine_protocol import Cancel, EngineOptions, Generate, Output, Ready, StartFailed, Stats, Step, Stop
+from worker.engine_protocol import (
+    Cancel,
+    EngineOptions,
+    FinishReason,
+    Generate,
+    Output,
+    Ready,
+    StartFailed,
+    Stats,
+    Step,
+    Stop,
+)
 
 SCHEME = "scripted:"
 EOS = 0
@@ -41,27 +52,29 @@ LAST_USER = "\x02"
 class Script:
     """The options behind `scripted:`."""
 
-    token_ms: float = 5.0
+    token_ms: float
     """Length of a step; 0: as fast as it goes."""
-    context: int = 8192
-    tokens: int = 32
+    context: int
+    tokens: int
     """Words of an answer without a directive."""
-    start_ms: float = 0.0
-    fail_start: str = ""
+    start_ms: float
+    fail_start: str
     """Not empty: the engine does not start, and says this."""
 
     @classmethod
     def parse(cls, source: str) -> "Script":
         """Raises ValueError for an unknown option or a value that is no number."""
-        given = dict(parse_qsl(source.removeprefix(SCHEME).removeprefix("?"), strict_parsing=False))
-        known = {name: type(default) for name, default in _DEFAULTS.items()}
-        unknown = given.keys() - known.keys()
-        if unknown:
-            raise ValueError(f"unknown option of the scripted engine: {', '.join(sorted(unknown))}")
-        return cls(**{name: known[name](value) for name, value in given.items()})
-
-
-_DEFAULTS = {"token_ms": 5.0, "context": 8192, "tokens": 32, "start_ms": 0.0, "fail_start": ""}
+        given = dict(parse_qsl(source.removeprefix(SCHEME).removeprefix("?")))
+        script = cls(
+            token_ms=float(given.pop("token_ms", 5.0)),
+            context=int(given.pop("context", 8192)),
+            tokens=int(given.pop("tokens", 32)),
+            start_ms=float(given.pop("start_ms", 0.0)),
+            fail_start=given.pop("fail_start", ""),
+        )
+        if given:
+            raise ValueError(f"The scripted engine has no option {', '.join(sorted(given))}.")
+        return script
 
 
 @dataclass
@@ -104,7 +117,11 @@ class Running:
 
 def serve(connection: Connection, options: EngineOptions) -> None:
     """Main function of the scripted engine process; returns after `Stop` or when the parent is gone."""
-    script = Script.parse(options.model)
+    try:
+        script = Script.parse(options.model)
+    except ValueError as error:
+        connection.send(StartFailed(str(error)))
+        os._exit(1)
     time.sleep(script.start_ms / 1000)
     if script.fail_start:
         connection.send(StartFailed(script.fail_start))
@@ -149,10 +166,9 @@ class _Batch:
             slow = sum(float(request.directives.get("slow") or 0) for request in running)
             next_step = max(next_step, begin) + (self._script.token_ms + slow) / 1000
             time.sleep(max(0.0, next_step - time.monotonic()))
-            waiting = len(self._requests) - sum(request.index >= 0 for request in running)
-            self._connection.send(
-                Step(outputs, Stats(time.monotonic() - begin, len(running), max(0, waiting), len(running) / self._slots))
-            )
+            waiting = max(0, len(self._requests) - self._slots)
+            stats = Stats(time.monotonic() - begin, len(running), waiting, len(running) / self._slots)
+            self._connection.send(Step(outputs, stats))
 
     def _take_commands(self) -> bool:
         """Applies what has arrived; while idle, waits for more and gives a sign of life each second."""
@@ -180,14 +196,14 @@ class _Batch:
             return Output(request_id, (), error=request.directives["fail"])
         token = request.next_token()
         request.index += 1
-        finish = None
+        finish: FinishReason | None = None
         if token == EOS:
             finish = "stop"
         elif request.index >= request.generate.max_new_tokens:
             finish = "length"
         if finish:
             del self._requests[request_id]
-        return Output(request_id, (token,), finish)  # type: ignore[arg-type]  # mypy widens the literals
+        return Output(request_id, (token,), finish)
 
     def _misbehave(self, request: Running) -> None:
         if request.at("crash"):

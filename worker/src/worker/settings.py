@@ -60,7 +60,7 @@ class WorkerSettings(SharedSettings):
     drain_seconds: Annotated[float, Field(ge=0)] = 20.0
     """After SIGTERM: how long running tasks may go on before they are handed over."""
     handover_seconds: Annotated[float, Field(gt=0)] = 6.0
-    """After the drain: within how long the process is gone, whatever is stuck. Both together fit a spot notice of 30 s."""
+    """After the drain: within how long the process is gone, whatever is stuck. Both together fit a notice of 30 s."""
     internal_port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """/healthz, /readyz, /metrics; 0 switches them off."""
     internal_host: str = "0.0.0.0"
@@ -71,13 +71,13 @@ class WorkerSettings(SharedSettings):
     def _combinations(self) -> "WorkerSettings":
         if self.quantization != "none" and self.device == "cpu":
             raise ValueError(
-                f"quantization {self.quantization} needs a GPU, but device is cpu: set quantization to none, or device to "
-                "auto"
+                f"quantization {self.quantization} needs a GPU, but device is cpu: set quantization to none, or device "
+                "to auto"
             )
         if self.quantization != "none" and self.model_source.endswith(".gguf"):
             raise ValueError(
-                f"a GGUF model is quantized already and cannot be quantized to {self.quantization}: set quantization to "
-                "none, or name the model's safetensors as model_source"
+                f"a GGUF model is quantized already and cannot be quantized to {self.quantization}: set quantization "
+                "to none, or name the model's safetensors as model_source"
             )
         if self.device_map is not None and self.device not in ("auto", "cuda"):
             raise ValueError(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -105,7 +106,8 @@ class TaskRunner:
                 message = "The task was accepted by a newer version of Headrace, which this worker cannot read."
                 return await self._fail(task_id, None, "version_unsupported", message)
             case "late":
-                return await self._fail(task_id, None, "deadline_exceeded", "The task's time was over before it started.")
+                message = "The task's time was over before it started."
+                return await self._fail(task_id, None, "deadline_exceeded", message)
             case "ended":
                 # Its result may have been lost between the ledger and the result backend: it is written again.
                 return await self._ending(task_id)
@@ -120,7 +122,7 @@ class TaskRunner:
             log.exception("The record of the task %s cannot be read.", task_id)
             message = "The task's request cannot be read by this version of Headrace."
             return await self._fail(task_id, claim.attempt, "version_unsupported", message)
-        attempt = Attempt(claim, request, self._codec.answer(task_id, request))
+        attempt = Attempt(claim, request)
         self.held.add(attempt)
         self._empty.clear()
         late = Over("failed", code="deadline_exceeded", message="The task's time is over.")
@@ -141,7 +143,8 @@ class TaskRunner:
         """Prepares the attempt and runs it in the engine, until something ends it."""
         work = asyncio.create_task(self._work(attempt, engine))
         try:
-            await asyncio.wait([work, attempt.over], return_when=asyncio.FIRST_COMPLETED)
+            waits: list[asyncio.Future[Any]] = [work, attempt.over]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
             return await attempt.over
@@ -153,52 +156,54 @@ class TaskRunner:
             await asyncio.wait([work])
 
     async def _work(self, attempt: Attempt, engine: Ready) -> None:
+        refusal = await asyncio.to_thread(self._prepare, attempt, engine.context_length)
+        if refusal is not None:
+            attempt.end(refusal)
+            return
         if attempt.number > 1:
             entries, _ = await persist(lambda: self._stream.read(attempt.task_id))
             attempt.resume(entries, engine.eos_token_ids)
-        command = await asyncio.to_thread(self._command, attempt, engine)
-        if isinstance(command, Over):
-            return attempt.end(command)
-        if len(attempt.earlier_ids) >= command.max_new_tokens:
-            attempt.end(Over("finished", "length"))
         async with self._gate.entered(alone=attempt.suspect):
-            if attempt.over.done():
-                return None
             if self._engine.info is not engine:
-                # It was restarted meanwhile: its eos tokens or its context may be others.
-                return attempt.end(Over("handover"))
+                attempt.end(Over("handover"))  # restarted meanwhile, and maybe not the same any more
+            if attempt.over.done():
+                return
             self._in_engine[attempt.request_id] = attempt
             attempt.engine_done = False
-            self._engine.submit(command)
+            self._engine.submit(self._command(attempt))
             await asyncio.wait([attempt.over])
 
-    def _command(self, attempt: Attempt, engine: Ready) -> Generate | Over:
-        """What the engine shall do, or why the request cannot be answered.
+    def _prepare(self, attempt: Attempt, context: int) -> Over | None:
+        """Renders the prompt; the reason when the request cannot be answered.
 
-        Runs in a thread: to render a long conversation or to check a large schema takes tens of milliseconds.
+        Runs in a thread: a long conversation or a large schema takes tens of milliseconds.
         """
-        request, settings = attempt.request, self._settings
-        context = engine.context_length
+        request, prompts = attempt.request, self._codec.prompts
         try:
-            attempt.prompt_ids = self._codec.prompts.prompt_ids(request)
-            length = len(attempt.prompt_ids)
-            if length >= context:
-                message = f"The prompt has {length} tokens; the model's context of {context} leaves none for an answer."
-                return Over("failed", code="context_too_long", message=message)
-            max_new_tokens = min(request.max_tokens or settings.default_max_tokens, context - length)
-            grammar = self._codec.prompts.grammar(request, max_new_tokens)
+            attempt.prompt_ids = prompts.prompt_ids(request)
+            attempt.grammar = prompts.grammar(request)
+            attempt.answer = self._codec.answer(attempt.task_id, request)
         except (PromptRefused, UnsupportedSchema) as error:
             return Over("failed", code="invalid_request", message=str(error))
+        length = len(attempt.prompt_ids)
+        if length >= context:
+            message = f"The prompt has {length} tokens; the model's context of {context} leaves none for an answer."
+            return Over("failed", code="context_too_long", message=message)
+        attempt.max_new_tokens = min(request.max_tokens or self._settings.default_max_tokens, context - length)
+        return None
+
+    def _command(self, attempt: Attempt) -> Generate:
+        request, settings = attempt.request, self._settings
         return Generate(
             request_id=attempt.request_id,
             prompt_ids=attempt.prompt_ids,
             generated_ids=attempt.earlier_ids,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=attempt.max_new_tokens,
             temperature=settings.default_temperature if request.temperature is None else request.temperature,
             top_p=settings.default_top_p if request.top_p is None else request.top_p,
             top_k=request.top_k or 0,
             seed=attempt.seed,
-            grammar=grammar,
+            grammar=attempt.grammar,
         )
 
     async def _conclude(self, attempt: Attempt, over: Over) -> Verdict:

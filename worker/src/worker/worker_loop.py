@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -17,7 +17,7 @@ from shared.task_ledger import TaskLedger
 from shared.workers import WorkerRegistry
 from worker.codec import Codec, Prompts
 from worker.engine import Engine, EngineUnavailable, Patience
-from worker.engine_protocol import EngineOptions, Step
+from worker.engine_protocol import Step
 from worker.leases import Leases
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
@@ -108,8 +108,8 @@ class WorkerLoop:
         self._stop.set()
 
     async def _start(self) -> TaskRunner:
-        await self.engine.start()
-        codec = await asyncio.to_thread(_load_codec, self._settings)
+        engine = await self.engine.start()
+        codec = await asyncio.to_thread(_load_codec, self._settings, engine.eos_token_ids)
         self._codec = codec
         return TaskRunner(self._settings, self._ledger, self._stream, self.engine, codec)
 
@@ -159,16 +159,17 @@ class WorkerLoop:
         )
 
 
-def _load_codec(settings: WorkerSettings) -> Codec:
-    return Codec(_load_prompts(settings.engine_options), stop_loops=settings.stop_loops)
+def _load_codec(settings: WorkerSettings, eos_token_ids: Iterable[int]) -> Codec:
+    return Codec(_load_prompts(settings), eos_token_ids, stop_loops=settings.stop_loops)
 
 
-def _load_prompts(options: EngineOptions) -> Prompts:
-    """Imports of what this model needs and nothing else: a scripted engine has no use for transformers."""
-    if options.model.startswith(SCHEME):
+def _load_prompts(settings: WorkerSettings) -> Prompts:
+    """Imports what this model needs and nothing else: a scripted engine has no use for transformers."""
+    if settings.model_source.startswith(SCHEME):
         from worker.scripted_codec import ScriptedPrompts
 
         return ScriptedPrompts()
-    from worker.model_prompts import ModelPrompts
+    from worker.model import load_tokenizer
+    from worker.prompt_rendering import PromptRenderer
 
-    return ModelPrompts.load(options)
+    return PromptRenderer(load_tokenizer(settings.engine_options), settings.default_max_tokens)
