@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from redis.asyncio import Redis
 
 from faults.history import History, follow
+from shared.keys import Keys
+from shared.settings import SharedSettings
 
 MODEL = "fake"
 LEASE = 2.0
@@ -135,7 +138,14 @@ class Stack:
     async def start_worker(self, source: str = "scripted:?token_ms=10", *, ready: bool = True, **extra: str) -> Process:
         name = f"worker{len(self.workers)}"
         port = free_port()
-        env = self._env({"HEADRACE_MODEL_SOURCE": source, "HEADRACE_INTERNAL_PORT": str(port), **extra})
+        env = self._env(
+            {
+                "HEADRACE_MODEL_SOURCE": source,
+                "HEADRACE_INTERNAL_PORT": str(port),
+                "HEADRACE_WORKER_NAME": name,
+                **extra,
+            }
+        )
         process = Process(name, [sys.executable, "-m", "worker"], env, self.folder / f"{name}.log").start()
         self.workers.append(process)
         if ready:
@@ -158,10 +168,11 @@ class Stack:
         reply = await self.client.post(f"{self.urls[replica]}/rpc", json=body)
         return dict(reply.json())
 
-    async def submit(self, text: str = "hello", *, replica: int = 0, **params: Any) -> History:
-        """Starts a task; greedy and seeded, so that its text is the same each time."""
+    async def submit(self, text: str = "", *, words: int = 50, replica: int = 0, **params: Any) -> History:
+        """Starts a task whose answer has so many words, the same ones each time; `text` is for other directives."""
         timeout = params.pop("timeoutSeconds", 60)
-        message = {"message": text, "maxTokens": 50, "seed": 7, "timeoutSeconds": timeout, **params}
+        text = f"{text}\n!tokens {words}"
+        message = {"message": text, "maxTokens": 8000, "seed": 7, "timeoutSeconds": timeout, **params}
         reply = await self.rpc("create_message", message, replica)
         assert "result" in reply, reply
         history = History(reply["result"]["taskId"], time.monotonic() + timeout + 2 * LEASE + 2)
@@ -179,6 +190,13 @@ class Stack:
         task = asyncio.create_task(self.follow(history))
         await until(lambda: len(history.of("token")) >= count or task.done(), seconds, f"{count} tokens")
         return task
+
+    async def holder(self, history: History) -> Process:
+        """The worker that runs the task."""
+        async with Redis.from_url(self.redis_url) as redis:
+            name = await redis.hget(Keys(SharedSettings().key_prefix).task(history.task_id), "worker")
+        assert isinstance(name, bytes), "no worker has it"
+        return next(worker for worker in self.workers if worker.name == name.decode())
 
     async def state(self, history: History) -> str:
         reply = await self.rpc("get_message", {"taskId": history.task_id})

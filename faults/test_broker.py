@@ -16,8 +16,8 @@ from faults.tcp_proxy import TcpProxy
 async def run_through(headrace: Stack, valkey: Valkey, *, kill: bool, seconds: float, tokens: int) -> None:
     """Takes Redis away for some seconds in the middle of an answer; the answer must come out whole."""
     await headrace.start_worker()
-    undisturbed = await headrace.run(maxTokens=tokens)
-    history = await headrace.submit(maxTokens=tokens)
+    undisturbed = await headrace.run(words=tokens)
+    history = await headrace.submit(words=tokens)
     history.expected = undisturbed.text
     following = await headrace.until_tokens(history, 5)
     if kill:
@@ -35,7 +35,7 @@ async def run_through(headrace: Stack, valkey: Valkey, *, kill: bool, seconds: f
     assert history.state == "SUCCESS"
     assert headrace.workers[0].popen is not None
     assert headrace.workers[0].popen.poll() is None, "the worker exited"
-    later = await headrace.run(maxTokens=tokens)
+    later = await headrace.run(words=tokens)
     assert later.text == undisturbed.text
 
 
@@ -54,8 +54,8 @@ async def test_a_task_that_ends_while_redis_is_away_does_not_run_twice_visibly(h
 
 async def test_a_frozen_redis_loses_nothing_and_refuses_fast(headrace: Stack, valkey: Valkey) -> None:
     await headrace.start_worker()
-    undisturbed = await headrace.run(maxTokens=400)
-    history = await headrace.submit(maxTokens=400)
+    undisturbed = await headrace.run(words=400)
+    history = await headrace.submit(words=400)
     history.expected = undisturbed.text
     following = await headrace.until_tokens(history, 5)
     os.kill(valkey.pid, signal.SIGSTOP)
@@ -73,7 +73,7 @@ async def test_a_frozen_redis_loses_nothing_and_refuses_fast(headrace: Stack, va
 
 async def test_data_loss_is_told_never_silence(headrace: Stack, redis: Redis) -> None:
     await headrace.start_worker("scripted:?token_ms=50")
-    history = await headrace.submit(maxTokens=1000)
+    history = await headrace.submit(words=1000)
     headrace.histories.remove(history)
     following = await headrace.until_tokens(history, 5)
     await redis.flushall()
@@ -108,8 +108,8 @@ async def test_a_message_delivered_twice_runs_once(headrace: Stack, redis: Redis
 
 async def test_full_memory_refuses_new_work_and_lets_running_work_end(headrace: Stack, redis: Redis) -> None:
     await headrace.start_worker()
-    undisturbed = await headrace.run(maxTokens=300)
-    history = await headrace.submit(maxTokens=300)
+    undisturbed = await headrace.run(words=300)
+    history = await headrace.submit(words=300)
     history.expected = undisturbed.text
     following = await headrace.until_tokens(history, 5)
     used = (await redis.info("memory"))["used_memory"]
@@ -122,7 +122,7 @@ async def test_full_memory_refuses_new_work_and_lets_running_work_end(headrace: 
         await redis.config_set("maxmemory", 0)
     await following
     assert history.state == "SUCCESS"
-    assert (await headrace.run(maxTokens=300)).text == undisturbed.text
+    assert (await headrace.run(words=300)).text == undisturbed.text
 
 
 @pytest.mark.parametrize("fault", ["blackhole", "resets", "latency", "lost_replies"])
@@ -131,8 +131,8 @@ async def test_a_broken_network_between_worker_and_redis(headrace: Stack, valkey
     await proxy.start()
     try:
         worker = await headrace.start_worker(HEADRACE_REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
-        undisturbed = await headrace.run(maxTokens=300)
-        histories = [await headrace.submit(maxTokens=300) for _ in range(4)]
+        undisturbed = await headrace.run(words=300)
+        histories = [await headrace.submit(words=300) for _ in range(4)]
         followings = [await headrace.until_tokens(history, 3) for history in histories]
         match fault:
             case "blackhole":
@@ -156,7 +156,7 @@ async def test_a_broken_network_between_worker_and_redis(headrace: Stack, valkey
         for history in histories:
             history.expected = undisturbed.text
             assert history.state == "SUCCESS", history.describe()
-        assert (await headrace.run(maxTokens=300)).text == undisturbed.text
+        assert (await headrace.run(words=300)).text == undisturbed.text
         assert worker.popen is not None
         assert worker.popen.poll() is None, "the worker exited"
     finally:
@@ -180,6 +180,6 @@ async def test_a_publish_whose_reply_was_lost_makes_one_task(headrace: Stack, va
         first = await headrace.rpc("create_message", keyed, replica=0)
         second = await headrace.rpc("create_message", keyed, replica=0)
         assert first["result"] == second["result"]
-        await headrace.follow(await headrace.submit(idempotencyKey="once", maxTokens=5, message="hello"))
+        await headrace.follow(await headrace.submit(idempotencyKey="once", words=5, message="hello"))
     finally:
         await proxy.stop()

@@ -24,9 +24,9 @@ async def test_a_queued_task_is_cancelled_with_no_worker_up_and_never_runs_later
 
 
 async def test_a_running_task_stops_within_a_second_and_its_neighbour_is_not_disturbed(headrace: Stack) -> None:
-    await headrace.start_worker("scripted:?token_ms=10&slots=2")
-    undisturbed = await headrace.run(maxTokens=200)
-    neighbour, victim = [await headrace.submit(maxTokens=200) for _ in range(2)]
+    await headrace.start_worker("scripted:?token_ms=10", HEADRACE_SLOTS="2")
+    undisturbed = await headrace.run(words=200)
+    neighbour, victim = [await headrace.submit(words=200) for _ in range(2)]
     neighbour.expected = undisturbed.text
     followings = [await headrace.until_tokens(history, 5) for history in (neighbour, victim)]
     asked_at = time.monotonic()
@@ -49,7 +49,7 @@ async def test_an_ended_task_stays_what_it_was(headrace: Stack) -> None:
 
 async def test_a_cancel_between_two_attempts_wins(headrace: Stack) -> None:
     await headrace.start_worker()
-    history = await headrace.submit(maxTokens=400)
+    history = await headrace.submit(words=400)
     following = await headrace.until_tokens(history, 5)
     headrace.workers[0].kill()
     await cancel(headrace, history)
@@ -63,7 +63,7 @@ async def test_a_client_that_went_away_cancels_its_task_after_the_resume_window(
     headrace.urls.pop(0)
     headrace.apis[0].kill()
     await headrace.start_worker("scripted:?token_ms=50")
-    history = await headrace.submit(maxTokens=1000, cancelOnDisconnect=True)
+    history = await headrace.submit(words=1000, cancelOnDisconnect=True)
     following = await headrace.until_tokens(history, 3)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
@@ -77,7 +77,7 @@ async def test_a_client_that_went_away_cancels_its_task_after_the_resume_window(
 
 async def test_a_client_that_comes_back_in_time_keeps_its_task(headrace: Stack) -> None:
     await headrace.start_worker("scripted:?token_ms=20")
-    history = await headrace.submit(maxTokens=200, cancelOnDisconnect=True)
+    history = await headrace.submit(words=200, cancelOnDisconnect=True)
     following = await headrace.until_tokens(history, 3)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
@@ -88,7 +88,7 @@ async def test_a_client_that_comes_back_in_time_keeps_its_task(headrace: Stack) 
 async def test_a_deadline_ends_a_running_task(headrace: Stack) -> None:
     await headrace.start_worker("scripted:?token_ms=50")
     began = time.monotonic()
-    history = await headrace.run(maxTokens=1000, timeoutSeconds=2)
+    history = await headrace.run(words=1000, timeoutSeconds=2)
     assert history.of("error")[0].data["code"] == "deadline_exceeded"
     assert history.seen[-1].at - began < 2 + 1.5
 
@@ -102,7 +102,7 @@ async def test_a_deadline_ends_a_task_that_no_worker_ever_took(headrace: Stack) 
 
 async def test_a_deadline_ends_a_task_whose_worker_was_lost(headrace: Stack) -> None:
     await headrace.start_worker("scripted:?token_ms=50")
-    history = await headrace.submit(maxTokens=1000, timeoutSeconds=LEASE + 2)
+    history = await headrace.submit(words=1000, timeoutSeconds=LEASE + 2)
     following = await headrace.until_tokens(history, 2)
     headrace.workers[0].kill()
     await following

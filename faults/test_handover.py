@@ -9,9 +9,9 @@ from faults.test_takeover import retries, started
 
 
 async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: Stack) -> None:
-    await headrace.start_worker("scripted:?token_ms=20&slots=2", HEADRACE_DRAIN_SECONDS="0.2")
-    undisturbed = await headrace.run(maxTokens=200)
-    running = [await headrace.submit(maxTokens=200) for _ in range(2)]
+    await headrace.start_worker("scripted:?token_ms=20", HEADRACE_SLOTS="2", HEADRACE_DRAIN_SECONDS="0.2")
+    undisturbed = await headrace.run(words=200)
+    running = [await headrace.submit(words=200) for _ in range(2)]
     followings = [await headrace.until_tokens(history, 5) for history in running]
     backlog = [await headrace.submit() for _ in range(6)]
     worker = headrace.workers[0]
@@ -19,7 +19,7 @@ async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: S
     worker.send(signal.SIGTERM)
     assert await worker.wait(10) == 0
     assert time.monotonic() - sent_at < 5
-    await headrace.start_worker("scripted:?token_ms=20&slots=2")
+    await headrace.start_worker("scripted:?token_ms=20", HEADRACE_SLOTS="2")
     await asyncio.gather(*followings, *(headrace.follow(history) for history in backlog))
     for history in running:
         history.expected = undisturbed.text
@@ -42,7 +42,7 @@ async def test_what_ends_within_the_drain_is_not_handed_over(headrace: Stack) ->
 
 async def test_sigterm_twice_is_not_a_crash(headrace: Stack) -> None:
     await headrace.start_worker(HEADRACE_DRAIN_SECONDS="1")
-    history = await headrace.submit(maxTokens=400)
+    history = await headrace.submit(words=400)
     following = await headrace.until_tokens(history, 2)
     worker = headrace.workers[0]
     worker.send(signal.SIGTERM)
@@ -69,7 +69,7 @@ async def test_a_worker_exits_within_its_budget_even_with_a_stuck_engine(headrac
 
 async def test_a_kill_in_the_middle_of_the_drain_loses_nothing(headrace: Stack) -> None:
     await headrace.start_worker(HEADRACE_DRAIN_SECONDS="20")
-    history = await headrace.submit(maxTokens=300)
+    history = await headrace.submit(words=300)
     following = await headrace.until_tokens(history, 5)
     headrace.workers[0].send(signal.SIGTERM)
     await headrace.until_tokens(history, 20)

@@ -17,8 +17,8 @@ from faults.stack import Stack, until
 async def test_a_client_of_a_killed_replica_resumes_at_another(headrace: Stack) -> None:
     await headrace.start_api()
     await headrace.start_worker("scripted:?token_ms=20")
-    undisturbed = await headrace.run(maxTokens=150)
-    histories = [await headrace.submit(maxTokens=150) for _ in range(8)]
+    undisturbed = await headrace.run(words=150)
+    histories = [await headrace.submit(words=150) for _ in range(8)]
     followings = [await headrace.until_tokens(history, 5) for history in histories]
     headrace.apis[0].kill()
     await asyncio.gather(*followings)
@@ -31,8 +31,8 @@ async def test_a_client_of_a_killed_replica_resumes_at_another(headrace: Stack) 
 async def test_a_replica_that_is_told_to_stop_says_farewell_and_closes_cleanly(headrace: Stack) -> None:
     await headrace.start_api()
     await headrace.start_worker("scripted:?token_ms=20")
-    undisturbed = await headrace.run(maxTokens=150)
-    history = await headrace.submit(maxTokens=150)
+    undisturbed = await headrace.run(words=150)
+    history = await headrace.submit(words=150)
     history.expected = undisturbed.text
     url = f"{headrace.urls[0]}/stream/{history.task_id}"
     received = b""
@@ -53,8 +53,8 @@ async def test_a_replica_that_is_told_to_stop_says_farewell_and_closes_cleanly(h
 
 async def test_a_lost_doorbell_is_made_up_from_the_stream(headrace: Stack, redis: Redis) -> None:
     await headrace.start_worker("scripted:?token_ms=20")
-    undisturbed = await headrace.run(maxTokens=150)
-    history = await headrace.submit(maxTokens=150)
+    undisturbed = await headrace.run(words=150)
+    history = await headrace.submit(words=150)
     history.expected = undisturbed.text
     following = await headrace.until_tokens(history, 5)
     for _ in range(3):
@@ -69,7 +69,7 @@ async def test_a_reader_that_reads_nothing_is_cut_and_the_others_do_not_notice(h
     api = await headrace.start_api(HEADRACE_SEND_TIMEOUT_SECONDS="2")
     headrace.urls.pop(0)
     await headrace.start_worker("scripted:?token_ms=1&context=100000")
-    history = await headrace.submit(maxTokens=4000)
+    history = await headrace.submit(words=4000)
     target = urlsplit(headrace.urls[0])
     dead = [socket.create_connection((target.hostname, target.port)) for _ in range(5)]
     for one in dead:
@@ -106,7 +106,7 @@ async def test_every_cursor_gets_its_documented_answer(headrace: Stack) -> None:
 
 async def test_a_network_that_is_gone_without_a_word_frees_what_it_held(headrace: Stack, redis: Redis) -> None:
     await headrace.start_worker("scripted:?token_ms=20")
-    histories: list[History] = [await headrace.submit(maxTokens=100) for _ in range(10)]
+    histories: list[History] = [await headrace.submit(words=100) for _ in range(10)]
     async with httpx.AsyncClient() as client:
         for history in histories:
             request = client.build_request("GET", f"{headrace.urls[0]}/stream/{history.task_id}")

@@ -74,8 +74,8 @@ async def test_a_failover_keeps_tasks_streams_and_workers(sentinel_setup: Sentin
     async with stack(sentinel_setup.url, tmp_path) as headrace:
         await headrace.start_api()
         await headrace.start_worker()
-        undisturbed = await headrace.run(maxTokens=600)
-        histories = [await headrace.submit(maxTokens=600) for _ in range(4)]
+        undisturbed = await headrace.run(words=600)
+        histories = [await headrace.submit(words=600) for _ in range(4)]
         followings = [await headrace.until_tokens(history, 5) for history in histories]
         sentinel_setup.master.kill()
         await asyncio.gather(*followings)

@@ -22,7 +22,6 @@ from faults.stack import LEASE, Process, Stack
 SECONDS = float(os.environ.get("HEADRACE_SOAK_SECONDS", "20"))
 SEED = int(os.environ.get("HEADRACE_SOAK_SEED", "1"))
 CLIENTS = 12
-SOURCE = "scripted:?token_ms=10&slots=8"
 
 
 async def test_after_random_faults_accepted_is_ended_lost_is_zero_duplicates_are_zero(
@@ -31,8 +30,8 @@ async def test_after_random_faults_accepted_is_ended_lost_is_zero_duplicates_are
     dice = random.Random(SEED)
     await headrace.start_api()
     for _ in range(2):
-        await headrace.start_worker(SOURCE, HEADRACE_DRAIN_SECONDS="1")
-    expected = {length: (await headrace.run(maxTokens=length)).text for length in (5, 50, 150)}
+        await headrace.start_worker(HEADRACE_SLOTS="8", HEADRACE_DRAIN_SECONDS="1")
+    expected = {length: (await headrace.run(words=length)).text for length in (5, 50, 150)}
     open_files = {process.name: _open_files(process) for process in headrace.apis}
     stop_at = time.monotonic() + SECONDS
     counts = {"kill": 0, "term": 0, "freeze": 0, "api": 0, "redis": 0}
@@ -42,7 +41,7 @@ async def test_after_random_faults_accepted_is_ended_lost_is_zero_duplicates_are
         while time.monotonic() < stop_at:
             length = chooser.choice(list(expected))
             key = f"{number}-{chooser.random()}"
-            history = await _submit_surely(headrace, maxTokens=length, timeoutSeconds=300, idempotencyKey=key)
+            history = await _submit_surely(headrace, words=length, timeoutSeconds=300, idempotencyKey=key)
             history.expected = expected[length]
             await headrace.follow(history, 300)
 
@@ -61,7 +60,7 @@ async def test_after_random_faults_accepted_is_ended_lost_is_zero_duplicates_are
                         await victim.wait(20)
                     headrace.workers.remove(victim)
                     victim.stop()
-                    await headrace.start_worker(SOURCE, HEADRACE_DRAIN_SECONDS="1")
+                    await headrace.start_worker(HEADRACE_SLOTS="8", HEADRACE_DRAIN_SECONDS="1")
                 case "freeze":
                     victim = dice.choice(headrace.workers)
                     victim.freeze()

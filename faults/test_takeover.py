@@ -21,13 +21,13 @@ def first_token_of_attempt(history: History, attempt: int) -> float:
 
 async def test_a_killed_workers_task_goes_on_at_another_within_lease_and_two_seconds(headrace: Stack) -> None:
     await headrace.start_worker()
-    undisturbed = await headrace.run()
-    history = await headrace.submit()
+    await headrace.start_worker()
+    undisturbed = await headrace.run(words=100)
+    history = await headrace.submit(words=100)
     history.expected = undisturbed.text
     following = await headrace.until_tokens(history, 5)
-    await headrace.start_worker()
     killed_at = time.monotonic()
-    headrace.workers[0].kill()
+    (await headrace.holder(history)).kill()
     await following
     assert (started(history), retries(history), history.state) == ([1, 2], 1, "SUCCESS")
     assert first_token_of_attempt(history, 2) - killed_at <= LEASE + 2
@@ -35,40 +35,39 @@ async def test_a_killed_workers_task_goes_on_at_another_within_lease_and_two_sec
 
 async def test_a_batch_of_a_killed_worker_is_taken_over_whole(headrace: Stack) -> None:
     await headrace.start_worker()
-    undisturbed = await headrace.run()
-    histories = [await headrace.submit() for _ in range(16)]
+    undisturbed = await headrace.run(words=200)
+    histories = [await headrace.submit(words=200) for _ in range(16)]
     followings = [await headrace.until_tokens(history, 3) for history in histories]
-    await headrace.start_worker()
     headrace.workers[0].kill()
+    await headrace.start_worker()
     await asyncio.gather(*followings)
     for history in histories:
         history.expected = undisturbed.text
-        assert history.state == "SUCCESS"
+        assert (started(history), history.state) == ([1, 2], "SUCCESS")
 
 
 async def test_a_frozen_workers_writes_are_refused_when_it_thaws(headrace: Stack) -> None:
-    await headrace.start_worker()
-    undisturbed = await headrace.run()
-    history = await headrace.submit()
+    await headrace.start_worker("scripted:?token_ms=20")
+    await headrace.start_worker("scripted:?token_ms=20")
+    undisturbed = await headrace.run(words=200)
+    history = await headrace.submit(words=200)
     history.expected = undisturbed.text
     following = await headrace.until_tokens(history, 5)
-    await headrace.start_worker()
-    zombie = headrace.workers[0]
+    zombie = await headrace.holder(history)
     zombie.freeze()
     await until(lambda: started(history) == [1, 2], LEASE + 5, "the second attempt")
     zombie.thaw()
     await following
     assert (started(history), history.state) == ([1, 2], "SUCCESS")
     # The thawed worker is a good worker again: alone, it serves the next task.
-    headrace.workers[1].kill()
-    assert (await headrace.run()).text == undisturbed.text
+    next(worker for worker in headrace.workers if worker is not zombie).kill()
+    assert (await headrace.run(words=200)).text == undisturbed.text
 
 
 async def test_a_task_waits_for_a_worker_that_comes_back_from_zero(headrace: Stack) -> None:
     await headrace.start_worker()
     undisturbed = await headrace.run()
-    history = await headrace.submit()
-    history.expected = undisturbed.text
+    history = await headrace.submit(words=100)
     following = await headrace.until_tokens(history, 5)
     headrace.workers[0].kill()
     await until(lambda: retries(history) == 1, LEASE + 3, "the janitor takes the task back")
@@ -76,13 +75,14 @@ async def test_a_task_waits_for_a_worker_that_comes_back_from_zero(headrace: Sta
     await headrace.start_worker()
     await following
     assert (await headrace.follow(queued)).text == undisturbed.text
-    assert history.state == "SUCCESS"
+    assert (started(history), history.state) == ([1, 2], "SUCCESS")
+    assert history.text.startswith(queued.text)
 
 
 async def test_a_prompt_that_kills_the_engine_is_poisoned_and_its_batch_mates_finish(headrace: Stack) -> None:
     await headrace.start_worker()
-    undisturbed = await headrace.run()
-    mates = [await headrace.submit() for _ in range(4)]
+    undisturbed = await headrace.run(words=100)
+    mates = [await headrace.submit(words=100) for _ in range(4)]
     followings = [await headrace.until_tokens(mate, 2) for mate in mates]
     poison = await headrace.submit("!crash")
     await headrace.follow(poison)
@@ -97,8 +97,8 @@ async def test_a_prompt_that_kills_the_engine_is_poisoned_and_its_batch_mates_fi
 
 async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(headrace: Stack) -> None:
     await headrace.start_worker(HEADRACE_ENGINE_STALL_SECONDS="2")
-    undisturbed = await headrace.run()
-    mate = await headrace.submit()
+    undisturbed = await headrace.run(words=100)
+    mate = await headrace.submit(words=100)
     mate.expected = undisturbed.text
     following = await headrace.until_tokens(mate, 2)
     hang = await headrace.submit("!hang", timeoutSeconds=30)
@@ -110,11 +110,11 @@ async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(headrace: Stack) -
 
 
 async def test_another_model_revision_starts_over_and_says_so(headrace: Stack) -> None:
-    await headrace.start_worker("scripted:?token_ms=10&revision=a")
-    history = await headrace.submit()
+    await headrace.start_worker(HEADRACE_MODEL_REVISION="a")
+    history = await headrace.submit(words=200)
     following = await headrace.until_tokens(history, 5)
-    await headrace.start_worker("scripted:?token_ms=10&revision=b")
     headrace.workers[0].kill()
+    await headrace.start_worker(HEADRACE_MODEL_REVISION="b")
     await following
     restarts = [one for one in history.of("status") if one.data.get("restart")]
     assert len(restarts) == 1

@@ -127,7 +127,7 @@ def serve(connection: Connection, options: EngineOptions) -> None:
         connection.send(StartFailed(script.fail_start))
         os._exit(1)
     context = min(script.context, options.context_length or script.context)
-    connection.send(Ready(context, "scripted", (EOS,), options.slots, "cpu", "none", script.start_ms / 1000))
+    connection.send(Ready(context, options.revision or "scripted", (EOS,), options.slots, "cpu", "none", script.start_ms / 1000))
     commands: queue.SimpleQueue[Generate | Cancel | Stop] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
     _Batch(connection, commands, script, options.slots).run()
