@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
-DEV_TOOLS := hypothesis import-linter mypy pytest pytest-asyncio ruff types-jsonschema
+DEV_TOOLS := hypothesis import-linter mypy psutil pytest pytest-asyncio ruff types-jsonschema
 
 # A stamp carries the checksum of what it installed from, so an unchanged checkout installs nothing twice,
 # and a virtual environment that was moved (its scripts name the old folder) is filled again.

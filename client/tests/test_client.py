@@ -36,6 +36,7 @@ def token(event_id: str, text: str) -> str:
 
 
 STARTED = frame("1-0", "status", state="STARTED", attempt=1)
+SUCCESS = frame("1-81", "status", state="SUCCESS")
 FINAL = frame("1-8", "final_text", text="ab", finishReason="stop", usage=USAGE, timings=TIMINGS)
 END = frame("1-9", "end", state="SUCCESS")
 
@@ -191,8 +192,8 @@ def test_a_server_that_is_down_is_unreachable_after_some_tries(client: Any, serv
 def test_what_a_task_ends_with_is_its_result_or_its_error(client: Any, server: Any) -> None:
     failed = frame("1-8", "error", code="deadline_exceeded", message="too late", retryable=True)
     server.answers = [
-        lambda x: x.events(FINAL, END),
-        lambda x: x.events(call_of("add", a=1), END),
+        lambda x: x.events(FINAL, SUCCESS, END),
+        lambda x: x.events(call_of("add", a=1), SUCCESS, END),
         lambda x: x.events(failed, frame("1-9", "end", state="FAILURE")),
         lambda x: x.events(STARTED, frame("1-9", "end", state="REVOKED")),
     ]

@@ -6,25 +6,25 @@ import sys
 from headrace.calls import Message, Options
 from headrace.client import Client
 from headrace.errors import HeadraceError
-from headrace.events import Event, FinalText, Status, Token, ToolCalls
+from headrace.events import Event, FinalText, Outcome, Status, Token, ToolCalls
 from headrace.following import ending
 
 
 def answer(client: Client, messages: list[Message], options: Options) -> FinalText | ToolCalls:
     """Asks, prints the text as it arrives, and returns the whole. Ctrl-C cancels the task."""
     task_id = client.create(messages, **options)
-    last = None
+    outcome = None
     try:
         for event in client.stream(task_id):
             show(event)
-            last = event if event.type != "end" else last
+            outcome = event if isinstance(event, Outcome) else outcome
     except KeyboardInterrupt:
         with contextlib.suppress(HeadraceError):
             client.cancel(task_id)
         raise
     finally:
         print(flush=True)
-    return ending(last)
+    return ending(outcome, task_id)
 
 
 def show(event: Event) -> None:

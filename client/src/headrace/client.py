@@ -11,7 +11,7 @@ from httpx_sse import EventSource
 
 from headrace.calls import Message, Options, cancellation, creation, inspection, model_listing
 from headrace.errors import HeadraceError
-from headrace.events import Cancellation, Event, FinalText, Model, ToolCalls
+from headrace.events import Cancellation, Event, FinalText, Model, Outcome, ToolCalls
 from headrace.following import Following, ending
 from headrace.rpc import Call
 from headrace.tools import Function, ToolRounds
@@ -83,10 +83,10 @@ class Client:
 
     def wait(self, task_id: str, *, within: float | None = None) -> FinalText | ToolCalls:
         """What the task ends with; raises TaskFailed, TaskCancelled, or DeadlineExceeded after `within` seconds."""
-        last = None
+        outcome = None
         for event in self.stream(task_id, within=within):
-            last = event if event.type != "end" else last
-        return ending(last)
+            outcome = event if isinstance(event, Outcome) else outcome
+        return ending(outcome, task_id)
 
     def run_tools(
         self,
@@ -164,10 +164,10 @@ class AsyncClient:
                 await asyncio.sleep(following.closed(dropped))
 
     async def wait(self, task_id: str, *, within: float | None = None) -> FinalText | ToolCalls:
-        last = None
+        outcome = None
         async for event in self.stream(task_id, within=within):
-            last = event if event.type != "end" else last
-        return ending(last)
+            outcome = event if isinstance(event, Outcome) else outcome
+        return ending(outcome, task_id)
 
     async def run_tools(
         self,

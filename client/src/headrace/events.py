@@ -35,7 +35,7 @@ class Timings(WireType):
     """Where the time of one task went, in seconds from its acceptance."""
 
     queued: float
-    first_token: float | None
+    first_token: float | None = None
     total: float
 
 
@@ -115,6 +115,7 @@ class End(WireType):
 
 
 Event = Status | Token | FinalText | ToolCalls | Failure | End
+Outcome = FinalText | ToolCalls | Failure
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 EVENT_TYPES = frozenset({"status", "token", "final_text", "tool_calls", "error", "end"})
 

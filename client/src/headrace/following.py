@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from headrace.backoff import delays
 from headrace.errors import DeadlineExceeded, HeadraceError, NotHeadrace, TaskCancelled, TaskFailed, Unreachable
-from headrace.events import EVENT, EVENT_TYPES, End, Event, Failure, FinalText, ToolCalls
+from headrace.events import EVENT, EVENT_TYPES, End, Event, Failure, FinalText, Outcome, ToolCalls
 from headrace.rpc import adapt, refusal
 
 IDLE_SECONDS = 45.0
@@ -125,14 +125,10 @@ class _Watched(httpx.SyncByteStream, httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-def ending(event: Event | None) -> FinalText | ToolCalls:
-    """The outcome that the last event but `end` tells; raises TaskFailed or TaskCancelled where there is none."""
-    match event:
-        case FinalText() | ToolCalls():
-            return event
-        case Failure():
-            raise TaskFailed(event.message, code=event.code, retryable=event.retryable, task_id=event.task_id)
-        case None:
-            raise NotHeadrace("The stream had no events")
-        case _:
-            raise TaskCancelled(f"The task {event.task_id} was cancelled", task_id=event.task_id)
+def ending(outcome: Outcome | None, task_id: str) -> FinalText | ToolCalls:
+    """What the task ended with; raises TaskFailed, or TaskCancelled where there was no outcome."""
+    if outcome is None:
+        raise TaskCancelled(f"The task {task_id} was cancelled", code="cancelled", task_id=task_id)
+    if isinstance(outcome, Failure):
+        raise TaskFailed(outcome.message, code=outcome.code, retryable=outcome.retryable, task_id=task_id)
+    return outcome

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import fcntl
+import re
 import signal
 import threading
 import time
@@ -29,7 +30,7 @@ class Stack:
         self._plan = plan
         self._notice = notice
         self._children: list[Child] = []
-        self._data_dir_lock = contextlib.ExitStack()
+        self._on_stop = contextlib.ExitStack()
         self._stopping = threading.Event()
         self._hurry = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watcher")
@@ -51,8 +52,9 @@ class Stack:
         self._until(lambda: is_ready(ports.internal_url), API_START_SECONDS, "The API does not become ready")
         self._notice(f"The API is ready at {self.url}, the model is loading.")
         self._until(lambda: has_models(self.url), plan.start_seconds, "The model does not become ready")
-        addresses = f"HEADRACE_URL={self.url}\nHEADRACE_REDIS_URL={ports.redis_url}\n"
-        (plan.data_dir / "stack.env").write_text(addresses)
+        addresses = plan.data_dir / "stack.env"
+        addresses.write_text(f"HEADRACE_URL={self.url}\nHEADRACE_REDIS_URL={ports.redis_url}\n")
+        self._on_stop.callback(addresses.unlink, missing_ok=True)
         self._watcher.start()
 
     def stop(self) -> None:
@@ -64,15 +66,14 @@ class Stack:
         except KeyboardInterrupt:
             self._hurry.set()
             finish()
-        (self._plan.data_dir / "stack.env").unlink(missing_ok=True)
-        self._data_dir_lock.close()
+        self._on_stop.close()
 
     def _take_data_dir(self) -> None:
         directory = self._plan.data_dir
         try:
             for part in (directory / "logs", directory / "valkey"):
                 part.mkdir(parents=True, exist_ok=True)
-            lock = self._data_dir_lock.enter_context((directory / "lock").open("a"))
+            lock = self._on_stop.enter_context((directory / "lock").open("a"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StackError(f"Another `headrace up` uses {directory}: stop it, or choose another --data-dir") from None
@@ -132,6 +133,11 @@ class Stack:
                 child.wait(0)
 
 
+TELLING = re.compile(r"\b(CRITICAL|ERROR)\b|^[\w.]*(Error|Exception)\b|^headrace")
+"""A log line that says why a process ended."""
+
+
 def _last_words(child: Child) -> str:
     lines = child.log_lines()
-    return f"{lines[-1] if lines else 'none'} (log: {child.log})"
+    telling = [line for line in lines if TELLING.search(line)] or lines or ["none"]
+    return f"{telling[-1]} (log: {child.log})"
