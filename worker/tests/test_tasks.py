@@ -1,0 +1,355 @@
+import asyncio
+import json
+from typing import Any
+
+from shared.chat import FunctionDefinition, Tool, UserMessage
+from shared.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent
+from shared.task_record import Claim
+from worker.patience import persist
+from worker.verdict import Answered, Dropped, Failed, HandedOver, Revoked
+
+SIXTEEN_WORDS = "!tokens 16"
+
+
+async def test_a_task_is_answered_token_by_token_and_ends_once(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    task_id = await client.accept(SIXTEEN_WORDS)
+
+    verdict = await worker.runner.run(task_id)
+
+    entries = await client.stream.read(task_id)
+    kinds = [entry.type for entry in entries]
+    assert kinds[:2] == ["status", "status"]
+    assert kinds[-3:] == ["final_text", "status", "end"]
+    assert kinds.count("end") == 1
+    tokens = [entry for entry in entries if entry.type == "token"]
+    assert len(tokens) > 1
+    assert [entry.id.sequence for entry in tokens] == list(range(1, 18))
+    outcome = FinalTextEvent.model_validate_json(entries[-3].data)
+    assert outcome.text == client.text(entries) != ""
+    assert outcome.finish_reason == "stop"
+    assert outcome.usage.completion_tokens == 17
+    assert outcome.timings.first_token is not None
+    assert verdict == Answered(
+        {
+            "cleaned_response_text": outcome.text,
+            "raw_response_text": outcome.text,
+            "tool_calls": [],
+            "finish_reason": "stop",
+            "usage": {"prompt_tokens": 17, "completion_tokens": 17, "cached_tokens": 0},
+        }
+    )
+
+
+async def test_a_repeated_message_returns_the_stored_result_and_runs_nothing(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    task_id = await client.accept(SIXTEEN_WORDS)
+    first = await worker.runner.run(task_id)
+    tokens = worker.runner.tokens
+
+    assert await worker.runner.run(task_id) == first
+    assert worker.runner.tokens == tokens
+
+
+async def test_a_message_of_a_task_that_is_held_or_unknown_is_dropped(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    task_id = await client.accept(SIXTEEN_WORDS)
+    claim = await client.ledger.claim(task_id, worker="another", lease_seconds=30, revision="scripted")
+    assert isinstance(claim, Claim)
+
+    assert await worker.runner.run(task_id) == Dropped()
+    assert await worker.runner.run("never-accepted") == Dropped()
+
+
+async def test_a_task_whose_time_is_over_ends_with_deadline_exceeded(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    queued = await client.accept(SIXTEEN_WORDS, timeout_seconds=0.05)
+    running = await client.accept("!tokens 1000", timeout_seconds=0.5)
+    neighbour = await client.accept("!tokens 100")
+    await asyncio.sleep(0.06)
+
+    late, stopped, answered = await asyncio.gather(*map(worker.runner.run, [queued, running, neighbour]))
+
+    assert isinstance(late, Failed)
+    assert isinstance(stopped, Failed)
+    assert isinstance(answered, Answered)
+    for task_id in (queued, running):
+        record = await client.ended(task_id)
+        assert ErrorEvent.model_validate_json(record.outcome).code == "deadline_exceeded"
+    assert client.text(await client.stream.read(running))
+
+
+async def test_a_record_of_a_newer_version_is_refused_with_an_error_event(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    task_id = await client.accept(SIXTEEN_WORDS)
+    await client.redis.hset(client.keys.task(task_id), "v", 999)
+
+    assert isinstance(await worker.runner.run(task_id), Failed)
+    record = await client.ended(task_id)
+    assert ErrorEvent.model_validate_json(record.outcome).code == "version_unsupported"
+
+
+async def test_a_request_that_cannot_be_read_is_refused_with_an_error_event(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    task_id = await client.accept(SIXTEEN_WORDS)
+    await client.redis.hset(client.keys.task(task_id), "request", '{"model": 7}')
+
+    assert isinstance(await worker.runner.run(task_id), Failed)
+    record = await client.ended(task_id)
+    assert ErrorEvent.model_validate_json(record.outcome).code == "version_unsupported"
+
+
+async def test_a_prompt_longer_than_the_context_fails_at_once_with_the_numbers(client: Any, start_live: Any) -> None:
+    worker = await start_live(context_length=64)
+    task_id = await client.accept("x" * 100)
+
+    verdict = await worker.runner.run(task_id)
+
+    assert isinstance(verdict, Failed)
+    assert "107 tokens" in verdict.message
+    assert "64" in verdict.message
+    record = await client.ended(task_id)
+    assert ErrorEvent.model_validate_json(record.outcome).code == "context_too_long"
+    assert worker.runner.tokens == 0
+
+
+async def test_without_max_tokens_the_rest_of_the_context_is_the_limit(client: Any, start_live: Any) -> None:
+    worker = await start_live(context_length=40)
+    task_id = await client.accept("!tokens 1000", max_tokens=None)
+
+    verdict = await worker.runner.run(task_id)
+
+    assert isinstance(verdict, Answered)
+    assert verdict.result["finish_reason"] == "length"
+    usage = verdict.result["usage"]
+    assert usage["prompt_tokens"] + usage["completion_tokens"] == 40
+
+
+async def test_a_stop_string_ends_the_answer_before_it(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    task_id = await client.accept("!say one two STOP three", stop=["STOP"])
+
+    verdict = await worker.runner.run(task_id)
+
+    assert isinstance(verdict, Answered)
+    assert verdict.result["finish_reason"] == "stop_sequence"
+    assert verdict.result["cleaned_response_text"] == "one two "
+
+
+async def test_a_generation_that_runs_in_circles_is_stopped(client: Any, start_live: Any) -> None:
+    worker = await start_live(stop_loops=True, model_source="scripted:?token_ms=1")
+    task_id = await client.accept("!say " + "la " * 800)
+
+    verdict = await worker.runner.run(task_id)
+
+    assert isinstance(verdict, Answered)
+    assert verdict.result["finish_reason"] == "loop"
+    assert verdict.result["usage"]["completion_tokens"] < 1000
+
+
+async def test_tool_calls_end_the_task_as_one_event_with_ids(client: Any, start_live: Any) -> None:
+    worker = await start_live(model_source="scripted:?token_ms=1")
+    tool = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object"}))
+    call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+    task_id = await client.accept(f"!say Let me see.{call}", tools=[tool])
+
+    verdict = await worker.runner.run(task_id)
+
+    assert isinstance(verdict, Answered)
+    assert verdict.result["finish_reason"] == "tool_calls"
+    entries = await client.stream.read(task_id)
+    event = ToolCallsEvent.model_validate_json(entries[-3].data)
+    assert event.text == "Let me see." == client.text(entries)
+    assert [(made.name, made.arguments) for made in event.tool_calls] == [("add", {"a": 1})]
+    assert verdict.result["tool_calls"] == [
+        {"id": event.tool_calls[0].id, "name": "add", "arguments": {"a": 1}},
+    ]
+    assert verdict.result["raw_response_text"] == f"Let me see.{call}"
+
+
+async def test_a_conversation_is_saved_with_its_new_answer(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    asked = [UserMessage(role="user", content="!say yes")]
+    task_id = await client.accept("!say yes", conversation_id="c1", conversation=asked)
+
+    await worker.runner.run(task_id)
+
+    stored = await client.ledger.conversation("tenant", "c1")
+    assert json.loads(stored) == [
+        {"role": "user", "content": "!say yes"},
+        {"role": "assistant", "content": "yes"},
+    ]
+
+
+async def test_an_error_of_the_engine_fails_that_task_alone(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    broken, fine = await client.accept("!fail out of luck"), await client.accept(SIXTEEN_WORDS)
+
+    failed, answered = await asyncio.gather(worker.runner.run(broken), worker.runner.run(fine))
+
+    assert failed == Failed("out of luck")
+    assert isinstance(answered, Answered)
+    record = await client.ended(broken)
+    assert ErrorEvent.model_validate_json(record.outcome).code == "engine_failed"
+
+
+async def test_a_cancelled_task_leaves_the_engine_within_a_second_and_its_neighbours_alone(
+    client: Any, start_live: Any
+) -> None:
+    worker = await start_live()
+    task_id, neighbour = await client.accept("!tokens 1000"), await client.accept("!tokens 60")
+    running = [asyncio.create_task(worker.runner.run(each)) for each in (task_id, neighbour)]
+    await client.streaming(task_id)
+
+    assert await client.ledger.cancel(task_id, "tenant") == ("asked", "STARTED")
+    verdict = await asyncio.wait_for(running[0], 1)
+
+    assert verdict == Revoked()
+    assert (await client.ended(task_id)).wire_state == "REVOKED"
+    assert isinstance(await running[1], Answered)
+    assert worker.engine.stats.running <= 1
+    assert await client.ledger.cancel(task_id, "tenant") == ("ended", "REVOKED")
+
+
+async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(client: Any, start_live: Any) -> None:
+    reference = await client.accept("!tokens 40", seed=7)
+    first, second = await start_live(), await start_live(worker_name="second")
+    undisturbed = await first.runner.run(reference)
+    task_id = await client.accept("!tokens 40", seed=7)
+    lost = asyncio.create_task(first.runner.run(task_id))
+    await client.streaming(task_id, 10)
+
+    await client.redis.zadd(client.keys.running("scripted"), {task_id: 0})
+    assert (await client.ledger.requeue(task_id, 0, "loss")).outcome == "requeued"
+    verdict = await second.runner.run(task_id)
+
+    assert await lost == Dropped()
+    assert isinstance(verdict, Answered)
+    assert verdict == undisturbed
+    entries = await client.stream.read(task_id)
+    assert client.text(entries) == verdict.result["cleaned_response_text"]
+    assert len(client.token_ids(entries)) == 41
+    assert [entry.type for entry in entries].count("end") == 1
+
+
+async def test_an_answer_that_was_whole_when_its_worker_died_is_ended_without_the_engine(
+    client: Any, start_live: Any
+) -> None:
+    worker = await start_live()
+    reference = await client.accept("!tokens 5", seed=7)
+    whole = await worker.runner.run(reference)
+    task_id = await client.accept("!tokens 5", seed=7)
+    claim = await client.ledger.claim(task_id, worker="dead", lease_seconds=0.01, revision="scripted")
+    assert isinstance(claim, Claim)
+    for entry in await client.stream.read(reference):
+        if entry.type == "token":
+            fields = {"t": "token", "d": entry.data, "i": ",".join(map(str, entry.token_ids))}
+            await client.redis.xadd(client.keys.events(task_id), fields, id=str(entry.id))
+    await asyncio.sleep(0.02)
+    await client.ledger.requeue(task_id, 0, "loss")
+    tokens = worker.runner.tokens
+
+    assert await worker.runner.run(task_id) == whole
+    assert worker.runner.tokens == tokens
+
+
+async def test_another_revision_starts_the_answer_over_and_says_so(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    task_id = await client.accept("!tokens 5")
+    await client.ledger.claim(task_id, worker="dead", lease_seconds=0.01, revision="older")
+    await client.redis.xadd(client.keys.events(task_id), {"t": "token", "d": "", "i": "7,8"}, id="1-2")
+    await asyncio.sleep(0.02)
+    await client.ledger.requeue(task_id, 0, "loss")
+
+    verdict = await worker.runner.run(task_id)
+
+    assert isinstance(verdict, Answered)
+    assert verdict.result["usage"]["completion_tokens"] == 6
+    entries = await client.stream.read(task_id)
+    assert any(b'"restart":true' in entry.data for entry in entries)
+
+
+async def test_a_drained_worker_hands_over_what_does_not_end_in_time(client: Any, start_live: Any) -> None:
+    worker = await start_live()
+    short, long = await client.accept("!tokens 20"), await client.accept("!tokens 1000")
+    running = [asyncio.create_task(worker.runner.run(each)) for each in (short, long)]
+    await asyncio.gather(client.streaming(short), client.streaming(long))
+
+    await worker.drain(1)
+
+    assert isinstance(await running[0], Answered)
+    assert await running[1] == HandedOver()
+    record = await client.ledger.get(long)
+    assert record is not None
+    assert (record.state, record.wire_state) == ("waiting", "RETRY")
+    assert await worker.runner.run(await client.accept("!tokens 1")) == HandedOver()
+    assert await client.workers.ready("scripted") == 0
+
+
+async def test_an_engine_crash_is_survived_by_the_batch_mates_and_poisons_its_cause(
+    client: Any, start_live: Any
+) -> None:
+    worker = await start_live()
+    poison, mates = await client.accept("!slow 50\n!crash"), [await client.accept("!tokens 40") for _ in range(3)]
+
+    async def until_over(task_id: str) -> Any:
+        async with asyncio.timeout(30):
+            while True:
+                verdict = await worker.runner.run(task_id)
+                if verdict != HandedOver():
+                    return verdict
+                await asyncio.sleep(0.05)
+
+    running = [asyncio.create_task(until_over(mate)) for mate in mates]
+    await asyncio.gather(*(client.streaming(mate) for mate in mates))
+    poisoned = await until_over(poison)
+
+    assert isinstance(poisoned, Failed)
+    record = await client.ended(poison)
+    assert ErrorEvent.model_validate_json(record.outcome).code == "poisoned"
+    assert record.attempt == 3
+    for verdict in await asyncio.gather(*running):
+        assert isinstance(verdict, Answered)
+        assert verdict.result["usage"]["completion_tokens"] == 41
+    assert worker.engine.restarts == 3
+
+
+async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(client: Any, start_live: Any) -> None:
+    worker = await start_live(engine_stall_seconds=0.5)
+    hanging, mate = await client.accept("!tokens 20\n!hang 10"), await client.accept("!tokens 20")
+
+    first = await asyncio.gather(worker.runner.run(hanging), worker.runner.run(mate))
+    assert first == [HandedOver(), HandedOver()]
+    async with asyncio.timeout(10):
+        while not worker.takes_tasks:
+            await asyncio.sleep(0.02)
+
+    assert isinstance(await worker.runner.run(mate), Answered)
+
+
+async def test_an_engine_that_holds_its_interpreter_disturbs_no_lease(client: Any, start_live: Any) -> None:
+    worker = await start_live(engine_stall_seconds=30)
+    task_id = await client.accept("!tokens 5\n!hold-gil 2.5")
+
+    assert isinstance(await worker.runner.run(task_id), Answered)
+    record = await client.ended(task_id)
+    assert record.attempt == 1
+
+
+async def test_a_redis_outage_delays_tokens_and_loses_none(client: Any, start_live: Any, valkey: Any) -> None:
+    worker = await start_live()
+    task_id = await client.accept("!tokens 60")
+    running = asyncio.create_task(worker.runner.run(task_id))
+    await client.streaming(task_id)
+
+    await asyncio.to_thread(valkey.stop)
+    await asyncio.sleep(1)
+    assert worker.runner.tokens > 30, "the engine goes on"
+    await asyncio.to_thread(valkey.start)
+    verdict = await asyncio.wait_for(running, 15)
+
+    assert isinstance(verdict, Answered)
+    entries, _ = await persist(lambda: client.stream.read(task_id))
+    assert client.text(entries) == verdict.result["cleaned_response_text"]
+    assert len(client.token_ids(entries)) == 61
+    assert [entry.type for entry in entries].count("end") == 1
