@@ -149,6 +149,15 @@ def test_a_named_tool_is_called_once_and_no_other(form: CallForm, vocabulary: LL
     assert not matches(grammar, calls_text(form, ("walk", POINT), ("walk", POINT)), vocabulary)
 
 
+def test_a_model_that_knows_no_tools_makes_one_short_call(vocabulary: LLTokenizer) -> None:
+    """A weak model repeats a call, or goes on with a string, until its tokens run out."""
+    weak = CallSyntax("hermes", {}, native=False)
+    grammar = grammar_for(request(tool_choice="required"), weak, 100)
+    assert matches(grammar, calls_text("hermes", ("weather", ARGUMENTS)), vocabulary)
+    assert not matches(grammar, calls_text("hermes", ("weather", ARGUMENTS), ("weather", ARGUMENTS)), vocabulary)
+    assert not matches(grammar, calls_text("hermes", ("weather", {**ARGUMENTS, "city": "x" * 11})), vocabulary)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_model_that_knows_nothing_writes_a_valid_call(form: CallForm, seed: int, vocabulary: LLTokenizer) -> None:
@@ -164,12 +173,13 @@ def test_a_model_that_knows_nothing_writes_a_valid_call(form: CallForm, seed: in
 @pytest.mark.parametrize("special", [True, False])
 def test_markers_that_are_tokens_are_demanded_as_tokens(special: bool, smollm2: PreTrainedTokenizerFast) -> None:
     """Qwen's `<tool_call>` is an added token; llguidance would look for its text in vain."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=smollm2.backend_tokenizer, eos_token=smollm2.eos_token)
+    wrap: Any = PreTrainedTokenizerFast  # has no types
+    tokenizer: PreTrainedTokenizerFast = wrap(tokenizer_object=smollm2.backend_tokenizer, eos_token=smollm2.eos_token)
     tokens = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]"]
     tokenizer.add_tokens([AddedToken(token, special=special, normalized=False) for token in tokens])
     vocabulary = llguidance.hf.from_tokenizer(tokenizer)
     for form in FORMS:
-        syntax = call_syntax(tokenizer, form)
+        syntax = call_syntax(tokenizer, form, native=True)
         assert set(syntax.tokens) == set(tokens)
         grammar = grammar_for(request(tool_choice=named("walk")), syntax, 256)
         assert grammar is not None

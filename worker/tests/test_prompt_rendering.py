@@ -58,7 +58,8 @@ def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>", "</s>"])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    wrap: Any = PreTrainedTokenizerFast  # has no types
+    wrapped: PreTrainedTokenizerFast = wrap(tokenizer_object=backend, eos_token="<|im_end|>")
     wrapped.chat_template = template
     return wrapped
 
@@ -79,7 +80,7 @@ def call(call_id: str, city: str) -> dict[str, Any]:
 
 SYSTEM = {"role": "system", "content": "Be kind."}
 USER = {"role": "user", "content": "Weather in Paris and Rome?"}
-ROUND = [
+ROUND: list[dict[str, Any]] = [
     {"role": "assistant", "tool_calls": [call("call_a", "Paris"), call("call_b", "Rome")]},
     {"role": "tool", "tool_call_id": "call_b", "content": "20 degrees"},
     {"role": "tool", "tool_call_id": "call_a", "content": "18 degrees"},

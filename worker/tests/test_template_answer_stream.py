@@ -41,7 +41,8 @@ GOOD = '<call>{"name": "weather", "arguments": {"days": 3}}</call>'
 
 
 def stream(prompt: str = "<user>hi<bot>") -> TemplateAnswerStream:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), response_template=TEMPLATE)
+    wrap: Any = PreTrainedTokenizerFast  # has no types
+    tokenizer: PreTrainedTokenizerFast = wrap(tokenizer_object=Tokenizer(models.BPE()), response_template=TEMPLATE)
     return TemplateAnswerStream(tokenizer, prompt, TOOLS, "task")
 
 

@@ -1,8 +1,10 @@
 """What a request demands of the answer -> a grammar that decoding must follow.
 
-The grammar may be narrower than the client's schema, never wider. It is narrower so that an answer comes to an end with
-any model: one layout of white space, no properties that the schema does not name, and, where the schema sets no bound,
-bounds for strings and lists that `max_new_tokens` can hold, and numbers as exact as a double.
+The grammar may be narrower than the client's schema, never wider. It is narrower so that an answer comes to an end
+before `max_new_tokens`: one layout of white space, no properties that the schema does not name, numbers as exact as a
+double, and, where the schema sets none, bounds for strings and lists. A model whose own template knows no tools is
+taken for a weak one: it gets bounds that hold even if every token is one character, and one call per answer, since it
+would repeat that call until its tokens run out (SmolLM2-135M does).
 """
 
 import json
@@ -23,10 +25,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MAX_CALLS = 4
-"""Calls of one enforced answer."""
+"""Calls of one enforced answer of a model that knows tools."""
 
 KNOWN_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 """String formats that llguidance enforces; others are annotations, as JSON Schema says, and are dropped."""
+
+_LITERAL = ("const", "enum", "default", "examples")
+"""Keywords whose value is data, not a schema."""
 
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As Python's json.dumps writes, which is what models have seen in their prompts."""
@@ -44,22 +49,25 @@ class CallSyntax:
     tokens: Mapping[str, int]
     """Markers that are tokens of their own: the grammar has to name those by id, their text never comes."""
 
+    native: bool = True
+    """Whether the model's own template knows tools."""
+
     def marker(self, text: str) -> str:
         """A marker as a Lark expression."""
         return f"<[{self.tokens[text]}]>" if text in self.tokens else json.dumps(text)
 
 
-def call_syntax(tokenizer: "PreTrainedTokenizerFast", form: CallForm) -> CallSyntax:
+def call_syntax(tokenizer: "PreTrainedTokenizerFast", form: CallForm, *, native: bool) -> CallSyntax:
     """The syntax of calls in `form` with this tokenizer's tokens."""
     ids = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
-    return CallSyntax(form, {text: ids[text] for text in (OPEN, CLOSE, LISTED, "[ARGS]") if text in ids})
+    return CallSyntax(form, {text: ids[text] for text in (OPEN, CLOSE, LISTED, "[ARGS]") if text in ids}, native)
 
 
 def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: int) -> Grammar | None:
     """The grammar of the answer; None when any text will do. Raises UnsupportedSchema.
 
-    `toolChoice` `required`: one to four calls; a named tool: exactly one call of it. `responseFormat` binds a text
-    answer, so with tools on offer the answer is a document or calls.
+    `toolChoice` `required`: one call, or up to four where the model knows tools; a named tool: exactly one call of it.
+    `responseFormat` binds a text answer, so with tools on offer the answer is a document or calls.
     """
     demanded = _demanded_tools(request)
     document = _document_schema(request.response_format)
@@ -68,11 +76,11 @@ def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: i
     rules: list[str] = []
     starts: list[str] = []
     if tools := demanded if demanded is not None else offered_tools(request):
-        most = 1 if isinstance(request.tool_choice, NamedToolChoice) else MAX_CALLS
+        most = MAX_CALLS if syntax.native and not isinstance(request.tool_choice, NamedToolChoice) else 1
         rules += _call_rules(tools, syntax, most, max_new_tokens)
         starts.append("calls")
     if demanded is None and document is not None:
-        rules.append(f"document: %json {_bounded(document, max_new_tokens)}")
+        rules.append(f"document: %json {_bounded(document, syntax, max_new_tokens)}")
         starts.append("document")
     source = "\n".join([f"start: {' | '.join(starts)}", *rules])
     refused, problems = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(source))
@@ -105,7 +113,7 @@ def _document_schema(response_format: ResponseFormat | None) -> Mapping[str, Any
 def _call_rules(tools: list[Tool], syntax: CallSyntax, most: int, max_new_tokens: int) -> list[str]:
     """Lark rules for one to `most` calls of `tools`; each tool's schema is a grammar of its own, so that `#` works."""
     arguments = [
-        f"arguments_{at}: %json {_bounded(tool.function.parameters, max_new_tokens // most)}"
+        f"arguments_{at}: %json {_bounded(tool.function.parameters, syntax, max_new_tokens // most)}"
         for at, tool in enumerate(tools)
     ]
     names = [tool.function.name for tool in tools]
@@ -134,18 +142,30 @@ def _call_rules(tools: list[Tool], syntax: CallSyntax, most: int, max_new_tokens
     return [f"calls: {calls}", *rules, *arguments]
 
 
-def _bounded(schema: Mapping[str, Any], max_new_tokens: int) -> str:
+def _bounded(schema: Mapping[str, Any], syntax: CallSyntax, max_new_tokens: int) -> str:
     """The schema as JSON text, narrowed as the module says."""
-    counted = json.dumps(schema)
-    strings = max(1, counted.count('"string"'))
-    limits = _Limits(
-        string=max(32, 3 * max_new_tokens // strings),
-        items=max(8, max_new_tokens // 16),
-        closed='"allOf"' not in counted and '"$ref"' not in counted,
-    )
-    narrowed = _narrowed(schema, limits)
+    text = json.dumps(schema)
+    items = max(8, max_new_tokens // 16) if syntax.native else 4
+    if syntax.native:
+        string = max(32, 3 * max_new_tokens // max(1, text.count('"string"')))
+    else:
+        # Half of the tokens are left for names, brackets and numbers.
+        string = max(8, max_new_tokens // 2 // max(1, _strings(schema, items)))
+    narrowed = _narrowed(schema, _Limits(string, items, closed='"allOf"' not in text and '"$ref"' not in text))
     assert isinstance(narrowed, dict)
     return json.dumps({**narrowed, "x-guidance": LAYOUT})
+
+
+def _strings(schema: Any, items: int) -> int:
+    """About how many strings a document may hold whose lists have `items` entries."""
+    if isinstance(schema, list):
+        return sum(_strings(part, items) for part in schema)
+    if not isinstance(schema, Mapping):
+        return 0
+    inner = sum(_strings(part, items) for key, part in schema.items() if key not in _LITERAL)
+    if schema.get("type") == "array":
+        inner *= min(items, schema.get("maxItems", items))
+    return inner + (schema.get("type") == "string")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +177,6 @@ class _Limits:
     """Whether objects can be closed: not where several schemas speak about one object."""
 
 
-_LITERAL = ("const", "enum", "default", "examples")
 _NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 
 

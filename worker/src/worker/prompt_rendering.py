@@ -48,7 +48,7 @@ class PromptRenderer:
         self.abilities = ModelAbilities(tools="native" if self.template.tools else "prompt")
         self.stop: tuple[str, ...] = () if self.template.template else PLAIN_STOP
         """Strings that end an answer beside those the client names."""
-        self._syntax = call_syntax(tokenizer, self.template.call_form)
+        self._syntax = call_syntax(tokenizer, self.template.call_form, native=self.template.tools)
 
     def grammar(self, request: InferenceRequest) -> Grammar | None:
         """What the answer must look like; None for free text. Raises UnsupportedSchema."""
