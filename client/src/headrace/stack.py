@@ -133,11 +133,11 @@ class Stack:
                 child.wait(0)
 
 
-TELLING = re.compile(r"\b(CRITICAL|ERROR)\b|^[\w.]*(Error|Exception)\b|^headrace")
-"""A log line that says why a process ended."""
+TELLING = (re.compile(r"\bCRITICAL\b|^headrace"), re.compile(r"^[\w.]*(Error|Exception)\b"), re.compile(r"\bERROR\b"))
+"""Log lines that say why a process ended, the most telling kind first: its own word, an exception, an error."""
 
 
 def _last_words(child: Child) -> str:
     lines = child.log_lines()
-    telling = [line for line in lines if TELLING.search(line)] or lines or ["none"]
-    return f"{telling[-1]} (log: {child.log})"
+    telling = next((found for kind in TELLING if (found := [line for line in lines if kind.search(line)])), lines)
+    return f"{telling[-1] if telling else 'none'} (log: {child.log})"
