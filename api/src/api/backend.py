@@ -8,6 +8,7 @@ from fastapi import Request
 from redis.asyncio import Redis
 
 from api.admission import Admission
+from api.capacity import Capacity
 from api.event_hub import EventHub
 from api.metrics import Metrics
 from api.publisher import Publisher
@@ -38,6 +39,8 @@ class Backend:
     metrics: Metrics
     shutdown: asyncio.Event
     """Set on SIGTERM: not ready any more, streams say farewell."""
+    capacity: Capacity | None = None
+    """None outside of a cluster, or where the cluster is not to be asked."""
 
 
 def backend_of(request: Request) -> Backend:

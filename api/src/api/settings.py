@@ -69,6 +69,10 @@ class Settings(SharedSettings):
     ]
     """JSON map from API key to tenant, or the path of a file with it. Empty: no key is asked for, one tenant."""
 
+    capacity_selector: str = ""
+    """Label selector of the workers' Deployments in this pod's namespace; what the cluster does about a model without a
+    ready worker is then told to waiting clients. Empty: the cluster is not asked."""
+
     default_timeout_seconds: Annotated[float, Field(gt=0, le=LONGEST_TASK_SECONDS)] = 600.0
     """Deadline of a task that names none, in seconds from acceptance."""
     max_timeout_seconds: Annotated[float, Field(gt=0, le=LONGEST_TASK_SECONDS)] = 3600.0

@@ -42,6 +42,8 @@ async def waiting_detail(backend: Backend, model: str) -> str | None:
     if await backend.registry.ready(model):
         return None
     starting = await backend.registry.starting(model)
+    if backend.capacity is not None and (detail := await backend.capacity.detail(model, starting)):
+        return detail
     return "; ".join(sorted(set(starting))) or "no worker is ready"
 
 

@@ -61,6 +61,8 @@ class WorkerSettings(SharedSettings):
     """After SIGTERM: how long running tasks may go on before they are handed over."""
     handover_seconds: Annotated[float, Field(gt=0)] = 6.0
     """After the drain: within how long the process is gone, whatever is stuck. Both together fit a notice of 30 s."""
+    deletion_cost: bool = False
+    """In a cluster: a busy worker makes its pod dear to delete, so that scaling in takes an idle one."""
     internal_port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """/healthz, /readyz, /metrics; 0 switches them off."""
     internal_host: str = "0.0.0.0"

@@ -16,6 +16,7 @@ from shared.schemas import ModelCard
 from shared.task_ledger import TaskLedger
 from shared.workers import WorkerRegistry
 from worker.codec import Codec, Prompts
+from worker.deletion_cost import keep_deletion_cost
 from worker.engine import Engine, EngineUnavailable, Patience
 from worker.engine_protocol import Step
 from worker.leases import Leases
@@ -117,7 +118,10 @@ class WorkerLoop:
         self.runner = runner
         leases = Leases(runner, self._ledger, self._redis, self._keys, self._settings.lease_seconds)
         self.presence.refresh()
-        return [runner.emitter.run(), leases.renew(), leases.hear_cancellations(), self._keep_engine()]
+        work = [runner.emitter.run(), leases.renew(), leases.hear_cancellations(), self._keep_engine()]
+        if self._settings.deletion_cost:
+            work.append(keep_deletion_cost(self._settings.worker_name, busy=lambda: bool(runner.held)))
+        return work
 
     async def _keep_engine(self) -> None:
         try:

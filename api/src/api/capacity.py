@@ -1,0 +1,159 @@
+"""What the cluster is doing about a model without a ready worker, in words for the client that waits."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from api.cluster_objects import Deployment, Event, ListOf, Pod
+from api.pod_state import pod_state
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+    from kubernetes.aio.client import ApiClient, CoreV1Api
+
+log = logging.getLogger(__name__)
+
+MODEL_LABEL = "headrace/model"
+"""On the chart's worker Deployments and their pods."""
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+MAX_AGE_SECONDS = 2.0
+"""All waiting clients of a replica are told from one look at the cluster."""
+MAX_AGE_OF_FAILURE_SECONDS = 15.0
+LOOK_SECONDS = 2.0
+"""A look that takes longer is given up: nobody's place in the queue waits for it."""
+EVENTS_OF_PODS = 3
+"""Pods per look whose events are read; they tell `pulling image` from other ways of not running yet."""
+LONGEST_DETAIL = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The workers of one model as the cluster sees them."""
+
+    desired: int
+    ready: int
+    obstacles: tuple[str, ...]
+    """Why there are fewer than desired."""
+    starting: bool
+    """A worker's process runs and is not ready: it knows more about that itself."""
+
+
+class Capacity:
+    """Reads pods, deployments and events of one namespace; at most one look in `max_age` seconds."""
+
+    def __init__(self, client: "ApiClient", namespace: str, selector: str, *, max_age: float = MAX_AGE_SECONDS) -> None:
+        """`selector`: label selector of the installation's worker Deployments and of their pods."""
+        self._client = client
+        self._namespace = namespace
+        self._selector = selector
+        self._max_age = max_age
+        self._looking = asyncio.Lock()
+        self._workers: dict[str, Workers] = {}
+        self._look_again_at = float("-inf")
+        self._failing = False
+
+    async def detail(self, model: str, reports: Iterable[str]) -> str | None:
+        """One line; `reports` is what starting workers say of themselves. None: the cluster has no answer."""
+        await self._look()
+        workers = self._workers.get(model)
+        if workers is None:
+            return None
+        said = sorted(set(reports)) or (["starting"] if workers.starting else [])
+        news = [*workers.obstacles, *said]
+        if workers.desired == 0 and not news:
+            return "scaled to zero: waiting for the autoscaler to start a worker"
+        line = f"{workers.ready} of {workers.desired} workers ready"
+        return (f"{line}: {'; '.join(news)}" if news else line)[:LONGEST_DETAIL]
+
+    async def _look(self) -> None:
+        from aiohttp import ClientError
+
+        clock = asyncio.get_running_loop().time
+        async with self._looking:
+            if clock() < self._look_again_at:
+                return
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    self._workers = await self._read()
+                self._failing = False
+                self._look_again_at = clock() + self._max_age
+            except (ClientError, TimeoutError, ValidationError) as error:
+                if not self._failing:
+                    log.warning("The cluster does not say what it is doing: %s", str(error) or type(error).__name__)
+                self._failing, self._workers = True, {}
+                self._look_again_at = clock() + MAX_AGE_OF_FAILURE_SECONDS
+
+    async def _read(self) -> dict[str, Workers]:
+        from kubernetes.aio.client import AppsV1Api, CoreV1Api
+
+        core, apps = CoreV1Api(self._client), AppsV1Api(self._client)
+        # Without preloading: parsing into the client's own objects costs ten times what ours do.
+        replies = await asyncio.gather(
+            apps.list_namespaced_deployment_without_preload_content(self._namespace, label_selector=self._selector),
+            core.list_namespaced_pod_without_preload_content(self._namespace, label_selector=self._selector),
+        )
+        deployments = ListOf[Deployment].model_validate_json(await _body(replies[0])).items
+        pods = ListOf[Pod].model_validate_json(await _body(replies[1])).items
+        events = await self._events_of([pod.metadata.name for pod in pods if pod_state(pod, ()).needs_events], core)
+        return {
+            model: _workers(deployment, [pod for pod in pods if pod.metadata.labels.get(MODEL_LABEL) == model], events)
+            for deployment in deployments
+            if (model := deployment.metadata.labels.get(MODEL_LABEL))
+        }
+
+    async def _events_of(self, pods: Sequence[str], core: "CoreV1Api") -> dict[str, list[Event]]:
+        found: dict[str, list[Event]] = {}
+        for pod in pods[:EVENTS_OF_PODS]:
+            selector = f"involvedObject.kind=Pod,involvedObject.name={pod}"
+            reply = await core.list_namespaced_event_without_preload_content(self._namespace, field_selector=selector)
+            found[pod] = ListOf[Event].model_validate_json(await _body(reply)).items
+        return found
+
+
+async def _body(reply: "ClientResponse") -> bytes:
+    """Raises ClientError when the API server refuses."""
+    reply.raise_for_status()
+    return await reply.read()
+
+
+def _workers(deployment: Deployment, pods: Sequence[Pod], events: Mapping[str, Sequence[Event]]) -> Workers:
+    states = [pod_state(pod, events.get(pod.metadata.name, ())) for pod in pods]
+    # Pods that the cluster did not even make: a quota, a policy.
+    refused = {
+        f"{condition.reason}: {condition.message}"
+        for condition in deployment.status.conditions
+        if condition.type == "ReplicaFailure" and condition.status == "True"
+    }
+    return Workers(
+        desired=deployment.spec.replicas,
+        ready=deployment.status.ready_replicas,
+        obstacles=tuple(sorted(refused | {state.obstacle for state in states if state.obstacle})),
+        starting=any(state.starting for state in states),
+    )
+
+
+@asynccontextmanager
+async def capacity_of_this_cluster(selector: str) -> AsyncIterator[Capacity | None]:
+    """With this pod's own service account. Without a selector, or outside of a cluster (it then says so): None."""
+    if not selector:
+        yield None
+        return
+    from kubernetes.aio.client import ApiClient, Configuration
+    from kubernetes.aio.config import ConfigException, load_incluster_config
+
+    configuration = Configuration()
+    try:
+        load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # it has no types
+        namespace = await asyncio.to_thread(NAMESPACE_FILE.read_text)
+    except (ConfigException, OSError) as error:
+        log.warning("Waiting clients will not be told what the cluster is doing: %s", error)
+        yield None
+        return
+    async with ApiClient(configuration) as client:
+        yield Capacity(client, namespace.strip(), selector)
