@@ -137,7 +137,7 @@ def check_client(history: History, expected_text: str | None = None) -> None:
 
 def _is_live(one: Seen) -> bool:
     """A PENDING status that the API makes on the spot has the id of the entry before it."""
-    return one.type == "status" and one.data["state"] in ("PENDING", "RETRY")
+    return one.type == "status" and one.data["state"] == "PENDING"
 
 
 async def check_stream(stream: EventStream, task_id: str) -> None:

@@ -72,7 +72,7 @@ async def test_a_kill_in_the_middle_of_the_drain_loses_nothing(headrace: Stack) 
     history = await headrace.submit(words=300)
     following = await headrace.until_tokens(history, 5)
     headrace.workers[0].send(signal.SIGTERM)
-    await headrace.until_tokens(history, 20)
+    await until(lambda: len(history.of("token")) >= 20, 10, "tokens while it drains")
     headrace.workers[0].kill()
     await headrace.start_worker()
     await following

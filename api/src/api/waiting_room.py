@@ -32,7 +32,8 @@ async def tell_positions(backend: Backend, waiting: Sequence[Waiting]) -> None:
         news = position, details[reader.model]
         if reader.state is None or position is None or news == reader.told:
             continue
-        event = StatusEvent(task_id=reader.task_id, state=reader.state, position=position, detail=news[1])
+        # PENDING also behind a RETRY: that one stands in the stream, and each client sees it once.
+        event = StatusEvent(task_id=reader.task_id, state="PENDING", position=position, detail=news[1])
         if reader.add(b"status", event.model_dump_json(exclude_none=True).encode()):
             reader.told = news
 
