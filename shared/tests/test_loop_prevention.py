@@ -1,7 +1,7 @@
 import itertools
 import json
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall, ToolMessage, UserMessage
@@ -156,6 +156,8 @@ calls = st.tuples(
 items = st.one_of(calls, st.lists(calls, min_size=1, max_size=3), st.just("next"), st.just("...so"))
 
 
+@example([("a", "{}", "yes"), "...so", [("a", "{}", "yes"), ("a", "{}", "yes")]], 1, 1)
+@example([("a", "{}", "yes"), "...so", ("a", "{}", "yes")], 2, 3)
 @given(st.lists(items, max_size=12), st.integers(1, 3), st.integers(1, 9))
 def test_the_guard_keeps_the_role_rules_and_a_second_pass_changes_no_message(
     rounds: list[Call | list[Call] | str], repeats: int, tool_rounds: int

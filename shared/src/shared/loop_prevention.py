@@ -64,16 +64,15 @@ def prevent_loops(messages: Sequence[ChatMessage], policy: LoopPolicy) -> Guarde
             kept.append(span)
     if isinstance(kept[-1], AssistantMessage):
         # Nothing but assistant text stands before the last round: without it there would be nothing to answer.
-        last_round = turn.rounds[-1]
-        kept += last_round.messages()
-        removed -= len(last_round.calls)
+        kept += turn.rounds[-1].last_answered().messages()
+        removed -= 1
     withheld, cycle, reason = _verdict(turn, removed, policy)
     notes = [*turn.notes, *([WITHHELD_NOTE] if withheld else [])]
     last = kept[-1]
     if notes and isinstance(last, ToolMessage):
         missing = [note for note in notes if note not in last.content]
         kept[-1] = last.model_copy(update={"content": "\n\n".join([last.content, *missing])})
-    if not (removed or withheld):
+    if not (removed or notes):
         return Guarded(kept, None)
     return Guarded(kept, Guard(repeated_calls_removed=removed, cycle=cycle, tools_withheld=withheld, reason=reason))
 
@@ -93,6 +92,11 @@ class _Round:
         if not self.calls:
             return []
         return [self.assistant.model_copy(update={"tool_calls": list(self.calls)}), *self.answers]
+
+    def last_answered(self) -> "_Round":
+        """The round with nothing but its last answer and the call of it."""
+        answer = self.answers[-1]
+        return _Round(self.assistant, tuple(c for c in self.calls if c.id == answer.tool_call_id), (answer,))
 
     def signature(self) -> frozenset[tuple[str, str]]:
         """What was asked and answered, in whatever order."""
@@ -175,7 +179,7 @@ def _verdict(turn: _Turn, removed: int, policy: LoopPolicy) -> tuple[bool, list[
         return True, cycle, f"{what} with the same answers; the model must answer without tools"
     if len(turn.rounds) >= policy.max_tool_rounds:
         return True, cycle, f"{len(turn.rounds)} tool rounds since the last user message; the model must answer"
-    return False, cycle, f"{removed} repeated tool calls were taken out of the conversation" if removed else ""
+    return False, cycle, f"the model was told of repeated tool calls, {removed} were taken out of the conversation"
 
 
 def _cycle(turn: _Turn) -> list[str]:
