@@ -1,6 +1,7 @@
 """What the cluster is doing about a model without a ready worker, in words for the client that waits."""
 
 import asyncio
+import importlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from api.pod_state import pod_state
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
-    from kubernetes.aio.client import ApiClient, CoreV1Api
+    from kubernetes.aio.client import AppsV1Api, CoreV1Api
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,12 @@ class Workers:
 class Capacity:
     """Reads pods, deployments and events of one namespace; at most one look in `max_age` seconds."""
 
-    def __init__(self, client: "ApiClient", namespace: str, selector: str, *, max_age: float = MAX_AGE_SECONDS) -> None:
+    def __init__(
+        self, core: "CoreV1Api", apps: "AppsV1Api", namespace: str, selector: str, *, max_age: float = MAX_AGE_SECONDS
+    ) -> None:
         """`selector`: label selector of the installation's worker Deployments and of their pods."""
-        self._client = client
+        self._core = core
+        self._apps = apps
         self._namespace = namespace
         self._selector = selector
         self._max_age = max_age
@@ -90,28 +94,29 @@ class Capacity:
                 self._look_again_at = clock() + MAX_AGE_OF_FAILURE_SECONDS
 
     async def _read(self) -> dict[str, Workers]:
-        from kubernetes.aio.client import AppsV1Api, CoreV1Api
-
-        core, apps = CoreV1Api(self._client), AppsV1Api(self._client)
         # Without preloading: parsing into the client's own objects costs ten times what ours do.
         replies = await asyncio.gather(
-            apps.list_namespaced_deployment_without_preload_content(self._namespace, label_selector=self._selector),
-            core.list_namespaced_pod_without_preload_content(self._namespace, label_selector=self._selector),
+            self._apps.list_namespaced_deployment_without_preload_content(
+                self._namespace, label_selector=self._selector
+            ),
+            self._core.list_namespaced_pod_without_preload_content(self._namespace, label_selector=self._selector),
         )
         deployments = ListOf[Deployment].model_validate_json(await _body(replies[0])).items
         pods = ListOf[Pod].model_validate_json(await _body(replies[1])).items
-        events = await self._events_of([pod.metadata.name for pod in pods if pod_state(pod, ()).needs_events], core)
+        events = await self._events_of([pod.metadata.name for pod in pods if pod_state(pod, ()).needs_events])
         return {
             model: _workers(deployment, [pod for pod in pods if pod.metadata.labels.get(MODEL_LABEL) == model], events)
             for deployment in deployments
             if (model := deployment.metadata.labels.get(MODEL_LABEL))
         }
 
-    async def _events_of(self, pods: Sequence[str], core: "CoreV1Api") -> dict[str, list[Event]]:
+    async def _events_of(self, pods: Sequence[str]) -> dict[str, list[Event]]:
         found: dict[str, list[Event]] = {}
         for pod in pods[:EVENTS_OF_PODS]:
             selector = f"involvedObject.kind=Pod,involvedObject.name={pod}"
-            reply = await core.list_namespaced_event_without_preload_content(self._namespace, field_selector=selector)
+            reply = await self._core.list_namespaced_event_without_preload_content(
+                self._namespace, field_selector=selector
+            )
             found[pod] = ListOf[Event].model_validate_json(await _body(reply)).items
         return found
 
@@ -144,7 +149,9 @@ async def capacity_of_this_cluster(selector: str) -> AsyncIterator[Capacity | No
     if not selector:
         yield None
         return
-    from kubernetes.aio.client import ApiClient, Configuration
+    # In a thread: the client's thousand types take a second, and probes are answered meanwhile.
+    await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client.api.core_v1_api")
+    from kubernetes.aio.client import ApiClient, AppsV1Api, Configuration, CoreV1Api
     from kubernetes.aio.config import ConfigException, load_incluster_config
 
     configuration = Configuration()
@@ -156,4 +163,4 @@ async def capacity_of_this_cluster(selector: str) -> AsyncIterator[Capacity | No
         yield None
         return
     async with ApiClient(configuration) as client:
-        yield Capacity(client, namespace.strip(), selector)
+        yield Capacity(CoreV1Api(client), AppsV1Api(client), namespace.strip(), selector)

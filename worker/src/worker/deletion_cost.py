@@ -1,13 +1,14 @@
 """A busy worker makes its pod dear to delete, so that scaling in takes an idle one."""
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kubernetes.aio.client import ApiClient
+    from kubernetes.aio.client import CoreV1Api
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +28,13 @@ class DeletionCost:
 
     def __init__(
         self,
-        client: "ApiClient",
+        core: "CoreV1Api",
         namespace: str,
         pod: str,
         busy: Callable[[], bool],
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        self._client = client
+        self._core = core
         self._namespace = namespace
         self._pod = pod
         self._busy = busy
@@ -56,19 +57,19 @@ class DeletionCost:
 
     async def _write(self, cost: int) -> bool:
         from aiohttp import ClientError
-        from kubernetes.aio.client import ApiException, CoreV1Api
+        from kubernetes.aio.client import ApiException
 
         body = {"metadata": {"annotations": {ANNOTATION: str(cost)}}}
         try:
             # Through the status: the right to write it does not include the right to change what a pod runs.
-            await CoreV1Api(self._client).patch_namespaced_pod_status(
+            await self._core.patch_namespaced_pod_status(
                 self._pod,
                 self._namespace,
                 body,
                 _content_type="application/strategic-merge-patch+json",
                 _request_timeout=REQUEST_SECONDS,
             )
-        except (ApiException, ClientError, TimeoutError) as error:
+        except (ApiException, ClientError, OSError) as error:
             log.warning("The deletion cost of the pod %s could not be set to %d: %s", self._pod, cost, error)
             return False
         self._written = cost
@@ -77,7 +78,9 @@ class DeletionCost:
 
 async def keep_deletion_cost(pod: str, busy: Callable[[], bool]) -> None:
     """`DeletionCost.run` with this pod's own service account. Outside of a cluster it says so and returns."""
-    from kubernetes.aio.client import ApiClient, Configuration
+    # In a thread: the client's thousand types take a second, and leases are renewed meanwhile.
+    await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client.api.core_v1_api")
+    from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api
     from kubernetes.aio.config import ConfigException, load_incluster_config
 
     configuration = Configuration()
@@ -88,4 +91,4 @@ async def keep_deletion_cost(pod: str, busy: Callable[[], bool]) -> None:
         log.warning("The deletion cost stays as it is, there is no cluster to tell: %s", error)
         return
     async with ApiClient(configuration) as client:
-        await DeletionCost(client, namespace.strip(), pod, busy).run()
+        await DeletionCost(CoreV1Api(client), namespace.strip(), pod, busy).run()
