@@ -1,13 +1,19 @@
-"""A server that says what a test tells it to, on a real socket, and both clients behind one face."""
+"""A server that says what a test tells it to, both clients behind one face, and a running `headrace up`."""
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import headrace.backoff
@@ -142,3 +148,112 @@ def client(request: pytest.FixtureRequest, server: ScriptedServer) -> Any:
 @pytest.fixture(autouse=True)
 def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headrace.backoff, "FIRST_SECONDS", 0.01)
+
+
+BOUND_SECONDS = 30.0
+"""On every wait: far above what the machine needs."""
+ANSWERS = "scripted:?token_ms=5&tokens=8"
+
+
+class Up:
+    """One running `headrace up`."""
+
+    def __init__(
+        self, *options: str, data_dir: Path, source: str | None = ANSWERS, stdin: int = subprocess.DEVNULL
+    ) -> None:
+        command = [sys.executable, "-m", "headrace", "up", "--data-dir", str(data_dir)]
+        if source is not None:
+            command += ["--model-source", source]
+        self.data_dir = data_dir
+        self.process = subprocess.Popen(
+            [*command, *(() if "--port" in options else ("--port", "0")), *options],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={name: value for name, value in os.environ.items() if name != "DEMO_ONCE"},
+        )
+        self.output = ""
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+        self._seen: set[psutil.Process] = set()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        while text := self.process.stdout.read(1):
+            self.output += text
+
+    def says(self, text: str, within: float = BOUND_SECONDS) -> None:
+        def said() -> bool:
+            assert text in self.output or self.process.poll() is None, self.output
+            return text in self.output
+
+        self.eventually(said, lambda: self.output, within)
+
+    def children(self) -> list[psutil.Process]:
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        self._seen.update(found)
+        return found
+
+    def child(self, module: str) -> psutil.Process:
+        command = ["-m", module]
+        (found,) = (c for c in psutil.Process(self.process.pid).children() if c.cmdline()[-2:] == command)
+        return found
+
+    def exit_code(self) -> int:
+        """Waits for the end; all that it started must be gone then."""
+        code = self.process.wait(BOUND_SECONDS)
+        self._reading.join(BOUND_SECONDS)
+        self.eventually(lambda: not any(_lives(child) for child in self._seen))
+        return code
+
+    @staticmethod
+    def eventually(
+        condition: Callable[[], bool],
+        describe: Callable[[], str] = lambda: "it did not happen",
+        within: float = BOUND_SECONDS,
+    ) -> None:
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, describe()
+            time.sleep(0.02)
+
+    def addresses(self) -> dict[str, str]:
+        return dict(line.split("=", 1) for line in (self.data_dir / "stack.env").read_text().splitlines())
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self._reading.join(BOUND_SECONDS)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start(*options: str, **more: object) -> Up:
+        started.append(Up(*options, **{"data_dir": tmp_path / "data", **more}))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def up_process() -> type[Up]:
+    """For fixtures that keep a stack for more than one test."""
+    return Up

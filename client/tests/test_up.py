@@ -4,114 +4,19 @@ import os
 import pty
 import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-import psutil
 import pytest
 
 from headrace import Client, FinalText
 
+Start = Callable[..., Any]
 BOUND_SECONDS = 30.0
-"""On every wait: far above what the machine needs."""
-ANSWERS = "scripted:?token_ms=5&tokens=8"
+"""On every wait for an answer: far above what the machine needs."""
 
 
-def eventually(condition: Callable[[], bool], describe: Callable[[], str] = lambda: "it did not happen") -> None:
-    deadline = time.monotonic() + BOUND_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, describe()
-        time.sleep(0.02)
-
-
-class Up:
-    """One running `headrace up`."""
-
-    def __init__(self, *options: str, data_dir: Path, source: str = ANSWERS, stdin: int = subprocess.DEVNULL) -> None:
-        command = [sys.executable, "-m", "headrace", "up", "--data-dir", str(data_dir), "--model-source", source]
-        self.data_dir = data_dir
-        self.process = subprocess.Popen(
-            [*command, *(() if "--port" in options else ("--port", "0")), *options],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={name: value for name, value in os.environ.items() if name != "DEMO_ONCE"},
-        )
-        self.output = ""
-        self._reading = threading.Thread(target=self._read)
-        self._reading.start()
-        self._seen: set[psutil.Process] = set()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        while text := self.process.stdout.read(1):
-            self.output += text
-
-    def says(self, text: str) -> None:
-        def said() -> bool:
-            assert text in self.output or self.process.poll() is None, self.output
-            return text in self.output
-
-        eventually(said, lambda: self.output)
-
-    def children(self) -> list[psutil.Process]:
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        self._seen.update(found)
-        return found
-
-    def child(self, module: str) -> psutil.Process:
-        command = ["-m", module]
-        (found,) = (c for c in psutil.Process(self.process.pid).children() if c.cmdline()[-2:] == command)
-        return found
-
-    def exit_code(self) -> int:
-        """Waits for the end; all that it started must be gone then."""
-        code = self.process.wait(BOUND_SECONDS)
-        self._reading.join(BOUND_SECONDS)
-        eventually(lambda: not any(_lives(child) for child in self._seen))
-        return code
-
-    def addresses(self) -> dict[str, str]:
-        return dict(line.split("=", 1) for line in (self.data_dir / "stack.env").read_text().splitlines())
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self._reading.join(BOUND_SECONDS)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
-    started: list[Up] = []
-
-    def start(*options: str, **more: object) -> Up:
-        started.append(Up(*options, **{"data_dir": tmp_path / "data", **more}))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.close()
-
-
-def test_the_question_is_answered_and_nothing_is_left(start: Callable[..., Up]) -> None:
+def test_the_question_is_answered_and_nothing_is_left(start: Start) -> None:
     up = start("--ask", "!say It is Paris.", "--once")
     up.says("the model is loading")
     assert len(up.children()) >= 3
@@ -121,7 +26,7 @@ def test_the_question_is_answered_and_nothing_is_left(start: Callable[..., Up]) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_every_process(start: Callable[..., Up], number: signal.Signals) -> None:
+def test_a_signal_stops_every_process(start: Start, number: signal.Signals) -> None:
     up = start()
     up.says("Ctrl-C stops it")
     assert len(up.children()) >= 4  # Valkey, API, worker, its engine
@@ -129,7 +34,7 @@ def test_a_signal_stops_every_process(start: Callable[..., Up], number: signal.S
     assert up.exit_code() == 0
 
 
-def test_a_signal_while_starting_stops_every_process(start: Callable[..., Up]) -> None:
+def test_a_signal_while_starting_stops_every_process(start: Start) -> None:
     up = start(source="scripted:?start_ms=60000")
     up.says("the model is loading")
     up.children()
@@ -137,7 +42,7 @@ def test_a_signal_while_starting_stops_every_process(start: Callable[..., Up]) -
     assert up.exit_code() == 0
 
 
-def test_no_process_outlives_a_kill(start: Callable[..., Up]) -> None:
+def test_no_process_outlives_a_kill(start: Start) -> None:
     up = start()
     up.says("Ctrl-C stops it")
     assert len(up.children()) >= 4
@@ -145,7 +50,7 @@ def test_no_process_outlives_a_kill(start: Callable[..., Up]) -> None:
     assert up.exit_code() == -signal.SIGKILL
 
 
-def test_a_port_in_use_is_one_sentence(start: Callable[..., Up]) -> None:
+def test_a_port_in_use_is_one_sentence(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         up = start("--port", str(port))
@@ -154,7 +59,7 @@ def test_a_port_in_use_is_one_sentence(start: Callable[..., Up]) -> None:
     assert "Traceback" not in up.output
 
 
-def test_a_data_directory_serves_one_stack(start: Callable[..., Up]) -> None:
+def test_a_data_directory_serves_one_stack(start: Start) -> None:
     first = start()
     first.says("Ctrl-C stops it")
     second = start()
@@ -163,14 +68,14 @@ def test_a_data_directory_serves_one_stack(start: Callable[..., Up]) -> None:
     assert (first.data_dir / "stack.env").exists()
 
 
-def test_a_missing_model_is_one_sentence(start: Callable[..., Up]) -> None:
+def test_a_missing_model_is_one_sentence(start: Start) -> None:
     up = start(source="/nowhere/model.gguf")
     assert up.exit_code() == 1
     assert "There is no GGUF file at /nowhere/model.gguf" in up.output
     assert "Traceback" not in up.output
 
 
-def test_a_wrong_setting_is_one_sentence(start: Callable[..., Up]) -> None:
+def test_a_wrong_setting_is_one_sentence(start: Start) -> None:
     up = start("--env", "HEADRACE_MAX_BODY_BYTES=none")
     assert up.exit_code() == 1
     assert "HEADRACE_MAX_BODY_BYTES" in up.output
@@ -178,7 +83,7 @@ def test_a_wrong_setting_is_one_sentence(start: Callable[..., Up]) -> None:
 
 
 @pytest.mark.parametrize("module", ["worker", "api"])
-def test_what_dies_is_restarted_and_the_answer_goes_on(start: Callable[..., Up], module: str) -> None:
+def test_what_dies_is_restarted_and_the_answer_goes_on(start: Start, module: str) -> None:
     up = start("--env", "HEADRACE_LEASE_SECONDS=2", source="scripted:?token_ms=40&tokens=100")
     up.says("Ctrl-C stops it")
     with Client(up.addresses()["HEADRACE_URL"]) as client:
@@ -192,19 +97,19 @@ def test_what_dies_is_restarted_and_the_answer_goes_on(start: Callable[..., Up],
     assert "was killed by SIGKILL and is started again" in up.output
 
 
-def test_what_dies_too_often_ends_the_stack(start: Callable[..., Up]) -> None:
+def test_what_dies_too_often_ends_the_stack(start: Start) -> None:
     up = start()
     up.says("Ctrl-C stops it")
     for count in range(6):
-        eventually(lambda: len([c for c in up.children() if c.cmdline()[-2:] == ["-m", "api"]]) == 1)
+        up.eventually(lambda: len([c for c in up.children() if c.cmdline()[-2:] == ["-m", "api"]]) == 1)
         up.child("api").kill()
         if count < 5:
-            eventually(lambda count=count: up.output.count("is started again") == count + 1)
+            up.eventually(lambda count=count: up.output.count("is started again") == count + 1)
     assert up.exit_code() == 1
     assert "headrace: api was killed by SIGKILL, 6 times in a minute" in up.output
 
 
-def test_accepted_tasks_outlive_the_stack(start: Callable[..., Up]) -> None:
+def test_accepted_tasks_outlive_the_stack(start: Start) -> None:
     up = start(source="scripted:?token_ms=40&tokens=100")
     up.says("Ctrl-C stops it")
     with Client(up.addresses()["HEADRACE_URL"]) as client:
@@ -222,7 +127,7 @@ def test_accepted_tasks_outlive_the_stack(start: Callable[..., Up]) -> None:
     assert answer.usage.completion_tokens >= 100
 
 
-def test_a_terminal_gets_a_prompt(start: Callable[..., Up]) -> None:
+def test_a_terminal_gets_a_prompt(start: Start) -> None:
     ours, theirs = pty.openpty()
     try:
         up = start(stdin=theirs)

@@ -14,6 +14,10 @@ from headrace.plan import Plan, Process, StackError, choose_ports, require_insta
 from headrace.probes import answers_ping, has_models, is_ready
 
 WATCH_SECONDS = 0.1
+SHOWN_CHARACTERS = 100
+"""Of a log line that tells how far something is."""
+TELL_SECONDS = 3.0
+"""Between two signs of life while something takes its time."""
 VALKEY_START_SECONDS = 60.0
 """It may have to read a long append-only file."""
 API_START_SECONDS = 60.0
@@ -50,7 +54,7 @@ class Stack:
         for process in services(plan, ports):
             self._start(process)
         self._until(lambda: is_ready(ports.internal_url), API_START_SECONDS, "The API does not become ready")
-        self._notice(f"The API is ready at {self.url}, the model is loading.")
+        self._notice(f"The API is ready at {self.url}; the model is loading.")
         self._until(lambda: has_models(self.url), plan.start_seconds, "The model does not become ready")
         addresses = plan.data_dir / "stack.env"
         addresses.write_text(f"HEADRACE_URL={self.url}\nHEADRACE_REDIS_URL={ports.redis_url}\n")
@@ -87,13 +91,19 @@ class Stack:
         child.start()
 
     def _until(self, ready: Callable[[], bool], seconds: float, otherwise: str) -> None:
-        deadline = time.monotonic() + seconds
+        begin = told = time.monotonic()
         while not ready():
             for child in self._children:
                 if death := child.death():
                     raise StackError(f"{child.name} {death} while starting: {_last_words(child)}")
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > begin + seconds:
                 raise StackError(f"{otherwise} within {seconds:.0f} s; the logs are in {self._plan.data_dir / 'logs'}")
+            if now > told + TELL_SECONDS:
+                told = now
+                child = self._children[min(1, len(self._children) - 1)]  # a worker takes longest
+                lines = child.log_lines() or ["starting"]
+                self._notice(f"{now - begin:.0f} s; {child.name}: {lines[-1][:SHOWN_CHARACTERS]}")
             time.sleep(WATCH_SECONDS)
 
     def _watch(self) -> None:
