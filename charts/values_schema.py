@@ -62,7 +62,7 @@ EXCEPTIONS: dict[str, Schema] = {
     "modelDefaults.slots": {"type": "integer", "minimum": 1, "maximum": 1024},
     "modelDefaults.gpu.count": {"type": "integer", "minimum": 0},
     "modelDefaults.scaling.min": {"type": "integer", "minimum": 0},
-    "modelDefaults.scaling.max": {"type": "integer", "minimum": 0},
+    "modelDefaults.scaling.max": _either("integer", "null", minimum=0),
     "modelDefaults.scaling.targetInFlight": {"type": "integer", "minimum": 1},
     "modelDefaults.cache.accessModes": {
         "type": "array",

@@ -5,6 +5,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+Path = tuple[str, ...]
+"""Of a value: the keys that lead to it."""
+
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 
 
@@ -23,7 +26,7 @@ def with_table(readme: str, values_text: str, values: dict[str, Any]) -> str:
     return f"{head}{BEGIN}\n" + "\n".join(rows) + f"\n{END}{tail}"
 
 
-def _comments(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
+def _comments(text: str) -> Iterator[tuple[Path, str]]:
     """Path of a key -> the `# --` comment above it."""
     path: list[tuple[int, str]] = []
     comment: str | None = None
@@ -42,7 +45,9 @@ def _comments(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
             comment = None
 
 
-def _leaves(values: Any, comments: dict[tuple[str, ...], str], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(
+    values: Any, comments: dict[tuple[str, ...], str], path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Everything that has a comment or nothing below it."""
     if isinstance(values, dict) and values and path not in comments:
         for name, value in values.items():

@@ -23,6 +23,7 @@
 {{- $_ := set $spec "nodeSelector" (mergeOverwrite (dict) ($profile.nodeSelector | default dict) ($spec.nodeSelector | default dict)) -}}
 {{- $_ := set $spec "tolerations" (concat ($profile.tolerations | default list) ($spec.tolerations | default list)) -}}
 {{- $_ := set $spec "runtimeClassName" ($spec.runtimeClassName | default $profile.runtimeClassName | default "") -}}
+{{- if kindIs "invalid" $spec.scaling.max -}}{{- $_ := set $spec.scaling "max" $spec.scaling.min -}}{{- end -}}
 {{- $_ := set $spec "scaled" (and (ne $.Values.autoscaling.provider "none") (gt (int $spec.scaling.max) (int $spec.scaling.min))) -}}
 {{- $_ := set $spec "handoverSeconds" (int (default 6 (get ($spec.settings | default dict) "handoverSeconds"))) -}}
 {{- $_ := set $spec "hubDownload" (hasPrefix "hf://" $spec.source) -}}
