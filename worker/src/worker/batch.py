@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 
-from worker.engine_protocol import Generate, Output, Stats, Step
+from worker import attention as per_request
+from worker.engine_protocol import Attention, Generate, Output, Stats, Step
+from worker.model_files import ModelUnavailable
+from worker.sampling import Sampler
 from worker.sequence import Answer, Sequence
 
 if TYPE_CHECKING:
@@ -36,10 +39,28 @@ class Batch(ContinuousBatchingManager):
         model: "PreTrainedModel",
         generation_config: GenerationConfig,
         config: ContinuousBatchingConfig,
+        slots: int,
+        attention: Attention,
         send: Callable[[Step], None],
     ) -> None:
-        super().__init__(model, generation_config, config)
+        super().__init__(model, generation_config, config)  # type: ignore[arg-type]  # its prototype of a model
+        # Only now: the manager's constructor knows no attention but sdpa, eager and flash.
+        if attention in ("auto", "per_request"):
+            if per_request.install(model):
+                pages = -(-self.model.config.get_text_config().max_position_embeddings // config.page_size)
+                self.continuous_batching_config.max_blocks_per_request = pages
+            elif attention == "per_request":
+                raise ModelUnavailable(
+                    "The attention per_request is for models with plain full attention on a CPU, and this is none: "
+                    "set the attention to auto."
+                )
         self.output_router = Discarding()
+        self.logit_processor = Sampler(
+            model.config.get_text_config().vocab_size,
+            slots,
+            model.device,
+            captured=any(self.continuous_batching_config.cuda_graph_booleans),
+        )
         self._send = send
         self._answers: dict[str, Answer] = {}
         self._answers_lock = threading.Lock()
@@ -57,6 +78,7 @@ class Batch(ContinuousBatchingManager):
     @property
     def kv_tokens(self) -> int:
         """Tokens that the KV cache can hold; known after `warmup`."""
+        assert self.batch_processor is not None
         cache = self.batch_processor.cache
         return int(cache.num_blocks * self.continuous_batching_config.page_size)
 
@@ -85,6 +107,8 @@ class Batch(ContinuousBatchingManager):
             answer=answer,
         )
         answer.sequence_id = sequence.request_id
+        answer.tokens = len(generate.generated_ids)
+        answer.max_tokens = answer.tokens + max_new_tokens
         self.input_queue.put(sequence)
         self._wake_up_loop.set()
 
@@ -120,6 +144,7 @@ class Batch(ContinuousBatchingManager):
                     outputs.append(output)
                     if answer.ended:
                         del self._answers[request_id]
+                        self._preemptions += answer.preemptions
         now = time.monotonic()
         idle = not batch_processor.has_pending_requests()
         # A turn that holds requests and did not step is no sign of life: the watchdog shall see a stuck batch.

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from worker.engine_protocol import Cancel, EngineOptions, Generate, Loading, Message, Output, Ready, StartFailed, Step
-from worker.model import ModelUnavailable
+from worker.model_files import ModelUnavailable, model_revision
 
 if TYPE_CHECKING:
     from worker.batch import Batch
@@ -31,10 +31,13 @@ def serve(connection: Connection, options: EngineOptions) -> None:
     imported in here, so that the parent can name this function without loading it.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Idle torch threads shall sleep, not spin: beside other processes on two cores spinning made steps five times
+    # longer. libgomp reads it when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = EngineProcess(connection, options).run()
-    logging.shutdown()
-    # Not sys.exit: a generation thread stuck in a step would keep the interpreter alive.
-    os._exit(code)
+    if code:
+        logging.shutdown()
+        os._exit(code)  # not sys.exit: a thread that hangs in a step would keep the interpreter alive
 
 
 class EngineProcess:
@@ -48,7 +51,7 @@ class EngineProcess:
         self._stop = threading.Event()
         self._compiling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
         self._batch: Batch
-        self._grammars: Grammars
+        self._grammars: Grammars | None = None
         self._context_length = 0
 
     def run(self) -> int:
@@ -71,7 +74,8 @@ class EngineProcess:
             pass
         if self._stop.is_set():
             self._batch.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
-            return 0
+            self._compiling.shutdown(wait=False, cancel_futures=True)
+            return 1 if self._batch.is_running() else 0
         log.error("The generation loop has died; the engine process leaves.")
         return 1
 
@@ -99,22 +103,29 @@ class EngineProcess:
         self._send(Loading("starting torch", 0.0))
         import torch
         from transformers import GenerationConfig
+        from transformers.utils.logging import disable_progress_bar
 
         from worker.batch import Batch
-        from worker.grammar import Grammars
-        from worker.model import load_tokenizer, load_weights, model_revision
+        from worker.grammar import Grammars, InvalidGrammar
+        from worker.model import load_tokenizer, load_weights
         from worker.sizing import batch_config, context_length
 
+        disable_progress_bar()
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
         options = self._options
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         model = load_weights(options, lambda detail, fraction: self._send(Loading(detail, 0.1 + 0.6 * fraction)))
         tokenizer = load_tokenizer(options)
         eos_token_ids = _eos_token_ids(model.generation_config, tokenizer)
-        self._grammars = Grammars(tokenizer, model.config.get_text_config().vocab_size, eos_token_ids)
+        try:
+            self._grammars = Grammars(tokenizer, model.config.get_text_config().vocab_size, eos_token_ids)
+        except InvalidGrammar as error:
+            log.warning("Requests with a grammar will fail: %s", error)
         self._send(Loading("preparing the batch", 0.8))
         generation = GenerationConfig(do_sample=False, eos_token_id=list(eos_token_ids))
-        self._batch = Batch(model, generation, batch_config(options, model), self._send_step)
+        config = batch_config(options, model)
+        self._batch = Batch(model, generation, config, options.slots, options.attention, self._send_step)
         self._batch.warmup()
         self._context_length = context_length(options, model, self._batch.kv_tokens)
         self._batch.start()
@@ -164,11 +175,8 @@ class EngineProcess:
         if not generate.prompt_ids:
             return Output(request_id, (), error="The prompt has no tokens.")
         if length >= self._context_length:
-            return Output(
-                request_id,
-                (),
-                error=f"The prompt has {length} tokens; the context of {self._context_length} leaves none for an answer.",
-            )
+            error = f"The prompt has {length} tokens; a context of {self._context_length} leaves none for an answer."
+            return Output(request_id, (), error=error)
         if generate.generated_ids and generate.generated_ids[-1] in self._batch.eos_token_ids:
             return Output(request_id, (), finish="stop")
         if self._new_tokens(generate) <= 0:
@@ -187,6 +195,8 @@ class EngineProcess:
         generate = answer.generate
         assert generate.grammar is not None
         try:
+            if self._grammars is None:
+                raise InvalidGrammar("the model's tokenizer cannot be used for grammars")
             answer.constraint, complete = self._grammars.compile(generate.grammar, generate.generated_ids)
         except InvalidGrammar as error:
             self._batch.end_at_once(Output(generate.request_id, (), error=f"The grammar cannot be used: {error}"))

@@ -37,7 +37,7 @@ class EngineOptions:
     slots: int = 32
     """Most requests in one batch."""
     context_length: int | None = None
-    """Most tokens of prompt and answer together; `None`: the model's own limit. Lowered when the KV cache is smaller."""
+    """Most tokens of prompt and answer together; `None`: the model's own limit. Less where the KV cache is smaller."""
     max_batch_tokens: int | None = None
     """Most tokens one step computes while no request is decoding; `None`: chosen for the device."""
     prefill_chunk: int | None = None
@@ -45,7 +45,7 @@ class EngineOptions:
     page_size: int | None = None
     """Tokens per page of the KV cache, the grain of prefix caching; `None`: chosen for the device."""
     kv_memory_gib: float | None = None
-    """Memory of the KV cache; `None`: 2 GiB on a CPU, most of what the weights leave free on a GPU."""
+    """Memory of the KV cache; `None`: 1 GiB on a CPU, most of what the weights leave free on a GPU."""
     threads: int | None = None
     """Torch threads on a CPU; `None`: torch's own choice."""
     cuda_graphs: bool | None = None

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field, fields
 
-from transformers.generation.continuous_batching.requests import RequestState
+from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
 from worker.engine_protocol import FinishReason, Generate, Output
-from worker.grammar import Constraint
+from worker.grammar import Constraint, InvalidGrammar
 
 
 @dataclass(slots=True)
@@ -14,6 +14,10 @@ class Answer:
 
     generate: Generate
     constraint: Constraint | None = None
+    max_tokens: int = 0
+    """Most tokens of the answer, those of earlier attempts included."""
+    tokens: int = 0
+    """Tokens of the answer so far, likewise."""
     pending: list[int] = field(default_factory=list)
     """Tokens of the current step, not yet sent."""
     finish: FinishReason | None = None
@@ -25,6 +29,7 @@ class Answer:
     """Prompt tokens found in the prefix cache; reported with the first token."""
     sequence_id: str | None = None
     """The id of its `Sequence` once it has joined the batch."""
+    preemptions: int = 0
     sent: bool = False
     """True once an output went out."""
 
@@ -63,12 +68,30 @@ class Sequence(RequestState):
         before = self.generated_len()
         complete: bool = super().update_and_check_completion(token_id, logprob)
         answer.pending.extend(self.generated_tokens[before:])
+        answer.tokens += self.generated_len() - before
         if complete:
             answer.finish = "stop" if token_id in self._eos_token_ids else "length"
+        if answer.constraint is not None and answer.finish != "stop":
+            complete = self._follow_grammar(answer, token_id) or complete
         return complete
+
+    def _follow_grammar(self, answer: Answer, token_id: int) -> bool:
+        """Notes the token; True when the document is complete (no step for end-of-sequence) or the grammar failed."""
+        assert answer.constraint is not None
+        try:
+            if answer.error is None and answer.constraint.take(token_id):
+                answer.finish = "stop"
+        except InvalidGrammar as error:
+            answer.error = f"The grammar failed: {error}"
+        if answer.error is not None:
+            answer.pending.clear()
+            answer.finish = None
+        if answer.ended:
+            self.status = RequestStatus.FINISHED
+        return answer.ended
 
     def create_equivalent_initial_request(self) -> "Sequence":
         """The same request after a preemption: its answer so far becomes prompt and is computed again."""
         plain = super().create_equivalent_initial_request()
-        again = Sequence(**{f.name: getattr(plain, f.name) for f in fields(RequestState)}, answer=self.answer)
-        return again
+        self.answer.preemptions += 1
+        return Sequence(**{f.name: getattr(plain, f.name) for f in fields(RequestState)}, answer=self.answer)

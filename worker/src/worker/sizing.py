@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import ContinuousBatchingConfig
 
+from worker import scheduling
 from worker.engine_protocol import EngineOptions
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
-CPU_KV_MEMORY_GIB = 2.0
+CPU_KV_MEMORY_GIB = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def batch_config(options: EngineOptions, model: "PreTrainedModel") -> Continuous
         use_async_batching=False,  # a grammar needs the token of the step before to prepare the next
         use_cuda_graph=options.cuda_graphs,
         auto_switch_to_flash=options.attention == "auto" and not on_cpu,
-        scheduler_type="fifo",
+        scheduler_type=scheduling.install(options.prefill_chunk or defaults.prefill_chunk),
     )
 
 
