@@ -3,6 +3,7 @@
 import importlib.metadata
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -12,23 +13,29 @@ ROOT = Path(__file__).parents[2]
 ABSENT = {"torch", "transformers", "tokenizers"}
 
 
-def closure(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
+def closure(name: str) -> set[str]:
     """The distributions that installing `name` installs, all requirements of requirements followed."""
     found: set[str] = set()
-    waiting = [(name, extras)]
-    seen = set()
+    waiting = [Requirement(name)]
     while waiting:
-        name, extras = waiting.pop()
-        if (name, extras) in seen:
+        wanted = waiting.pop()
+        if str(wanted) in found:
             continue
-        seen.add((name, extras))
-        found.add(canonicalize_name(name))
-        for text in importlib.metadata.requires(name) or ():
-            requirement = Requirement(text)
-            environments = [{"extra": extra} for extra in extras] or [{"extra": ""}]
-            if requirement.marker is None or any(requirement.marker.evaluate(each) for each in environments):
-                waiting.append((requirement.name, frozenset(requirement.extras)))
-    return found
+        found.add(str(wanted))
+        extras = wanted.extras or {""}
+        for requirement in map(Requirement, requirements(wanted.name)):
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+                requirement.marker = None
+                waiting.append(requirement)
+    return {canonicalize_name(Requirement(text).name) for text in found}
+
+
+def requirements(name: str) -> list[str]:
+    """What a distribution requires; of our own what the checkout says, not what was installed from it once."""
+    if not name.startswith("headrace-"):
+        return importlib.metadata.requires(name) or []
+    project = tomllib.loads((ROOT / name.removeprefix("headrace-") / "pyproject.toml").read_text())
+    return list(project["project"]["dependencies"])
 
 
 def link(distribution: importlib.metadata.Distribution, folder: Path) -> None:
