@@ -78,3 +78,13 @@ def test_the_shell_commands_give_what_the_text_says(demo: Demo) -> None:
 def test_the_python_program_runs(demo: Demo) -> None:
     (program,) = blocks("python")
     assert "Paris" in demo.run(sys.executable, "-c", program)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    root = README.parent
+    text = (root / page).read_text()
+    named = set(re.findall(r"`((?:api|worker|shared|client)/[\w/.-]+)`", text)) | {
+        link for link in re.findall(r"\]\(([\w/.-]+)\)", text) if "://" not in link
+    }
+    assert [name for name in sorted(named) if not (root / name).exists()] == []
