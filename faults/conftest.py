@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 from conftest import Valkey
-from pydantic import SecretStr
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 
 from faults.history import check_client, check_quiet, check_stream
 from faults.stack import MODEL, Stack, stack
 from shared.event_stream import EventStream
 from shared.keys import Keys
-from shared.redis_client import connect
 from shared.settings import SharedSettings
 
 
@@ -30,7 +30,7 @@ def keys() -> Keys:
 
 @pytest.fixture
 async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
-    client = connect(SharedSettings(redis_url=SecretStr(valkey.url)))
+    client = Redis.from_url(valkey.url, retry=Retry(ConstantBackoff(0.1), 20))  # the tests stop and start the server
     yield client
     await client.aclose()
 

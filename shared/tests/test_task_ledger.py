@@ -195,6 +195,18 @@ async def test_a_repeated_write_is_no_lost_lease(ledger: TaskLedger, stream: Eve
     assert [entry.type for entry in await stream.read(task_id)].count("token") == 1
 
 
+async def test_a_stream_that_redis_lost_is_not_begun_in_the_middle(
+    ledger: TaskLedger, stream: EventStream, redis: Redis
+) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id)
+    writer = TokenWriter(task_id, 1, 0)
+    writer.add([1], "a")
+    await redis.flushall()
+    assert await stream.write(taken(writer)) == {task_id}
+    assert await stream.read(task_id) == []
+
+
 async def test_three_engine_crashes_poison_a_task(ledger: TaskLedger, stream: EventStream) -> None:
     task_id = await accept(ledger)
     outcomes = []

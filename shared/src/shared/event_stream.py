@@ -136,7 +136,8 @@ class EventStream:
         for write in writes:
             key, entry = self._keys.events(write.task_id), write.entry
             fields = {"t": entry.type, "d": entry.data, "i": ",".join(map(str, entry.token_ids))}
-            pipeline.xadd(key, fields, id=str(entry.id))  # type: ignore[arg-type]  # redis-py's dict is invariant
+            # A stream that is gone (Redis lost its data) stays gone: half a stream would look like a whole one.
+            pipeline.xadd(key, fields, id=str(entry.id), nomkstream=True)  # type: ignore[arg-type]  # invariant dict
             if entry.data:
                 announcement = b"%b %b token %b" % (str(write.previous).encode(), str(entry.id).encode(), entry.data)
                 pipeline.publish(key, announcement)
@@ -146,6 +147,8 @@ class EventStream:
             reply = next(replies)
             if write.entry.data:
                 next(replies)
+            if reply is None:
+                lost.add(write.task_id)
             if not isinstance(reply, Exception):
                 continue
             if "equal or smaller" not in str(reply):
