@@ -19,6 +19,7 @@ from api.janitor import Janitor
 from api.metrics import make_metrics
 from api.publisher import Publisher
 from api.settings import Settings
+from api.snapshot import Snapshot
 from shared.celery_app import make_celery
 from shared.event_stream import EventStream
 from shared.keys import Keys
@@ -36,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _running_backend(settings) as backend:
-            app.state.backend = backend
+            app.state.backend, app.state.snapshot = backend, Snapshot(backend)
             yield
 
     app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
@@ -62,7 +63,7 @@ async def _running_backend(settings: Settings) -> AsyncIterator[Backend]:
     ledger = TaskLedger(redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures)
     stream = EventStream(redis, keys)
     registry = WorkerRegistry(redis, keys, lease_seconds=settings.lease_seconds)
-    metrics = make_metrics()
+    metrics = make_metrics(settings.models)
     celery = make_celery(settings)
     publisher = Publisher(celery, timeout=settings.publish_timeout, failures=metrics.publish_failures)
     backend = Backend(
@@ -74,7 +75,7 @@ async def _running_backend(settings: Settings) -> AsyncIterator[Backend]:
         registry=registry,
         celery=celery,
         publisher=publisher,
-        hub=EventHub(redis, stream),
+        hub=EventHub(redis, stream, on_slow=metrics.slow_readers.labels("behind").inc),
         admission=Admission(settings, redis, keys, ledger, registry),
         loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),
         metrics=metrics,

@@ -90,6 +90,7 @@ class Audience:
                 if now - reader.stuck_since > settings.send_timeout and reader.task and not reader.cut:
                     log.info("cut a reader of task %s: it took nothing for %s s", reader.task_id, settings.send_timeout)
                     reader.cut = True
+                    self._backend.metrics.slow_readers.labels("cut").inc()
                     reader.task.cancel()
             elif now - reader.quiet_since >= settings.comment_seconds:
                 reader.quiet_since = now

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -61,8 +62,10 @@ class Feed:
 class EventHub:
     """All subscriptions of this process, over one pub/sub connection."""
 
-    def __init__(self, redis: Redis, stream: EventStream) -> None:
+    def __init__(self, redis: Redis, stream: EventStream, *, on_slow: Callable[[], None] = lambda: None) -> None:
+        """`on_slow` is called whenever a reader is so slow that what waits for it is dropped."""
         self._stream = stream
+        self._on_slow = on_slow
         self._feeds: dict[bytes, Feed] = {}
         self._doorbell = Doorbell(
             redis, on_message=self._announced, on_joined=self._joined, on_connected=self._look_at_all
@@ -91,7 +94,14 @@ class EventHub:
             feed = self._feeds[channel] = Feed(task_id)
             if self._doorbell.join(channel):
                 feed.joined.set()
-        subscription = Subscription(task_id, after, ready=feed.heard_of, read=self._stream.read, leave=self._forget)
+        subscription = Subscription(
+            task_id,
+            after,
+            ready=feed.heard_of,
+            read=self._stream.read,
+            leave=self._forget,
+            on_slow=self._on_slow,
+        )
         feed.followers.add(subscription)
         return subscription
 

@@ -4,10 +4,11 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from api.backend import backend_of
+from api.snapshot import Snapshot
+from shared.metrics import expose
 
 router = APIRouter()
 
@@ -48,8 +49,13 @@ async def _not_ready(request: Request) -> str:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Prometheus's text format."""
-    return Response(generate_latest(backend_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus's text format, or OpenMetrics where the scraper asks for it."""
+    if not hasattr(request.app.state, "backend"):
+        return Response("starting\n", 503, media_type="text/plain")
+    snapshot: Snapshot = request.app.state.snapshot
+    await snapshot.take()
+    body, content_type = expose(backend_of(request).metrics.registry, request.headers.get("accept", ""))
+    return Response(body, headers={"content-type": content_type})
 
 
 @router.get("/internal/scaling/{model:path}")

@@ -15,8 +15,11 @@ from redis.exceptions import LockError, RedisError
 from api.backend import Backend
 from api.lost_messages import LostMessages
 from api.readers import Readership
+from api.tracing import tell_lost_attempt
+from shared.logs import scope
 from shared.schemas import ErrorEvent
-from shared.task_record import Message
+from shared.task_record import Message, TaskRecord
+from shared.telemetry import message_headers, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class Janitor:
         settings = backend.settings
         self._backend = backend
         self._ledger = backend.ledger
+        self._metrics = backend.metrics
         self._publisher = backend.publisher
         self._lock = Lock(backend.redis, backend.keys.janitor, timeout=LOCK_SECONDS, thread_local=False)
         self._readership = Readership(backend.redis, backend.keys, window_seconds=settings.resume_window_seconds)
@@ -110,28 +114,34 @@ class Janitor:
             await _each(await self._lost_messages.find(model), self._send_again)
 
     async def _take_from_the_dead(self, task_id: str) -> None:
-        match (await self._ledger.requeue(task_id, 0, "loss")).outcome:
+        outcome = (await self._ledger.requeue(task_id, 0, "loss")).outcome
+        record = await self._ledger.get(task_id)
+        if record is None:
+            await self._ledger.forget(task_id, self._backend.settings.models)
+        if record is None or outcome in ("alive", "not_running"):
+            return
+        self._metrics.takeovers.labels(record.model).inc()
+        tell_lost_attempt(record)
+        self._count(outcome, record)
+        match outcome:
             case "requeued":
-                self._count("requeued", task_id)
-                record = await self._ledger.get(task_id)
-                messages = await self._ledger.resend([task_id], model=record.model, after_seconds=0) if record else []
-                await _each(messages, self._send)
+                await _each(await self._ledger.resend([task_id], model=record.model, after_seconds=0), self._send)
             case "poisoned":
-                self._count("poisoned", task_id)
+                self._note_end(record, "poisoned")
                 await self._publisher.fail_result(task_id, "poisoned: the task ended its worker again and again")
             case "revoked":
-                self._count("revoked", task_id)
+                self._note_end(record, "cancelled")
                 await self._publisher.revoke_result(task_id)
-            case "not_running":
-                if await self._ledger.get(task_id) is None:
-                    await self._ledger.forget(task_id, self._backend.settings.models)
 
     async def _cancel_abandoned(self, task_id: str) -> None:
         outcome, _ = await self._ledger.cancel(task_id, tenant="")
         await self._readership.forget([task_id])
-        if outcome in ("revoked", "asked"):
-            self._count("abandoned", task_id)
+        record = await self._ledger.get(task_id)
+        if record is not None and outcome in ("revoked", "asked"):
+            self._count("abandoned", record)
         if outcome == "revoked":
+            if record is not None:
+                self._note_end(record, "abandoned")
             await self._publisher.revoke_result(task_id)
 
     async def _end_overdue(self, task_id: str) -> None:
@@ -143,20 +153,27 @@ class Janitor:
         message = f"The task was not finished within its {seconds:g} seconds."
         event = ErrorEvent(task_id=task_id, code="deadline_exceeded", message=message, retryable=True)
         if await self._ledger.end(task_id, None, "FAILURE", event):
-            self._count("deadline_exceeded", task_id)
+            self._count("deadline_exceeded", record)
+            self._metrics.ended.labels(record.model, "FAILURE", "deadline_exceeded").inc()
             await self._publisher.fail_result(task_id, f"deadline_exceeded: {message}")
 
     async def _send_again(self, message: Message) -> None:
-        self._count("resent", message.task_id)
+        record = await self._ledger.get(message.task_id)
+        if record is not None:
+            self._count("resent", record)
         await self._send(message)
 
     async def _send(self, message: Message) -> None:
-        headers = {"traceparent": message.context} if message.context else {}
+        headers = message_headers(message.context)
         await self._publisher.send(message.task_id, message.model, message.queue_class, headers)
 
-    def _count(self, action: str, task_id: str) -> None:
+    def _count(self, action: str, record: TaskRecord) -> None:
         self._actions.labels(action).inc()
-        log.info("task %s: %s", task_id, action)
+        with scope(task_id=record.task_id, model=record.model, tenant=record.tenant, attempt=record.attempt):
+            log.info("task %s: %s", record.task_id, action, extra={"trace_id": trace_id(record.context)})
+
+    def _note_end(self, record: TaskRecord, reason: str) -> None:
+        self._metrics.ended.labels(record.model, record.wire_state, reason).inc()
 
 
 async def _each(items: Sequence[Item], act: Callable[[Item], Awaitable[None]]) -> None:

@@ -14,6 +14,7 @@ from api.invalid_params import invalid_params
 from api.jsonrpc import Method
 from api.new_task import start_task
 from shared.event_stream import Entry
+from shared.logs import scope
 from shared.schemas import CreateMessageParams, ModelStatus, TaskParams, WireType
 from shared.task_record import TaskRecord
 
@@ -27,8 +28,8 @@ class Call:
 
     backend: Backend
     tenant: str
-    traceparent: str = ""
-    """W3C trace context of the caller; empty for none."""
+    context: str = ""
+    """Place of the request in its trace (`telemetry.context_text`); empty for none."""
     body_bytes: int = 0
 
     @property
@@ -45,18 +46,23 @@ class NoParams(WireType):
 
 async def create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """Starts a task: `{"taskId": …}`."""
+    with scope(tenant=call.tenant):
+        return await _create_message(call, params)
+
+
+async def _create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     try:
         checked = (
             await asyncio.to_thread(_checked, CreateMessageParams, params)
             if call.large
             else _checked(CreateMessageParams, params)
         )
-        task_id = await start_task(
-            call.backend, checked, tenant=call.tenant, traceparent=call.traceparent, large=call.large
-        )
+        task_id = await start_task(call.backend, checked, tenant=call.tenant, context=call.context, large=call.large)
     except Exception as error:
         refusal = as_api_error(error)
-        call.backend.metrics.refused.labels(type(refusal).__name__).inc()
+        metrics = call.backend.metrics
+        metrics.refused.labels(type(refusal).__name__).inc()
+        metrics.refused_of_tenant.labels(metrics.tenant_label(call.tenant)).inc()
         raise refusal from None
     return {"taskId": task_id}
 
@@ -109,6 +115,9 @@ async def cancel_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     if outcome == "missing":
         raise TaskNotFound
     if outcome == "revoked":
+        record = await backend.ledger.get(task_id)
+        if record is not None:
+            backend.metrics.ended.labels(record.model, "REVOKED", "cancelled").inc()
         await backend.publisher.revoke_result(task_id)
     return {"cancelled": outcome != "ended" or state == "REVOKED", "state": state}
 

@@ -1,5 +1,6 @@
 """What the API counts for Prometheus."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -11,6 +12,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from shared.metrics import BoundedLabel, tasks_ended
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
@@ -19,23 +22,50 @@ class Metrics:
     registry: CollectorRegistry
     accepted: Counter
     """By model."""
+    accepted_of_tenant: Counter
     refused: Counter
     """By reason: the name of the error's class."""
+    refused_of_tenant: Counter
+    tenant_label: BoundedLabel
+    ended: Counter
+    """By model, state and reason."""
+    takeovers: Counter
+    """By model."""
     publish_failures: Counter
     """Messages whose way to the broker failed or took too long; the janitor sends them again."""
     open_streams: Gauge
+    stream_resumes: Counter
+    slow_readers: Counter
+    """By outcome: `behind` (its buffer was dropped, it reads from the stored stream) or `cut`."""
 
 
-def make_metrics() -> Metrics:
-    """All counters at zero."""
+def make_metrics(models: Iterable[str] = ()) -> Metrics:
+    """All counters at zero: those of the models too, so that their first increment is one."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # half of the series, and nobody reads them
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-    return Metrics(
+
+    def counter(name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"headrace_{name}", text, labels, registry=registry)
+
+    metrics = Metrics(
         registry,
-        Counter("headrace_tasks_accepted", "Tasks accepted.", ["model"], registry=registry),
-        Counter("headrace_tasks_refused", "Calls of create_message refused.", ["reason"], registry=registry),
-        Counter("headrace_publish_failures", "Messages that did not reach the broker in time.", registry=registry),
-        Gauge("headrace_open_streams", "Streams that clients read now.", registry=registry),
+        accepted=counter("tasks_accepted", "Tasks accepted.", "model"),
+        accepted_of_tenant=counter("tenant_tasks_accepted", "Tasks accepted, by tenant.", "tenant"),
+        refused=counter("tasks_refused", "Calls of create_message refused.", "reason"),
+        refused_of_tenant=counter("tenant_tasks_refused", "Calls of create_message refused, by tenant.", "tenant"),
+        tenant_label=BoundedLabel(),
+        ended=tasks_ended(registry),
+        takeovers=counter("lease_takeovers", "Tasks taken from workers whose lease ran out.", "model"),
+        publish_failures=counter("publish_failures", "Messages that did not reach the broker in time."),
+        open_streams=Gauge("headrace_open_streams", "Streams that clients read now.", registry=registry),
+        stream_resumes=counter("stream_resumes", "Streams that clients went on reading behind an event."),
+        slow_readers=counter("slow_readers", "Readers slower than their stream.", "outcome"),
     )
+    for model in models:
+        metrics.accepted.labels(model)
+        metrics.takeovers.labels(model)
+    for outcome in ("behind", "cut"):
+        metrics.slow_readers.labels(outcome)
+    return metrics

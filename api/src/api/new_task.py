@@ -11,20 +11,24 @@ from pydantic import TypeAdapter
 from api.backend import Backend
 from api.errors import ContextTooLong, ConversationNotFound, InvalidParams, ToolLoopRefused, UnknownModel
 from api.invalid_params import invalid_param
+from api.tracing import sending
 from shared.chat import AssistantMessage, ChatMessage, ToolMessage
+from shared.logs import bind
 from shared.prompts import Assembled, InvalidConversation, LoopPolicy, ToolLoop, assemble
 from shared.schemas import CreateMessageParams, InferenceRequest, ModelCard, Sampling
 from shared.task_id import new_task_id
 from shared.task_ledger import IdempotencyConflict, QueueFull, TenantFull
+from shared.telemetry import message_headers
 
 Result = TypeVar("Result")
 
 
 async def start_task(
-    backend: Backend, params: CreateMessageParams, *, tenant: str, traceparent: str = "", large: bool = False
+    backend: Backend, params: CreateMessageParams, *, tenant: str, context: str = "", large: bool = False
 ) -> str:
     """Accepts the task and sends its message; returns its id. From then on it ends in exactly one `end` event.
 
+    `context`: place in its trace from which the task comes (`telemetry.context_text`).
     `large`: the request is so long that checking it must not hold up the event loop.
     Raises ApiError or redis.exceptions.RedisError, and TimeoutError when Redis is silent for `redis_timeout` seconds.
     """
@@ -43,29 +47,32 @@ async def start_task(
         return request, _fingerprint(params) if params.idempotency_key else ""
 
     request, fingerprint = await _maybe_in_thread(large, prepare)
-    async with asyncio.timeout(settings.redis_timeout):
-        try:
-            accepted = await backend.ledger.accept(
-                new_task_id(),
-                request,
-                tenant=tenant,
-                timeout_seconds=timeout_seconds,
-                max_waiting=settings.max_waiting,
-                max_tenant_tasks=settings.max_tenant_tasks,
-                idempotency_key=params.idempotency_key,
-                fingerprint=fingerprint,
-                context=traceparent,
-            )
-        except QueueFull as refusal:
-            raise await backend.admission.queue_full(model, refusal) from None
-        except TenantFull as refusal:
-            raise await backend.admission.tenant_full(model, refusal) from None
-        except IdempotencyConflict:
-            raise invalid_param("idempotencyKey", "was used before with other parameters") from None
-    if accepted.new:
-        backend.metrics.accepted.labels(model).inc()
-        headers = {"traceparent": traceparent} if traceparent else {}
-        await backend.publisher.send(accepted.task_id, model, params.priority, headers)
+    task_id = new_task_id()
+    with sending(task_id, model, params.priority, tenant, context) as sent_context:
+        async with asyncio.timeout(settings.redis_timeout):
+            try:
+                accepted = await backend.ledger.accept(
+                    task_id,
+                    request,
+                    tenant=tenant,
+                    timeout_seconds=timeout_seconds,
+                    max_waiting=settings.max_waiting,
+                    max_tenant_tasks=settings.max_tenant_tasks,
+                    idempotency_key=params.idempotency_key,
+                    fingerprint=fingerprint,
+                    context=sent_context,
+                )
+            except QueueFull as refusal:
+                raise await backend.admission.queue_full(model, refusal) from None
+            except TenantFull as refusal:
+                raise await backend.admission.tenant_full(model, refusal) from None
+            except IdempotencyConflict:
+                raise invalid_param("idempotencyKey", "was used before with other parameters") from None
+        bind(task_id=accepted.task_id, model=model)
+        if accepted.new:
+            backend.metrics.accepted.labels(model).inc()
+            backend.metrics.accepted_of_tenant.labels(backend.metrics.tenant_label(tenant)).inc()
+            await backend.publisher.send(accepted.task_id, model, params.priority, message_headers(sent_context))
     return accepted.task_id
 
 

@@ -5,7 +5,6 @@ refusal (401, 408, 413, 415); every reply of JSON-RPC itself, errors included, i
 """
 
 import asyncio
-import re
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
@@ -15,6 +14,7 @@ from api.backend import Backend, backend_of
 from api.errors import ApiError, BodyTooLarge, BodyTooSlow, UnsupportedMediaType, http_headers
 from api.jsonrpc import Limits, answer, encode, error_reply
 from api.methods import METHODS, Call
+from api.tracing import request_context
 
 router = APIRouter()
 
@@ -32,7 +32,7 @@ async def rpc(request: Request) -> Response:
         return _json(encode(error_reply(error)), error.status, http_headers(error))
     except ClientDisconnect:
         return Response(status_code=400)  # nobody reads it
-    call = Call(backend, tenant, _traceparent(request), len(body))
+    call = Call(backend, tenant, request_context(request), len(body))
     reply = await answer(body, METHODS, call, Limits(settings.max_batch, settings.batch_concurrency))
     return Response(status_code=204) if reply is None else _json(reply)
 
@@ -67,12 +67,3 @@ async def _body(request: Request, backend: Backend) -> bytes:
     except TimeoutError:
         raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout:g} seconds") from None
     return bytes(body)
-
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
-
-def _traceparent(request: Request) -> str:
-    """The caller's W3C trace context; empty when there is none or it is malformed."""
-    sent = request.headers.get("traceparent", "")
-    return sent if _TRACEPARENT.fullmatch(sent) else ""

@@ -16,6 +16,9 @@ from pydantic import ValidationError
 
 from api.app import create_app, create_internal_app
 from api.settings import Settings
+from api.tracing import trace_requests
+from shared.logs import set_up_logging
+from shared.telemetry import start_tracing
 
 log = logging.getLogger("api.server")
 
@@ -26,12 +29,16 @@ def main() -> None:
         settings = Settings()
     except ValidationError as error:
         sys.exit("\n".join(f"headrace-api: {problem}" for problem in _problems(error)))
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logging(settings.log_options(service="headrace-api"))
     try:
         public, internal = _listen(settings.host, settings.port), _listen(settings.host, settings.internal_port)
     except OSError as error:
         sys.exit(f"headrace-api: {error.strerror}")
-    asyncio.run(_serve(settings, public, internal))
+    end_tracing = start_tracing("headrace-api")
+    try:
+        asyncio.run(_serve(settings, public, internal))
+    finally:
+        end_tracing()
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
@@ -78,6 +85,7 @@ class _Server(uvicorn.Server):
 
 async def _serve(settings: Settings, public_socket: socket.socket, internal_socket: socket.socket) -> None:
     app = create_app(settings)
+    trace_requests(app)
     public = _Server(_config(app, lifespan="on", timeout_graceful_shutdown=settings.shutdown_seconds))
     internal = _Server(_config(create_internal_app(app), lifespan="off", timeout_graceful_shutdown=1))
 

@@ -15,8 +15,10 @@ from api.auth import reader as tenant_of
 from api.backend import Backend, backend_of
 from api.errors import InvalidParams, TaskExpired, TaskNotFound
 from api.readers import Readership
+from api.tracing import link_stream
 from api.waiting_room import note_status
 from shared.event_stream import START, EntryId
+from shared.logs import bind
 from shared.task_id import task_id_time
 from shared.task_record import TaskRecord
 
@@ -48,7 +50,10 @@ async def stream(task_id: str, request: Request) -> Response:
         raise _gone(task_id, backend.settings.retention_seconds, resumed=bool(last_seen))
     if record.tenant != tenant:
         raise TaskNotFound
+    link_stream(record)
+    bind(task_id=task_id, model=record.model, tenant=tenant)
     if last_seen:
+        backend.metrics.stream_resumes.inc()
         top = (await backend.stream.tops([task_id]))[0]
         if after > top:
             raise InvalidParams(f"Last-Event-ID {after} is ahead of the stream, whose last event is {top}")

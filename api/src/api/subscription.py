@@ -43,8 +43,8 @@ class Subscription:
     page, as fast as its reader takes them). What waits for a slow reader is dropped: it is in the stream.
     """
 
-    __slots__ = ("_behind", "_closed", "_frames", "_last", "_late", "_leave", "_merge", "_read", "_ready", "_size",
-                 "_taken", "_waker", "task_id")  # fmt: skip
+    __slots__ = ("_behind", "_closed", "_frames", "_last", "_late", "_leave", "_merge", "_on_slow", "_read",
+                 "_ready", "_size", "_taken", "_waker", "task_id")  # fmt: skip
 
     def __init__(
         self,
@@ -54,12 +54,17 @@ class Subscription:
         ready: Callable[[], Awaitable[None]],
         read: Callable[[str, EntryId, int], Awaitable[list[Entry]]],
         leave: Callable[["Subscription"], None],
+        on_slow: Callable[[], None],
     ) -> None:
-        """`ready` returns when announcements are heard, `read` reads a page, `leave` is called once, at the end."""
+        """`ready` returns when announcements are heard, `read` reads a page, `leave` is called once, at the end.
+
+        `on_slow` is called whenever what waits for the reader is dropped.
+        """
         self.task_id = task_id
         self._ready = ready
         self._read = read
         self._leave = leave
+        self._on_slow = on_slow
         self._last = self._taken = str(after).encode()
         """Newest entry that stands in the queue, or stood there; the newest one that the reader took."""
         self._frames: list[Frame] = []
@@ -128,6 +133,7 @@ class Subscription:
             self._frames, self._size = [], 0
             self._last = self._taken
             self._behind = self._merge = True
+            self._on_slow()
             return
         self._last = frame.id
         self._frames.append(frame)

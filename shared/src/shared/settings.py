@@ -1,9 +1,18 @@
 """The settings that both services share; each service's own Settings class extends this one."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.logs import Level, LogOptions
+
+
+def _pairs(value: Any) -> Any:
+    """`name=value,name=value` as a dict."""
+    if not isinstance(value, str):
+        return value
+    return dict(pair.strip().partition("=")[::2] for pair in value.split(",") if pair.strip())
 
 
 class SharedSettings(BaseSettings):
@@ -27,6 +36,12 @@ class SharedSettings(BaseSettings):
     max_failures: Annotated[int, Field(ge=1)] = 3
     """Engine crashes, or losses without a token in between, after which a task is poisoned."""
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Level = "INFO"
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto`: text on a terminal, JSON lines otherwise."""
+    log_levels: Annotated[dict[str, Level], NoDecode, BeforeValidator(_pairs)] = {}
+    """Levels of single loggers, which hold for those below them too: `celery=WARNING,shared.task_ledger=DEBUG`."""
+
+    def log_options(self, **fields: str) -> LogOptions:
+        """How this process logs, with `fields` on all its lines."""
+        return LogOptions(self.log_level, self.log_format, self.log_levels, fields)

@@ -93,9 +93,13 @@ class TaskLedger:
             case _:
                 raise IdempotencyConflict(rest[0].decode())
 
-    async def claim(self, task_id: str, *, worker: str, lease_seconds: float, revision: str) -> Claim | NoClaim:
-        """Takes the task for this worker and opens the next attempt in its stream."""
-        status, *rest = await self._run("claim", task_id, worker, int(lease_seconds * 1000), SCHEMA_VERSION, revision)
+    async def claim(
+        self, task_id: str, *, worker: str, lease_seconds: float, revision: str, context: str = ""
+    ) -> Claim | NoClaim:
+        """Takes the task for this worker and opens the next attempt in its stream; `context`: of the attempt's span."""
+        status, *rest = await self._run(
+            "claim", task_id, worker, int(lease_seconds * 1000), SCHEMA_VERSION, revision, context
+        )
         if status == b"claimed":
             attempt, flat, now, restart = rest
             record = parse_record(task_id, dict(zip(flat[::2], flat[1::2], strict=True)))
@@ -144,6 +148,7 @@ class TaskLedger:
         """Ends the task with its outcome event; False when it has ended already or the attempt has lost its lease.
 
         With an attempt, only while that attempt holds the task; without one, from whatever state (janitor, deadline).
+        An error event gets the id of the task's trace.
         `result` is the JSON for the result backend; `conversation` its id (with tenant) and its new JSON.
         """
         conversation_id, messages = conversation or ("", "")

@@ -41,7 +41,9 @@ class TaskRecord:
     result: bytes
     """JSON of the Celery result of a task that succeeded, else empty."""
     context: str
-    """The `traceparent` under which the task was accepted; empty for none."""
+    """Place in its trace under which the task was accepted (`telemetry.context_text`); empty for none."""
+    attempt_context: str
+    """The same of the newest attempt, in a claim of the one before; empty where nobody traced it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Message:
     model: str
     queue_class: str
     context: str
-    """The `traceparent` under which the task was accepted; empty for none."""
+    """Place in its trace under which the task was accepted (`telemetry.context_text`); empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +136,5 @@ def parse_record(task_id: str, fields: Mapping[Any, Any]) -> TaskRecord:
         outcome=fields.get(b"outcome", b""),
         result=fields.get(b"result", b""),
         context=text("context"),
+        attempt_context=text("attempt_context"),
     )

@@ -1,5 +1,6 @@
 -- claim: the next attempt for this worker, or the reason why not.
 local worker, lease_ms, version, revision = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local context = ARGV[7] -- of this attempt's span; empty where nobody traces
 local r = redis.call('HMGET', task, 'state', 'v', 'model', 'attempt', 'revision', 'deadline', 'tokens')
 local state, model, attempt = r[1], r[3], tonumber(r[4])
 if not state then return {'missing'} end
@@ -18,4 +19,7 @@ redis.call('ZREM', key('waiting', model), id)
 redis.call('ZADD', key('running', model), now + lease_ms, id)
 append(attempt, 0, 'status', state_event('status', 'STARTED',
   ',"attempt":' .. attempt .. (restart and ',"restart":true' or '')))
-return {'claimed', attempt, redis.call('HGETALL', task), now, restart and 1 or 0}
+-- The claimant learns which span the attempt before it had; whoever comes after it, which one this has.
+local record = redis.call('HGETALL', task)
+if context ~= '' then redis.call('HSET', task, 'attempt_context', context) end
+return {'claimed', attempt, record, now, restart and 1 or 0}

@@ -40,6 +40,10 @@ end
 -- CLOSED, so that whatever a worker still writes for this attempt is refused.
 local function finish(state, outcome_type, outcome, result, retention_ms)
   local attempt = top()
+  local context = field('context')
+  if outcome_type == 'error' and context and context ~= '' then -- traceparent: 00-<trace id>-...
+    outcome = string.format('%s,"traceId":"%s"}', string.sub(outcome, 1, -2), string.sub(context, 4, 35))
+  end
   if outcome ~= '' then append(attempt, CLOSED + 1, outcome_type, outcome) end
   append(attempt, CLOSED + 2, 'status', state_event('status', state))
   append(attempt, CLOSED + 3, 'end', state_event('end', state))
