@@ -1,22 +1,28 @@
 """A running API on a real Valkey, and ways to call it."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
-from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from api.app import create_app
 from api.backend import Backend
 from api.settings import Settings
+from shared.event_stream import EventStream, TokenWriter
 from shared.keys import Keys
-from shared.schemas import ModelAbilities, ModelCard
+from shared.schemas import EndState, FinalTextEvent, InferenceRequest, ModelAbilities, ModelCard, Timings, Usage
 from shared.settings import SharedSettings
+from shared.task_id import new_task_id
 from shared.task_ledger import TaskLedger
+from shared.task_record import Claim
 from shared.workers import WorkerRegistry
 
 MODEL = "smollm2-135m-instruct"
@@ -37,6 +43,18 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.Asyn
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         yield app, http
+
+
+@pytest.fixture
+def start_app(settings: Settings) -> StartApp:
+    """`async with start_app(max_waiting=2) as http`: an application with these settings."""
+
+    @asynccontextmanager
+    async def start(**changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+        async with serving(settings.model_copy(update=changes)) as (_, http):
+            yield http
+
+    return start
 
 
 @pytest.fixture
@@ -96,5 +114,118 @@ def card() -> ModelCard:
     )
 
 
-def secret_url(valkey_url: str) -> SecretStr:
-    return SecretStr(valkey_url)
+@pytest.fixture
+def stream(redis: Redis, keys: Keys) -> EventStream:
+    return EventStream(redis, keys)
+
+
+class FakeWorker:
+    """Accepts tasks and answers them as a worker does, through the ledger and the stream, at the test's command."""
+
+    def __init__(self, ledger: TaskLedger, stream: EventStream) -> None:
+        self.ledger = ledger
+        self.stream = stream
+        self.writers: dict[str, TokenWriter] = {}
+
+    async def accept(
+        self, *, seconds: float = 60, cancel_on_disconnect: bool = False, model: str = MODEL, tenant: str = "default"
+    ) -> str:
+        request = InferenceRequest.model_validate(
+            {
+                "model": model,
+                "messages": [{"role": "user", "content": "hello"}],
+                "cancel_on_disconnect": cancel_on_disconnect,
+            }
+        )
+        accepted = await self.ledger.accept(
+            new_task_id(), request, tenant=tenant, timeout_seconds=seconds, max_waiting=10_000, max_tenant_tasks=10_000
+        )
+        return accepted.task_id
+
+    async def claim(self, task_id: str, *, lease_seconds: float = 60) -> int:
+        claim = await self.ledger.claim(task_id, worker="fake", lease_seconds=lease_seconds, revision="r")
+        assert isinstance(claim, Claim), claim
+        written = self.writers[task_id].index if task_id in self.writers else 0
+        self.writers[task_id] = TokenWriter(task_id, claim.attempt, written)
+        return claim.attempt
+
+    async def begin(self, **options: Any) -> str:
+        """A task that runs."""
+        task_id = await self.accept(**options)
+        await self.claim(task_id)
+        return task_id
+
+    async def say(self, task_id: str, *texts: str) -> None:
+        """One token and one write for each text."""
+        writer = self.writers[task_id]
+        for text in texts:
+            writer.add([7], text)
+            write = writer.take()
+            assert write is not None
+            assert not await self.stream.write([write])
+
+    async def end(self, task_id: str, state: EndState = "SUCCESS") -> None:
+        text = FinalTextEvent(
+            task_id=task_id,
+            text="done",
+            finish_reason="stop",
+            usage=Usage(prompt_tokens=1, completion_tokens=1),
+            timings=Timings(queued=0, first_token=0, total=0),
+        )
+        assert await self.ledger.end(task_id, None, state, text if state == "SUCCESS" else None)
+
+
+@pytest.fixture
+def worker(ledger: TaskLedger, stream: EventStream) -> FakeWorker:
+    return FakeWorker(ledger, stream)
+
+
+@dataclass
+class Replica:
+    """One API replica on a port of its own."""
+
+    app: FastAPI
+    server: uvicorn.Server
+    task: asyncio.Task[None]
+    port: int
+
+    @property
+    def backend(self) -> Backend:
+        backend: Backend = self.app.state.backend
+        return backend
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def stop(self) -> None:
+        """As SIGTERM does."""
+        self.server.should_exit = True
+        self.backend.shutdown.set()
+        await asyncio.wait_for(self.task, 10)
+
+
+StartReplica = Callable[..., Awaitable[Replica]]
+
+
+@pytest.fixture
+async def start_replica(settings: Settings) -> AsyncIterator[StartReplica]:
+    """`await start_replica(setting=value)` -> a replica that listens."""
+    replicas: list[Replica] = []
+
+    async def start(**changes: Any) -> Replica:
+        app = create_app(settings.model_copy(update=changes))
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+        task = asyncio.create_task(server._serve(sockets=[listener]))
+        replica = Replica(app, server, task, listener.getsockname()[1])
+        replicas.append(replica)
+        async with asyncio.timeout(10):
+            while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
+                await asyncio.sleep(0.01)
+        return replica
+
+    yield start
+    for replica in replicas:
+        if not replica.task.done():
+            await replica.stop()

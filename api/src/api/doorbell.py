@@ -83,7 +83,7 @@ class Doorbell:
         self._heard_at = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(connection._reader))
-            group.create_task(self._ask(connection))
+            group.create_task(self._ask(connection._writer, PING_SECONDS + (connection.socket_timeout or PING_SECONDS)))
 
     async def _listen(self, incoming: asyncio.StreamReader) -> None:
         loop = asyncio.get_running_loop()
@@ -101,23 +101,22 @@ class Doorbell:
                         self._on_joined(channel)
         raise RedisConnectionError("closed by the server")
 
-    async def _ask(self, connection: Any) -> None:
+    async def _ask(self, outgoing: asyncio.StreamWriter, patience: float) -> None:
         """Tells Redis what to send, and asks now and then whether it is still there."""
         loop = asyncio.get_running_loop()
-        patience = PING_SECONDS + (connection.socket_timeout or PING_SECONDS)
-        first = True
+        told = False
         while True:
             self._changed.clear()
             new, gone = self._wanted - self._asked, self._asked - self._wanted
             if gone:
                 self._asked -= gone
                 self._joined -= gone
-                await connection.send_command("UNSUBSCRIBE", *gone, check_health=False)
+                outgoing.write(_command(b"UNSUBSCRIBE", *gone))
             if new:
                 self._asked |= new
-                await connection.send_command("SUBSCRIBE", *new, check_health=False)
-            if first:
-                first = False
+                outgoing.write(_command(b"SUBSCRIBE", *new))
+            if not told:
+                told = True
                 self._on_connected()
             silence = loop.time() - self._heard_at
             if silence > patience:
@@ -126,4 +125,8 @@ class Doorbell:
                 async with asyncio.timeout(PING_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
-                await connection.send_command("PING", check_health=False)
+                outgoing.write(_command(b"PING"))
+
+
+def _command(*words: bytes) -> bytes:
+    return hiredis.pack_command(words)  # type: ignore[arg-type]  # hiredis declares a tuple of exactly one

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from api.cancellation import cancel_and_wait
 from api.doorbell import Doorbell
 from api.subscription import Subscription, framed
 from shared.event_stream import START, EntryId, EventStream
@@ -82,9 +83,7 @@ class EventHub:
         for feed in list(self._feeds.values()):
             for follower in list(feed.followers):
                 follower.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     def follow(self, task_id: str, after: EntryId = START) -> Subscription:
         """The events of the task behind `after`, and those to come. Iterate it, or close it."""

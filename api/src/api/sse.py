@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.audience import Audience, Reader
 from api.auth import reader as tenant_of
 from api.backend import Backend, backend_of
+from api.cancellation import cancel_and_wait
 from api.errors import InvalidParams, TaskExpired, TaskNotFound
 from api.readers import Readership
 from api.tracing import link_stream
@@ -30,9 +31,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.audience = Audience(backend, Readership(backend.redis, backend.keys, window_seconds=window))
     running = asyncio.create_task(app.state.audience.run())
     yield
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    await cancel_and_wait(running)
 
 
 router = APIRouter(lifespan=_lifespan)

@@ -6,6 +6,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 
 from shared.settings import SharedSettings
 
@@ -26,6 +27,9 @@ def connect(settings: SharedSettings) -> Redis:
         "socket_keepalive": True,
         "health_check_interval": 5,
         "retry": Retry(NoBackoff(), 0),
+        # With these (a feature of Redis Cloud, on by default) redis-py hands out pooled connections that the server
+        # has closed: after a restart of Redis each of them would fail a command.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if urlsplit(url).scheme != "sentinel":
         pool = BlockingConnectionPool.from_url(
