@@ -1,5 +1,6 @@
 """pydantic's errors in words for whoever wrote the request: which field, why, what is allowed."""
 
+import re
 from typing import Any
 
 from pydantic import JsonValue, ValidationError
@@ -54,6 +55,9 @@ def _items(details: Any) -> list[tuple[Location, str]]:
     return [(details["loc"], _text(details))]
 
 
+_SUBJECT = re.compile(r"^\w+ should")
+
+
 def _text(details: Any) -> str:
     match details["type"]:
         case "missing":
@@ -70,8 +74,8 @@ def _text(details: Any) -> str:
         case "model_type" | "model_attributes_type" | "dict_type":
             return "must be an object"
         case _:
-            text: str = details["msg"]
-            return text.replace("Input should", "must", 1).replace("must be a valid list", "must be a list")
+            text = _SUBJECT.sub("must", details["msg"])
+            return text.replace("must be a valid list", "must be a list").replace(" after validation", "")
 
 
 def _path(location: Location, params: JsonValue, *, missing: bool) -> str:
