@@ -59,7 +59,8 @@ class Publisher:
         future = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
             # A thread that hangs on a silent broker ends with its socket's own timeout; one not begun is not begun.
-            await asyncio.wait_for(future, self._timeout)
+            async with asyncio.timeout(self._timeout):
+                await future
         except Exception as error:
             self._failures.inc()
             log.warning("%s failed: %s: %s", what, type(error).__name__, str(error)[:200])

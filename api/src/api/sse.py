@@ -37,7 +37,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 router = APIRouter(lifespan=_lifespan)
 
 
-@router.api_route("/stream/{task_id}", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/stream/{task_id}", response_class=Response, include_in_schema=False)
+@router.get("/stream/{task_id}", response_class=Response)
 async def stream(task_id: str, request: Request) -> Response:
     """The task's events from now on, or from behind the given event; see docs/events.md."""
     backend = backend_of(request)

@@ -1,0 +1,381 @@
+"""The five methods, against a real ledger and a stand-in for the worker."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from celery.exceptions import TaskRevokedError
+from redis.asyncio import Redis
+
+from api.backend import Backend
+from api.methods import METHODS
+from shared.celery_app import TASK_NAME, make_celery, queue_for
+from shared.chat import AssistantMessage
+from shared.keys import Keys
+from shared.schemas import (
+    CreateMessageParams,
+    ErrorEvent,
+    ModelCard,
+    Timings,
+    ToolCall,
+    ToolCallsEvent,
+    Usage,
+)
+from shared.settings import SharedSettings
+from shared.task_ledger import TaskLedger
+from shared.workers import WorkerRegistry
+
+MODEL = "smollm2-135m-instruct"
+TOOL = {"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}}}}
+USER = {"role": "user", "content": "What time is it?"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "time", "arguments": "{}"}}
+
+
+async def stored(ledger: TaskLedger, task_id: str) -> dict[str, Any]:
+    """The request as the worker will read it."""
+    record = await ledger.get(task_id)
+    assert record is not None
+    request: dict[str, Any] = json.loads(record.request)
+    return request
+
+
+async def test_create_message_answers_with_the_id_of_a_task_that_waits_and_whose_message_is_sent(
+    call: Any, ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    reply = await call("create_message", message="hi")
+    assert set(reply) == {"jsonrpc", "id", "result"}
+    task_id = reply["result"]["taskId"]
+    record = await ledger.get(task_id)
+    assert record is not None
+    assert (record.state, record.model, record.tenant, record.priority) == ("waiting", MODEL, "default", "normal")
+    messages = await redis.lrange(keys.prefix + queue_for(MODEL, "normal"), 0, -1)
+    assert len(messages) == 1
+    headers = json.loads(messages[0])["headers"]
+    assert (headers["id"], headers["task"]) == (task_id, TASK_NAME)
+    assert b"hi" not in messages[0]
+
+
+async def test_history_and_message_give_the_same_conversation_as_messages(call: Any, ledger: TaskLedger) -> None:
+    history = [{"role": "system", "content": "Be brief."}, USER, {"role": "assistant", "content": "Noon."}]
+    by_history = await call("create_message", history=history, message="Sure?")
+    by_messages = await call("create_message", messages=[*history, {"role": "user", "content": "Sure?"}])
+    requests = [await stored(ledger, reply["result"]["taskId"]) for reply in (by_history, by_messages)]
+    assert requests[0] == requests[1]
+    assert [message["content"] for message in requests[0]["messages"]] == [
+        "Be brief.",
+        "What time is it?",
+        "Noon.",
+        "Sure?",
+    ]
+
+
+async def test_every_parameter_reaches_the_worker(call: Any, ledger: TaskLedger, redis: Redis, keys: Keys) -> None:
+    reply = await call(
+        "create_message",
+        message="hi",
+        tools=[TOOL],
+        toolChoice={"type": "function", "function": {"name": "time"}},
+        model=MODEL,
+        maxTokens=7,
+        temperature=0.5,
+        topP=0.9,
+        topK=3,
+        stop=["\n"],
+        seed=-5,
+        responseFormat={"type": "json_object"},
+        priority="high",
+        timeoutSeconds=12.5,
+        metadata={"team": "a"},
+        cancelOnDisconnect=True,
+    )
+    task_id = reply["result"]["taskId"]
+    request = await stored(ledger, task_id)
+    assert request["tools"][0]["function"]["name"] == "time"
+    expected = {
+        "toolChoice": {"type": "function", "function": {"name": "time"}},
+        "maxTokens": 7,
+        "temperature": 0.5,
+        "topP": 0.9,
+        "topK": 3,
+        "stop": ["\n"],
+        "seed": -5,
+        "responseFormat": {"type": "json_object"},
+        "priority": "high",
+        "metadata": {"team": "a"},
+        "cancelOnDisconnect": True,
+    }
+    assert {name: request[name] for name in expected} == expected
+    record = await ledger.get(task_id)
+    assert record is not None
+    assert record.deadline - record.accepted_at == 12_500
+    assert await redis.llen(keys.prefix + queue_for(MODEL, "high")) == 1
+
+
+def test_every_parameter_has_its_place_in_the_positional_form() -> None:
+    names = {field.alias for field in CreateMessageParams.model_fields.values()}
+    assert set(METHODS["create_message"].parameters) == names
+    assert METHODS["create_message"].parameters[:4] == ("messages", "history", "message", "tools")
+
+
+async def test_parameters_by_position_follow_the_documented_order(http: Any, ledger: TaskLedger) -> None:
+    params = [None, [], "hi", [TOOL], "none", MODEL, None, 9]
+    body = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": params}
+    request = await stored(ledger, (await http.post("/rpc", json=body)).json()["result"]["taskId"])
+    assert (request["toolChoice"], request["maxTokens"]) == ("none", 9)
+
+
+async def test_what_loop_prevention_did_is_stored_and_stands_in_the_first_event(
+    call: Any, ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    messages = [USER]
+    for number in range(3):
+        messages.append({"role": "assistant", "tool_calls": [CALL | {"id": f"c{number}"}]})  # type: ignore[dict-item]
+        messages.append({"role": "tool", "tool_call_id": f"c{number}", "content": "12:00"})
+    task_id = (await call("create_message", messages=messages, tools=[TOOL]))["result"]["taskId"]
+    request = await stored(ledger, task_id)
+    assert request["guard"]["toolsWithheld"] is True
+    assert (request["tools"], request["toolChoice"]) == ([], "none")
+    entries = await redis.xrange(keys.events(task_id))
+    assert json.loads(entries[0][1][b"d"])["guard"]["repeatedCallsRemoved"] == 2
+
+
+async def test_the_same_idempotency_key_gives_the_same_task(call: Any, redis: Redis, keys: Keys) -> None:
+    first, second = await asyncio.gather(*(call("create_message", message="hi", idempotencyKey="k") for _ in range(2)))
+    assert first["result"] == second["result"]
+    assert await redis.llen(keys.prefix + queue_for(MODEL, "normal")) == 1
+    other = await call("create_message", message="hi", idempotencyKey="another")
+    assert other["result"] != first["result"]
+
+
+async def end_with_conversation(ledger: TaskLedger, task_id: str, said: str) -> None:
+    """As a worker does that succeeds."""
+    conversation = (await stored(ledger, task_id))["conversation"]
+    answer = AssistantMessage(role="assistant", content=said).model_dump(exclude_none=True)
+    await ledger.end(
+        task_id,
+        None,
+        "REVOKED",
+        None,
+        conversation=("default:c1", json.dumps([*conversation, answer])),
+        conversation_seconds=60,
+    )
+
+
+async def test_a_stored_conversation_goes_on_with_a_message(call: Any, ledger: TaskLedger) -> None:
+    first = await call("create_message", history=[], message="I am Ada.", conversationId="c1")
+    await end_with_conversation(ledger, first["result"]["taskId"], "Hello Ada.")
+    second = await call("create_message", message="Who am I?", conversationId="c1")
+    request = await stored(ledger, second["result"]["taskId"])
+    assert [message["content"] for message in request["messages"]] == ["I am Ada.", "Hello Ada.", "Who am I?"]
+    assert request["conversation"] == request["messages"]
+
+
+async def test_messages_replace_a_stored_conversation(call: Any, ledger: TaskLedger) -> None:
+    first = await call("create_message", messages=[USER], conversationId="c1")
+    await end_with_conversation(ledger, first["result"]["taskId"], "Noon.")
+    second = await call("create_message", messages=[USER], conversationId="c1")
+    assert len((await stored(ledger, second["result"]["taskId"]))["messages"]) == 1
+
+
+async def test_results_of_tools_go_on_with_a_stored_conversation(
+    call: Any, ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    asked = [USER, {"role": "assistant", "tool_calls": [CALL]}]
+    await redis.set(keys.conversation("default", "c1"), json.dumps(asked))
+    result = {"role": "tool", "tool_call_id": "c1", "content": "12:00"}
+    reply = await call("create_message", messages=[result], conversationId="c1")
+    request = await stored(ledger, reply["result"]["taskId"])
+    assert [message["role"] for message in request["messages"]] == ["user", "assistant", "tool"]
+    missing = await call("create_message", messages=[result], conversationId="c2")
+    assert missing["error"]["code"] == -32008
+
+
+async def test_another_tenants_conversation_is_not_found(start_app: Any, redis: Redis, keys: Keys) -> None:
+    await redis.set(keys.conversation("a", "c1"), json.dumps([USER, {"role": "assistant", "content": "Noon."}]))
+    body = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "?", "conversationId": "c1"}}
+    async with start_app(api_keys={"key-a": "a", "key-b": "b"}) as http:
+        codes = {}
+        for key in ("key-a", "key-b"):
+            reply = (await http.post("/rpc", json=body, headers={"Authorization": f"Bearer {key}"})).json()
+            codes[key] = reply.get("error", {}).get("code")
+    assert codes == {"key-a": None, "key-b": -32008}
+
+
+async def test_a_large_request_is_accepted_beside_small_ones(call: Any, ledger: TaskLedger) -> None:
+    history = [USER, {"role": "assistant", "content": "Noon."}] * 900
+    reply = await call("create_message", history=history, message="x" * 500_000, metadata={"a": "b"})
+    assert len((await stored(ledger, reply["result"]["taskId"]))["messages"]) == 1801
+
+
+async def test_a_task_is_accepted_and_answered_fast_when_its_message_cannot_be_sent(
+    start_app: Any, monkeypatch: pytest.MonkeyPatch, ledger: TaskLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(*_: object) -> None:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result(30)
+
+    monkeypatch.setattr("api.publisher.send_task", hang)
+    body = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}
+    async with start_app(publish_timeout=0.1) as http:
+        async with asyncio.timeout(5):
+            reply = (await http.post("/rpc", json=body)).json()
+        record = await ledger.get(reply["result"]["taskId"])
+        release.set()
+    assert record is not None
+    assert record.state == "waiting"
+    assert "publishing task" in caplog.text
+
+
+async def test_get_message_tells_the_place_in_the_queue(call: Any, worker: Any) -> None:
+    first, second = await worker.accept(), await worker.accept()
+    reply = await call("get_message", taskId=second)
+    assert reply["result"] == {"taskId": second, "state": "PENDING", "position": 2, "text": "", "index": 0}
+    await worker.claim(first)
+    assert (await call("get_message", taskId=second))["result"]["position"] == 1
+
+
+async def test_get_message_tells_the_text_so_far(call: Any, worker: Any) -> None:
+    task_id = await worker.begin()
+    await worker.say(task_id, "Hel", "lo")
+    reply = await call("get_message", taskId=task_id)
+    assert reply["result"] == {"taskId": task_id, "state": "STARTED", "text": "Hello", "index": 2}
+
+
+async def test_the_text_before_a_restart_is_void(call: Any, worker: Any, ledger: TaskLedger) -> None:
+    task_id = await worker.begin()
+    await worker.say(task_id, "Old", " text")
+    await ledger.requeue(task_id, 1, "handover")
+    assert (await call("get_message", taskId=task_id))["result"]["text"] == "Old text"
+    claim = await ledger.claim(task_id, worker="w2", lease_seconds=60, revision="another revision")
+    assert claim.restart  # type: ignore[union-attr]
+    assert (await call("get_message", taskId=task_id))["result"]["text"] == ""
+
+
+async def test_get_message_tells_the_result(call: Any, worker: Any) -> None:
+    task_id = await worker.begin()
+    await worker.say(task_id, "do", "ne")
+    await worker.end(task_id)
+    result = (await call("get_message", taskId=task_id))["result"]
+    assert (result["state"], result["text"], result["index"]) == ("SUCCESS", "done", 1)
+    assert result["result"] == {
+        "text": "done",
+        "finishReason": "stop",
+        "usage": {"promptTokens": 1, "completionTokens": 1, "cachedTokens": 0},
+        "timings": {"queued": 0.0, "total": 0.0, "firstToken": 0.0},
+    }
+    assert "error" not in result
+
+
+async def test_get_message_tells_tool_calls(call: Any, worker: Any, ledger: TaskLedger) -> None:
+    task_id = await worker.begin()
+    event = ToolCallsEvent(
+        task_id=task_id,
+        tool_calls=[ToolCall(id="c1", name="time", arguments={"zone": None})],
+        text="",
+        usage=Usage(prompt_tokens=1, completion_tokens=5),
+        timings=Timings(queued=0, first_token=0, total=0),
+    )
+    await ledger.end(task_id, 1, "SUCCESS", event)
+    result = (await call("get_message", taskId=task_id))["result"]
+    assert result["index"] == 5
+    assert result["result"]["toolCalls"][0]["id"] == "c1"
+
+
+async def test_get_message_tells_the_error(call: Any, worker: Any, ledger: TaskLedger) -> None:
+    task_id = await worker.begin()
+    await worker.say(task_id, "Hel")
+    await ledger.end(
+        task_id, 1, "FAILURE", ErrorEvent(task_id=task_id, code="internal", message="Oh.", retryable=False)
+    )
+    assert (await call("get_message", taskId=task_id))["result"] == {
+        "taskId": task_id,
+        "state": "FAILURE",
+        "text": "Hel",
+        "index": 1,
+        "error": {"code": "internal", "message": "Oh.", "retryable": False},
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own
+async def test_a_waiting_task_is_cancelled_at_once_also_for_celery_clients(
+    call: Any, worker: Any, shared_settings: SharedSettings
+) -> None:
+    task_id = await worker.accept()
+    reply = await call("cancel_message", taskId=task_id)
+    assert reply["result"] == {"cancelled": True, "state": "REVOKED"}
+    celery = make_celery(shared_settings)
+    with celery:
+        result = celery.AsyncResult(task_id)
+        assert await asyncio.to_thread(lambda: result.state) == "REVOKED"
+        with pytest.raises(TaskRevokedError):
+            await asyncio.to_thread(result.get, timeout=5)
+    assert (await call("get_message", taskId=task_id))["result"]["state"] == "REVOKED"
+    assert (await call("cancel_message", taskId=task_id))["result"] == {"cancelled": True, "state": "REVOKED"}
+
+
+async def test_a_running_task_is_asked_to_stop(call: Any, worker: Any, ledger: TaskLedger) -> None:
+    task_id = await worker.begin()
+    assert (await call("cancel_message", taskId=task_id))["result"] == {"cancelled": True, "state": "STARTED"}
+    assert await ledger.heartbeat([(task_id, 1)], lease_seconds=60) == {task_id: "cancel"}
+
+
+async def test_a_task_that_succeeded_cannot_be_cancelled(call: Any, worker: Any) -> None:
+    task_id = await worker.begin()
+    await worker.end(task_id)
+    assert (await call("cancel_message", taskId=task_id))["result"] == {"cancelled": False, "state": "SUCCESS"}
+
+
+async def test_tool_list_is_the_catalogue(call: Any, start_app: Any, settings: Any) -> None:
+    assert (await call("tool_list"))["result"] == []
+    catalogue = type(settings)(redis_url=settings.redis_url, tool_catalogue=json.dumps([TOOL])).tool_catalogue
+    async with start_app(tool_catalogue=catalogue) as http:
+        reply = await http.post("/rpc", json={"jsonrpc": "2.0", "id": 1, "method": "tool_list"})
+    assert reply.json()["result"] == [TOOL]
+
+
+async def test_model_list_tells_how_busy_each_model_is(
+    start_app: Any, worker: Any, registry: WorkerRegistry, card: ModelCard
+) -> None:
+    await registry.announce("w1", card)
+    await registry.announce("w2", card)
+    await worker.begin()
+    await worker.accept()
+    async with start_app(models=("other", MODEL), default_model=MODEL) as http:
+        reply = await http.post("/rpc", json={"jsonrpc": "2.0", "id": 1, "method": "model_list"})
+    assert reply.json()["result"]["models"] == [
+        {
+            "name": "other",
+            "default": False,
+            "ready": False,
+            "readyWorkers": 0,
+            "waiting": 0,
+            "running": 0,
+            "contextLength": None,
+            "abilities": None,
+        },
+        {
+            "name": MODEL,
+            "default": True,
+            "ready": True,
+            "readyWorkers": 2,
+            "waiting": 1,
+            "running": 1,
+            "contextLength": 100,
+            "abilities": {"tools": "prompt", "responseFormat": True, "vision": False},
+        },
+    ]
+
+
+async def test_a_prompt_just_below_the_context_is_accepted(
+    call: Any, backend: Backend, registry: WorkerRegistry, card: ModelCard
+) -> None:
+    await registry.announce("w1", card)
+    assert "result" in await call("create_message", message="x" * 999, maxTokens=100)
+    assert (await call("create_message", message="x" * 1000))["error"]["data"] == {
+        "retryable": False,
+        "promptTokensAtLeast": 100,
+        "contextLength": 100,
+    }
