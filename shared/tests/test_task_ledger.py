@@ -297,6 +297,13 @@ async def test_an_idempotency_key_names_one_task(ledger: TaskLedger) -> None:
     assert await accept(ledger, tenant="other", **keyed) not in ids
 
 
+async def test_a_repeated_accept_of_one_task_id_is_one_task(ledger: TaskLedger, stream: EventStream) -> None:
+    task_id = new_task_id()
+    assert {await accept(ledger, task_id) for _ in range(3)} == {task_id}
+    assert (await ledger.load("m")).waiting == 1
+    assert len(await stream.read(task_id)) == 1
+
+
 async def test_what_loop_prevention_did_stands_in_the_first_event(ledger: TaskLedger, stream: EventStream) -> None:
     guarded = REQUEST.model_copy(update={"guard": Guard(repeated_calls_removed=2, reason="said before")})
     task_id = await accept(ledger, request=guarded)

@@ -5,7 +5,8 @@ from urllib.parse import urlsplit
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from shared.settings import SharedSettings
@@ -14,10 +15,11 @@ MAX_CONNECTIONS = 32
 """Of one process. More callers wait for a free connection instead of opening another."""
 
 
-def connect(settings: SharedSettings) -> Redis:
+def connect(settings: SharedSettings, *, retries: int = 0) -> Redis:
     """A client that opens its connections on first use.
 
-    Replies are bytes. A command that fails is not retried: the callers know which of theirs may run twice.
+    Replies are bytes. `retries`: how often a command is sent again over a new connection when the old one turns out to
+    be closed; only for a caller whose commands may all run twice. A command that timed out is never repeated.
     Raises redis.exceptions.RedisError from the commands; a silent server raises TimeoutError after `redis_timeout`.
     """
     url = settings.redis_url.get_secret_value()
@@ -26,7 +28,7 @@ def connect(settings: SharedSettings) -> Redis:
         "socket_connect_timeout": settings.redis_timeout,
         "socket_keepalive": True,
         "health_check_interval": 5,
-        "retry": Retry(NoBackoff(), 0),
+        "retry": Retry(ConstantBackoff(0.05), retries, supported_errors=(ConnectionError,)),
         # With these (a feature of Redis Cloud, on by default) redis-py hands out pooled connections that the server
         # has closed: after a restart of Redis each of them would fail a command.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),

@@ -75,7 +75,7 @@ class TaskLedger:
     ) -> Acceptance:
         """Makes the task durable, or raises QueueFull, TenantFull or IdempotencyConflict.
 
-        `fingerprint` tells two requests with one idempotency key apart. Safe to repeat only with an idempotency key.
+        `fingerprint` tells two requests with one idempotency key apart. Safe to repeat with the same `task_id`.
         """
         guard = f',"guard":{request.guard.model_dump_json()}' if request.guard else ""
         status, *rest = await self._run(

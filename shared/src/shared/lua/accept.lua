@@ -4,6 +4,8 @@ local timeout_ms, retention_ms = tonumber(ARGV[8]), tonumber(ARGV[9])
 local max_waiting, max_tenant_tasks = tonumber(ARGV[10]), tonumber(ARGV[11])
 local idempotency_key, fingerprint, context, guard = ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 
+-- The answer to an earlier try of the same call was lost on its way.
+if redis.call('EXISTS', task) == 1 then return {'accepted', id} end
 local idempotency
 if idempotency_key ~= '' then
   idempotency = key('idempotency', tenant .. ':' .. idempotency_key)
@@ -37,4 +39,4 @@ if idempotency then
   redis.call('HSET', idempotency, 'task', id, 'fingerprint', fingerprint)
   redis.call('PEXPIRE', idempotency, timeout_ms + retention_ms)
 end
-return {'accepted', id, position}
+return {'accepted', id}
