@@ -10,7 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
-DEV_TOOLS := hypothesis import-linter mypy psutil pytest pytest-asyncio ruff types-jsonschema
+CHECK_TOOLS := import-linter mypy ruff types-jsonschema
+TEST_TOOLS := hypothesis kubernetes packaging psutil pytest pytest-asyncio
+CHART_TEST_TOOLS := cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
+	helm-python-sdk kubernetes-validate
 
 # A stamp carries the checksum of what it installed from, so an unchanged checkout installs nothing twice,
 # and a virtual environment that was moved (its scripts name the old folder) is filled again.
@@ -59,7 +62,7 @@ $(INSTALLED):
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "headrace: installing the tools that check and test"
-	@$(PIP) install -c constraints.txt $(DEV_TOOLS)
+	@$(PIP) install -c constraints.txt $(CHECK_TOOLS) $(TEST_TOOLS) $(CHART_TEST_TOOLS)
 	@command -v curl >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy curl; } \
 		|| { echo "The README's commands are tested as printed and need curl: install it first." >&2; exit 1; }
 	@touch $@
