@@ -1,0 +1,98 @@
+"""The Dockerfiles: clean, small, without root, and their signals reach the process."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = ["api/Dockerfile", "worker/Dockerfile"]
+
+
+@pytest.fixture(params=DOCKERFILES)
+def dockerfile(request: pytest.FixtureRequest) -> str:
+    return (ROOT / str(request.param)).read_text()
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([hadolint, *DOCKERFILES], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert found.returncode == 0, found.stdout
+
+
+def test_the_process_is_started_without_a_shell_and_without_root(dockerfile: str) -> None:
+    entry = re.findall(r"^ENTRYPOINT (.*)$", dockerfile, re.M)
+    assert len(entry) == 1
+    assert json.loads(entry[0])[:2] == ["/opt/headrace/bin/python", "-m"]
+    assert re.findall(r"^USER (.*)$", dockerfile, re.M) == ["10001:10001"]
+    assert "HEALTHCHECK" not in dockerfile
+
+
+def test_every_version_comes_from_the_constraints(dockerfile: str) -> None:
+    for command in re.findall(r"pip (?:--python \S+ )?install [^\n]*", dockerfile.replace("\\\n", " ")):
+        assert "-c constraints.txt" in command or "--no-index" in command, command
+
+
+def test_code_comes_after_dependencies(dockerfile: str) -> None:
+    assert dockerfile.index("requirements.txt") < dockerfile.index("/src/ ")
+
+
+def test_the_api_image_installs_neither_torch_nor_transformers() -> None:
+    command = [sys.executable, "deploy/dependencies_of.py", "shared", "api[kubernetes]"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
+    names = printed.split()
+    assert "fastapi" in names
+    assert "kubernetes" in names
+    assert not {"torch", "transformers"} & set(names)
+    assert not [name for name in names if name.startswith("headrace")]
+
+
+def test_without_a_builder_the_script_says_what_to_install(tmp_path: Path) -> None:
+    for tool in ("bash", "dirname", "basename", "env"):
+        (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
+    done = subprocess.run(
+        ["/usr/bin/bash", ROOT / "deploy/build_images.sh"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert "install one of them" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "worker"),
+    [
+        ({}, "-f worker/Dockerfile -t headrace-worker:dev ."),
+        (
+            {"CPU": "1", "REGISTRY": "r.example.com/ml/"},
+            "--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1 -f worker/Dockerfile "
+            "-t r.example.com/ml/headrace-worker:dev-cpu .",
+        ),
+        (
+            {"CPU": "1", "TAG": "1.2.3", "BASE_IMAGE": "base:1", "PIP_CONF": "/p"},
+            "--build-arg BASE_IMAGE=base:1 --secret id=pip_conf,src=/p --build-arg TORCH_VARIANT=cpu "
+            "--build-arg CARRY_MODEL=1 -f worker/Dockerfile -t headrace-worker:1.2.3 .",
+        ),
+    ],
+)
+def test_the_script_builds_both_images(tmp_path: Path, environment: dict[str, str], worker: str) -> None:
+    builder = tmp_path / "buildah"
+    builder.write_text('#!/bin/sh\necho "ran: $*"\n')
+    builder.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "deploy/build_images.sh"],
+        env={"PATH": "/usr/bin:/bin", "BUILDER": str(builder), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    ran = [line for line in done.stdout.splitlines() if line.startswith("ran:")]
+    assert len(ran) == 2
+    assert "-f api/Dockerfile" in ran[0]
+    assert ran[1] == f"ran: bud {worker}"

@@ -1,0 +1,129 @@
+"""Values: what is misspelt, contradictory or renamed is refused in words; schema and README follow from values.yaml."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+from generate import generated
+from helm_python import HelmError, HelmRenderError, HelmValuesError
+
+from .conftest import QWEN, Json, render_chart
+
+
+def test_schema_and_readme_are_up_to_date() -> None:
+    for path, text in generated().items():
+        assert path.read_text() == text, f"{path.name} is stale: run `python charts/generate.py`"
+
+
+def test_every_default_passes_its_own_schema(chart_path: Path) -> None:
+    with helm_python.Chart.load(chart_path) as chart:
+        chart.validate_schema({})
+        chart.validate_schema(chart.values)
+
+
+def test_every_fixed_object_of_the_schema_is_closed(chart_path: Path) -> None:
+    schema = json.loads((chart_path / "values.schema.json").read_text())
+
+    def walk(path: str, part: Any) -> None:
+        if isinstance(part, dict):
+            if "properties" in part:
+                assert part.get("additionalProperties") is not None or path.endswith("renamed"), path
+            for name, inner in part.items():
+                walk(f"{path}/{name}", inner)
+
+    walk("", schema)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"modles": {}}, "modles"),
+        ({"models": {"m": {"sorce": "hf://a/b"}}}, "sorce"),
+        ({"models": {"m": {**QWEN, "scaling": {"maximum": 3}}}}, "maximum"),
+        ({"api": {"settings": {"maxWating": 3}}}, "maxWating"),
+        ({"models": {"m": {**QWEN, "settings": {"modelName": "x"}}}}, "modelName"),
+        ({"models": {"Qwen2.5": QWEN}}, "Qwen2.5"),
+        ({"gpuProfiles": {"x": {"resourse": "y"}}}, "resourse"),
+        ({"autoscaling": {"provider": "cron"}}, "/autoscaling/provider"),
+        ({"models": {"m": {**QWEN, "quantization": "int4"}}}, "/models/m/quantization"),
+        ({"models": {"m": {"source": "Qwen/Qwen2.5"}}}, "/models/m/source"),
+    ],
+)
+def test_a_mistake_fails_with_its_name(values: Json, name: str) -> None:
+    with pytest.raises(HelmValuesError, match=name):
+        render_chart(values)
+
+
+KEDA = {"autoscaling": {"provider": "keda"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"models": {"m": {}}}, "models.m.source is empty"),
+        ({"models": {"m": {**QWEN, "scaling": {"min": 3, "max": 1}}}}, "scaling.min is 3 and larger than scaling.max"),
+        ({"models": {"m": {**QWEN, "scaling": {"min": 0, "max": 1}}}}, "nothing but KEDA would ever start"),
+        ({**KEDA, "models": {"m" * 40: {**QWEN, "scaling": {"max": 2}}}}, "room for 54"),
+        ({"models": {"m" * 50: QWEN}}, "allows 63"),
+        ({"models": {"m": {**QWEN, "gpu": {"count": 1, "profile": "tpu"}}}}, "not in gpuProfiles \\(default\\)"),
+        ({"models": {"m": {"source": "hf://a/b", "quantization": "bitsandbytes-4bit"}}}, "bitsandbytes needs a GPU"),
+        ({"models": {"m": {**QWEN, "source": "/m.gguf", "quantization": "bitsandbytes-4bit"}}}, "quantized already"),
+        ({"models": {"m": {**QWEN, "cache": {"enabled": True}, "scaling": {"min": 2}}}}, "ReadWriteOnce cache"),
+        (
+            {"models": {"m": {"source": "pvc://c/x", "cache": {"enabled": True}}}},
+            "reads its model from a claim already",
+        ),
+        ({"defaultModel": "other"}, "defaultModel is other"),
+        ({"helmTest": {"model": "other"}}, "helmTest.model is other"),
+        ({"gateway": {"enabled": True}}, "parentRefs is empty"),
+        ({"api": {"autoscaling": {"enabled": True, "min": 5, "max": 4}}}, "api.autoscaling.min is 5"),
+        ({"api": {"autoscaling": {"enabled": True, "targetCpuPercent": None}}}, "neither targetCpuPercent"),
+        ({"auth": {"apiKeys": {"k": "t"}, "existingSecret": "s"}}, "both set"),
+        ({"redis": {"external": {"url": "rediss://h:6380/0"}}}, "without ssl_cert_reqs"),
+        ({"redis": {"external": {"url": "redis://:$(REDIS_PASSWORD)@h"}}}, "existingSecret is empty"),
+        ({"redis": {"bundled": {"password": "p", "existingSecret": "s"}}}, "both set"),
+    ],
+)
+def test_contradictions_are_refused_with_what_to_do(values: Json, sentence: str) -> None:
+    with pytest.raises(HelmRenderError, match=sentence):
+        render_chart(values)
+
+
+def test_an_image_as_source_is_refused_by_an_old_cluster(chart_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # Lint alone can be told the version of a cluster; it goes on after `fail` and only prints the sentence.
+    values = {"models": {"m": {"source": "image://models/qwen:1"}}}
+    helm_python.lint(chart_path, values, kube_version="v1.35.0")
+    assert "image volumes" not in capfd.readouterr().err
+    helm_python.lint(chart_path, values, kube_version="v1.30.0")
+    assert "image volumes come with 1.31" in capfd.readouterr().err
+
+
+def test_lint_finds_nothing(chart_path: Path, case: Json) -> None:
+    found = helm_python.lint(chart_path, case, strict=True, kube_version="v1.29.0")
+    assert [message for message in found["messages"] if message["severity"] > 1] == []
+
+
+def test_renamed_values_fail_with_their_new_name(chart_path: Path, tmp_path: Path) -> None:
+    chart = tmp_path / "headrace"
+    shutil.copytree(chart_path, chart)
+    renamed = [
+        {"old": "replicas", "new": "api.replicas", "since": "0.2.0"},
+        {"old": "models.*.workers", "new": "models.*.scaling.min", "since": "0.2.0"},
+        {"old": "api.keys.map", "new": "auth.apiKeys", "since": "0.3.0"},
+    ]
+    (chart / "files/renamed.yaml").write_text(yaml.safe_dump(renamed))
+    for path, text in generated(chart).items():
+        path.write_text(text)
+    render_chart(chart=chart)
+    for values, sentence in [
+        ({"replicas": 3}, "the value replicas is called api.replicas since version 0.2.0"),
+        ({"models": {"m": {**QWEN, "workers": 2}}}, "called models.*.scaling.min since"),
+        ({"api": {"keys": {"map": {}}}}, "api.keys.map is called auth.apiKeys since version 0.3.0"),
+    ]:
+        with pytest.raises(HelmError) as refusal:
+            render_chart(values, chart=chart)
+        assert sentence in str(refusal.value)
