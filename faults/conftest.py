@@ -36,6 +36,18 @@ async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
 
 
 FAILED = pytest.StashKey[bool]()
+SILENCE = "tasks, longest silence"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of docs/reliability.md: how long a client waited at most for its next event."""
+    reports = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
+    rows = [(report.nodeid.partition("::")[2], *value) for report in reports for name, value in report.user_properties
+            if name == SILENCE]  # fmt: skip
+    if rows:
+        terminalreporter.section("tasks, and the longest silence that a client met")
+    for test, tasks, seconds in sorted(rows):
+        terminalreporter.write_line(f"| {test.removeprefix('test_').replace('_', ' ')} | {tasks} | {seconds:.1f} s |")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,6 +70,8 @@ async def headrace(
             for history in running.histories:
                 print(history.describe())
             return
+        silence = max((history.longest_silence for history in running.histories), default=0.0)
+        request.node.user_properties.append((SILENCE, (len(running.histories), round(silence, 2))))
         stream = EventStream(redis, keys)
         for history in running.histories:
             check_client(history, history.expected)

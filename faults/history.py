@@ -60,6 +60,12 @@ class History:
                 text += one.data["text"]
         return text
 
+    @property
+    def longest_silence(self) -> float:
+        """Seconds; a live PENDING does not count as news."""
+        times = [one.at for one in self.seen if not _is_live(one)]
+        return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
+
     def of(self, kind: str) -> list[Seen]:
         return [one for one in self.seen if one.type == kind]
 

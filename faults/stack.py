@@ -21,7 +21,7 @@ from shared.keys import Keys
 from shared.settings import SharedSettings
 
 MODEL = "fake"
-LEASE = 2.0
+LEASE = 3.0
 """Seconds. Short, so that a takeover is quick to test; the default is 10."""
 
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 from conftest import Valkey
-from faults.history import History
 from redis.asyncio import Redis
 
+from faults.history import History
 from faults.stack import MODEL, Stack
 from faults.tcp_proxy import TcpProxy
 from shared.celery_app import queue_for
