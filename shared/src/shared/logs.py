@@ -47,6 +47,11 @@ def bind(**fields: Any) -> None:
         current.update(fields)
 
 
+def begin_thread(**fields: Any) -> None:
+    """Forgets what was bound in this thread before: for one that does one thing after the other, in a pool."""
+    _bound.set(fields)
+
+
 @contextmanager
 def scope(**fields: Any) -> Iterator[None]:
     """What is bound inside ends with it."""

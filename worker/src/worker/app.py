@@ -15,6 +15,8 @@ from types import FrameType
 from pydantic import ValidationError
 
 from shared.celery_app import make_celery
+from shared.logs import set_up_logging
+from shared.telemetry import start_tracing
 from worker.celery_worker import make_worker, register_task, stop_worker
 from worker.consumption import Consumption
 from worker.engine import EngineUnavailable
@@ -36,8 +38,12 @@ def main() -> int:
     except ValidationError as error:
         print(f"headrace worker: {_complaint(error)}", file=sys.stderr)  # noqa: T201  # there is no log yet
         return 2
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    return WorkerProcess(settings).run()
+    set_up_logging(settings.log_options(service="headrace-worker", model=settings.model_name))
+    end_tracing = start_tracing("headrace-worker")
+    try:
+        return WorkerProcess(settings).run()
+    finally:
+        end_tracing()
 
 
 def _complaint(error: ValidationError) -> str:
@@ -58,6 +64,7 @@ class WorkerProcess:
         self._loop = asyncio.new_event_loop()
         self._worker_loop = WorkerLoop(settings, on_change=self._on_change)
         self._consumption = Consumption(lambda: self._worker_loop.takes_tasks)
+        self._worker_loop.metrics.watch(self._consumption)
         self._ready: concurrent.futures.Future[bool] = concurrent.futures.Future()
         """True when tasks can be taken for the first time, False when the worker stops before that."""
         self._end: asyncio.Task[None] | None = None
@@ -128,12 +135,12 @@ class WorkerProcess:
         worker.start()
         self._exit_code = self._exit_code or worker.exitcode or 0
 
-    def _run_task(self, task_id: str) -> Verdict:
+    def _run_task(self, task_id: str, context: str) -> Verdict:
         """Called in a thread of Celery's pool; blocks it until the task is over for this worker."""
         runner = self._worker_loop.runner
         assert runner is not None
         try:
-            return asyncio.run_coroutine_threadsafe(runner.run(task_id), self._loop).result()
+            return asyncio.run_coroutine_threadsafe(runner.run(task_id, context), self._loop).result()
         except (concurrent.futures.CancelledError, RuntimeError):
             # The loop has ended under the task: its lease runs out, and another worker goes on.
             return Dropped()

@@ -21,6 +21,7 @@ from shared.schemas import (
 from shared.task_record import Claim
 from worker.codec import Answer
 from worker.engine_protocol import Grammar, Output
+from worker.telemetry import AttemptTelemetry
 
 OverCause = Literal["finished", "failed", "cancelled", "lost", "crash", "handover"]
 
@@ -46,13 +47,14 @@ class Attempt:
     max_new_tokens: int
     grammar: Grammar | None
 
-    def __init__(self, claim: Claim, request: InferenceRequest) -> None:
+    def __init__(self, claim: Claim, request: InferenceRequest, telemetry: AttemptTelemetry) -> None:
         self.record = claim.record
         self.task_id = claim.record.task_id
         self.number = claim.attempt
         self.suspect = claim.suspect
         self.request_id = f"{self.task_id}/{claim.attempt}"
         self.request = request
+        self.telemetry = telemetry
         self.writer = TokenWriter(self.task_id, claim.attempt, 0)
         self.over: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
         self.earlier_ids: tuple[int, ...] = ()
@@ -100,6 +102,7 @@ class Attempt:
         self.engine_done = output.finish is not None or output.error is not None
         if self.over.done():
             return
+        self.telemetry.took(output)
         if self._generated == 0 and output.token_ids:
             self._first_token = time.monotonic() - self._claimed
         self._generated += len(output.token_ids)

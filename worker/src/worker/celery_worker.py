@@ -12,6 +12,8 @@ from celery.worker import state
 from kombu.exceptions import OperationalError
 
 from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
+from shared.logs import begin_thread
+from shared.telemetry import message_headers, received
 from worker.consumption import Consumption, consumption_step
 from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
 
@@ -25,11 +27,15 @@ class TaskFailed(Exception):
     """The task ended in FAILURE; the message is the one of its error event."""
 
 
-def register_task(app: Celery, model: str, run: Callable[[str], Verdict]) -> None:
-    """Registers the one task. `run` blocks until the task is over for this worker."""
+def register_task(app: Celery, model: str, run: Callable[[str, str], Verdict]) -> None:
+    """Registers the one task. `run` takes its id and its message's place in a trace (`telemetry.context_text`), and
+    blocks until the task is over for this worker.
+    """
 
     def run_llm_inference_task(self: Any, task_id: str) -> Result:
-        verdict = run(task_id)
+        context = received({name: self.request.get(name) or "" for name in ("traceparent", "tracestate")})
+        begin_thread(task_id=task_id)
+        verdict = run(task_id, context)
         match verdict:
             case Answered(result):
                 return result
@@ -38,7 +44,7 @@ def register_task(app: Celery, model: str, run: Callable[[str], Verdict]) -> Non
             case Revoked():
                 self.backend.mark_as_revoked(task_id, "cancelled", request=self.request, store_result=True)
             case HandedOver():
-                _send_again(app, task_id, model, self.request.get("traceparent"))
+                _send_again(app, task_id, model, context)
             case Dropped():
                 log.debug("The message of task %s is dropped.", task_id)
         raise Ignore
@@ -47,9 +53,9 @@ def register_task(app: Celery, model: str, run: Callable[[str], Verdict]) -> Non
     app.task(name=TASK_NAME, bind=True, throws=(TaskFailed, TaskRevokedError))(run_llm_inference_task)
 
 
-def _send_again(app: Celery, task_id: str, model: str, traceparent: str | None) -> None:
+def _send_again(app: Celery, task_id: str, model: str, context: str) -> None:
     try:
-        send_task(app, task_id, model, "handover", {"traceparent": traceparent} if traceparent else {})
+        send_task(app, task_id, model, "handover", message_headers(context))
     except OperationalError as error:
         log.warning("The message of task %s could not be sent again, the janitor will: %s", task_id, error)
 

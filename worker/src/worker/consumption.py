@@ -28,6 +28,8 @@ class Consumption:
         self.ticked_at = now
         """When the consumer's event loop last turned."""
         self._hub: Any = None
+        self.connects = 0
+        """How often the consumer has connected to the broker."""
 
     def tick(self) -> None:
         self.ticked_at = time.monotonic()
@@ -46,6 +48,7 @@ class Consumption:
     def attach(self, consumer: Any) -> None:
         """Wraps a newly connected consumer."""
         self._hub = consumer.hub
+        self.connects += 1
         consumer.hub.on_tick.add(self.tick)
         channel = consumer.task_consumer.channel
         qos = channel.qos

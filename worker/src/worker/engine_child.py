@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from shared.logs import set_up_logging
 from worker.engine_protocol import Command, EngineOptions, Message, Stop
 from worker.scripted_engine import SCHEME
 
@@ -99,6 +100,7 @@ def _serve(connection: Connection, options: EngineOptions) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # Out of the process group that a terminal's or a supervisor's signals reach: when to leave, the parent decides.
     os.setsid()
+    set_up_logging(options.logs)
     if options.model.startswith(SCHEME):
         from worker import scripted_engine as engine
     else:

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from shared.logs import adopt
 from worker.engine_protocol import Cancel, EngineOptions, Generate, Loading, Message, Output, Ready, StartFailed, Step
 from worker.model_files import ModelUnavailable, model_revision
 
@@ -30,7 +31,6 @@ def serve(connection: Connection, options: EngineOptions) -> None:
     Ends the process: with 0 after `Stop`, with 1 when the engine cannot start or its generation loop has died. torch is
     imported in here, so that the parent can name this function without loading it.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Idle torch threads shall sleep, not spin: beside other processes on two cores spinning made steps five times
     # longer. libgomp reads it when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -104,6 +104,8 @@ class EngineProcess:
         import torch
         from transformers import GenerationConfig
         from transformers.utils.logging import disable_progress_bar
+
+        adopt("transformers")
 
         from worker.batch import Batch
         from worker.grammar import Grammars, InvalidGrammar

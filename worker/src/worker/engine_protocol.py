@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shared.logs import LogOptions
+
 FinishReason = Literal["stop", "length"]
 """`stop`: an end-of-sequence token, or the grammar is complete; `length`: `max_new_tokens` reached."""
 
@@ -50,6 +52,7 @@ class EngineOptions:
     """Torch threads on a CPU; `None`: torch's own choice."""
     cuda_graphs: bool | None = None
     """`None`: on where the attention allows them."""
+    logs: LogOptions = field(default_factory=LogOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ class Output:
     """Set when the engine could not go on with this request alone; no more output follows."""
     cached_tokens: int = 0
     """Prompt tokens found in the prefix cache; set on the first output of a request."""
+    admitted_at: float = 0.0
+    """When the request first entered the batch, by CLOCK_MONOTONIC; set on its first output, 0 where it never did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import ValidationError
 
+from shared.logs import set_up_logging
 from worker.model import ModelUnavailable, locate
 from worker.settings import WorkerSettings
 
@@ -20,7 +21,7 @@ def main() -> int:
     except ValidationError as error:
         print(f"headrace worker: {error}", file=sys.stderr)  # noqa: T201  # there is no log yet
         return 2
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up_logging(settings.log_options(service="headrace-fetch", model=settings.model_name))
     try:
         fetch(settings)
     except ModelUnavailable as error:

@@ -4,7 +4,9 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+
+from shared.metrics import expose
 
 Check = Callable[[], str]
 """Returns what is wrong, in words; empty when nothing is."""
@@ -24,7 +26,7 @@ class InternalServer:
                     case "/readyz":
                         self._verdict(ready())
                     case "/metrics":
-                        self._reply(200, generate_latest(registry), CONTENT_TYPE_LATEST)
+                        self._reply(200, *expose(registry, self.headers.get("Accept", "")))
                     case _:
                         self._reply(404, b"not found\n")
 

@@ -162,7 +162,7 @@ class _Batch:
         while self._take_commands():
             begin = time.monotonic()
             running = list(self._requests.values())[: self._slots]
-            outputs = tuple(self._advance(request) for request in running)
+            outputs = tuple(self._advance(request, begin) for request in running)
             slow = sum(float(request.directives.get("slow") or 0) for request in running)
             next_step = max(next_step, begin) + (self._script.token_ms + slow) / 1000
             time.sleep(max(0.0, next_step - time.monotonic()))
@@ -188,8 +188,9 @@ class _Batch:
                 case Generate():
                     self._requests[command.request_id] = Running.of(command, self._script)
 
-    def _advance(self, request: Running) -> Output:
+    def _advance(self, request: Running, began: float) -> Output:
         request_id = request.generate.request_id
+        admitted_at = began if request.fresh else 0.0
         self._misbehave(request)
         if "fail" in request.directives:
             del self._requests[request_id]
@@ -203,7 +204,7 @@ class _Batch:
             finish = "length"
         if finish:
             del self._requests[request_id]
-        return Output(request_id, (token,), finish)
+        return Output(request_id, (token,), finish, admitted_at=admitted_at)
 
     def _misbehave(self, request: Running) -> None:
         if request.at("crash"):

@@ -27,6 +27,8 @@ class Answer:
     """Tokens whose keys and values this request computed itself, before its first token."""
     cached_tokens: int = 0
     """Prompt tokens found in the prefix cache; reported with the first token."""
+    admitted_at: float = 0.0
+    """When it first entered the batch, by CLOCK_MONOTONIC (transformers' perf_counter is the same on Linux)."""
     sequence_id: str | None = None
     """The id of its `Sequence` once it has joined the batch."""
     preemptions: int = 0
@@ -43,6 +45,7 @@ class Answer:
             self.finish,
             self.error,
             cached_tokens=0 if self.sent else self.cached_tokens,
+            admitted_at=0.0 if self.sent else self.admitted_at,
         )
         self.pending.clear()
         self.sent = True
@@ -65,6 +68,7 @@ class Sequence(RequestState):
         answer = self.answer
         if not answer.sent:
             answer.cached_tokens = max(0, self.position_offset - answer.computed_tokens)
+            answer.admitted_at = answer.admitted_at or self.lifespan[0]
         before = self.generated_len()
         complete: bool = super().update_and_check_completion(token_id, logprob)
         answer.pending.extend(self.generated_tokens[before:])

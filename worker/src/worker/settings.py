@@ -108,4 +108,5 @@ class WorkerSettings(SharedSettings):
             kv_memory_gib=self.kv_memory_gib,
             threads=self.threads,
             cuda_graphs=self.cuda_graphs,
+            logs=self.log_options(service="headrace-engine", model=self.model_name),
         )

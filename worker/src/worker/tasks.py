@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall
 from shared.event_stream import EventStream, TokenWriter
-from shared.schemas import ErrorCode, ErrorEvent, InferenceRequest, ToolCallsEvent
+from shared.schemas import EndState, ErrorCode, ErrorEvent, InferenceRequest, ToolCallsEvent
 from shared.task_ledger import RequeueCause, TaskLedger
 from shared.task_record import Claim, NoClaim
 from worker.answer_grammars import UnsupportedSchema
@@ -18,10 +18,12 @@ from worker.codec import Codec
 from worker.emitter import Emitter
 from worker.engine import Engine
 from worker.engine_protocol import Generate, Ready, Step
+from worker.metrics import WorkerMetrics
 from worker.patience import persist
 from worker.prompt_rendering import PromptRefused
 from worker.settings import WorkerSettings
 from worker.suspect_gate import SuspectGate
+from worker.telemetry import AttemptTelemetry
 from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
 
 log = logging.getLogger(__name__)
@@ -33,13 +35,20 @@ class TaskRunner:
     """All tasks this worker holds, and the engine that works on them. Lives on one event loop."""
 
     def __init__(
-        self, settings: WorkerSettings, ledger: TaskLedger, stream: EventStream, engine: Engine, codec: Codec
+        self,
+        settings: WorkerSettings,
+        ledger: TaskLedger,
+        stream: EventStream,
+        engine: Engine,
+        codec: Codec,
+        metrics: WorkerMetrics,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._stream = stream
         self._engine = engine
         self._codec = codec
+        self._metrics = metrics
         self._gate = SuspectGate()
         self._in_engine: dict[str, Attempt] = {}
         """By request id."""
@@ -78,27 +87,38 @@ class TaskRunner:
             attempt.end(Over("handover"))
         await self._empty.wait()
 
-    async def run(self, task_id: str) -> Verdict:
-        """Takes one message's task to its ending, or finds that there is nothing to do."""
+    async def run(self, task_id: str, context: str = "") -> Verdict:
+        """Takes one message's task to its ending, or finds that there is nothing to do.
+
+        `context` is the message's place in its trace (`telemetry.context_text`).
+        """
         engine = self._engine.info
         if self.draining or engine is None:
             # The message was on its way when this worker stopped taking.
             return HandedOver()
+        telemetry = AttemptTelemetry(
+            self._metrics, model=self._settings.model_name, task_id=task_id, context=context
+        )
         claim, _ = await persist(
             lambda: self._ledger.claim(
                 task_id,
                 worker=self._settings.worker_name,
                 lease_seconds=self._settings.lease_seconds,
                 revision=engine.revision,
+                context=telemetry.context,
             )
         )
         if isinstance(claim, NoClaim):
             return await self._unclaimed(task_id, claim)
-        try:
-            return await self._run_claimed(claim, engine)
-        except Exception:
-            log.exception("The task %s met a fault of the worker's own.", task_id)
-            return await self._fail(task_id, claim.attempt, "internal", "The worker made a mistake; its log says more.")
+        with telemetry.claimed(claim):
+            log.info("Attempt %d at the task %s begins.", claim.attempt, task_id)
+            try:
+                return await self._run_claimed(claim, engine, telemetry)
+            except Exception:
+                log.exception("The task %s met a fault of the worker's own.", task_id)
+                message = "The worker made a mistake; its log says more."
+                telemetry.over(Over("failed", code="internal", message=message))
+                return await self._fail(task_id, claim.attempt, "internal", message)
 
     async def _unclaimed(self, task_id: str, claim: NoClaim) -> Verdict:
         match claim.reason:
@@ -114,7 +134,7 @@ class TaskRunner:
             case _:
                 return Dropped()
 
-    async def _run_claimed(self, claim: Claim, engine: Ready) -> Verdict:
+    async def _run_claimed(self, claim: Claim, engine: Ready, telemetry: AttemptTelemetry) -> Verdict:
         task_id = claim.record.task_id
         try:
             request = InferenceRequest.model_validate_json(claim.record.request)
@@ -122,7 +142,7 @@ class TaskRunner:
             log.exception("The record of the task %s cannot be read.", task_id)
             message = "The task's request cannot be read by this version of Headrace."
             return await self._fail(task_id, claim.attempt, "version_unsupported", message)
-        attempt = Attempt(claim, request)
+        attempt = Attempt(claim, request, telemetry)
         self.held.add(attempt)
         self._empty.clear()
         late = Over("failed", code="deadline_exceeded", message="The task's time is over.")
@@ -132,6 +152,7 @@ class TaskRunner:
             attempt.end(Over("handover"))
         try:
             over = await self._generate(attempt, engine)
+            telemetry.over(over)
             return await self._conclude(attempt, over)
         finally:
             deadline.cancel()
@@ -170,7 +191,9 @@ class TaskRunner:
                 return
             self._in_engine[attempt.request_id] = attempt
             attempt.engine_done = False
-            self._engine.submit(self._command(attempt))
+            command = self._command(attempt)
+            attempt.telemetry.submitted(command)
+            self._engine.submit(command)
             await asyncio.wait([attempt.over])
 
     def _prepare(self, attempt: Attempt, context: int) -> Over | None:
@@ -216,7 +239,9 @@ class TaskRunner:
                 return await self._fail(attempt.task_id, attempt.number, over.code, over.message)
             case "cancelled":
                 await self.emitter.flush(attempt.writer)
-                await persist(lambda: self._ledger.end(attempt.task_id, attempt.number, "REVOKED", None))
+                done, _ = await persist(lambda: self._ledger.end(attempt.task_id, attempt.number, "REVOKED", None))
+                if done:
+                    self._count_end("REVOKED", "cancelled")
                 return await self._ending(attempt.task_id)
             case "lost":
                 log.warning("The task %s is no longer this worker's; it is dropped.", attempt.task_id)
@@ -247,20 +272,35 @@ class TaskRunner:
                 conversation_seconds=self._settings.conversation_seconds,
             )
         )
-        return Answered(result) if done else await self._ending(attempt.task_id)
+        if not done:
+            return await self._ending(attempt.task_id)
+        attempt.telemetry.answered(outcome)
+        self._count_end("SUCCESS", str(result["finish_reason"]))
+        return Answered(result)
 
     async def _fail(self, task_id: str, attempt: int | None, code: ErrorCode, message: str) -> Verdict:
         retryable = code in ("engine_failed", "internal", "deadline_exceeded")
         event = ErrorEvent(task_id=task_id, code=code, message=message, retryable=retryable)
         done, _ = await persist(lambda: self._ledger.end(task_id, attempt, "FAILURE", event))
-        return Failed(message) if done else await self._ending(task_id)
+        if not done:
+            return await self._ending(task_id)
+        self._count_end("FAILURE", code)
+        return Failed(message)
 
     async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> Verdict:
         await self.emitter.flush(attempt.writer)
         requeued, repeated = await persist(lambda: self._ledger.requeue(attempt.task_id, attempt.number, cause))
         if requeued.outcome == "requeued" or (repeated and requeued.outcome == "not_running"):
             return HandedOver()
+        if requeued.outcome == "poisoned":
+            self._count_end("FAILURE", "poisoned")
+        elif requeued.outcome == "revoked":
+            self._count_end("REVOKED", "cancelled")
         return await self._ending(attempt.task_id)
+
+    def _count_end(self, state: EndState, reason: str) -> None:
+        self._metrics.ended.labels(self._settings.model_name, state, reason).inc()
+        log.info("The task is over: %s, %s.", state, reason)
 
     async def _ending(self, task_id: str) -> Verdict:
         """What the ledger says of a task that has ended, whoever ended it."""

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from shared.event_stream import EventStream
 from shared.keys import Keys
+from shared.logs import adopt
 from shared.redis_client import connect
 from shared.schemas import ModelCard
 from shared.task_ledger import TaskLedger
@@ -66,6 +67,7 @@ class WorkerLoop:
             tasks=lambda: len(self.runner.held) if self.runner else 0,
             restarts=lambda: self.engine.restarts,
         )
+        self.metrics.gauge("worker_ready", "1 while this worker takes tasks.", lambda: self.takes_tasks)
         self.ticked_at = time.monotonic()
         """When the loop last turned."""
 
@@ -112,7 +114,7 @@ class WorkerLoop:
         engine = await self.engine.start()
         codec = await asyncio.to_thread(_load_codec, self._settings, engine.eos_token_ids)
         self._codec = codec
-        return TaskRunner(self._settings, self._ledger, self._stream, self.engine, codec)
+        return TaskRunner(self._settings, self._ledger, self._stream, self.engine, codec, self.metrics)
 
     def _work(self, runner: TaskRunner) -> list[Coroutine[Any, Any, None]]:
         self.runner = runner
@@ -141,6 +143,8 @@ class WorkerLoop:
             self.runner.take_step(step)
 
     def _on_engine(self) -> None:
+        if self.engine.info is not None:
+            self.metrics.ready(self.engine.info)
         if self.runner is not None and not self.engine.ready:
             self.runner.lose_engine()
         self.presence.refresh()
@@ -176,4 +180,5 @@ def _load_prompts(settings: WorkerSettings) -> Prompts:
     from worker.model import load_tokenizer
     from worker.prompt_rendering import PromptRenderer
 
+    adopt("transformers")
     return PromptRenderer(load_tokenizer(settings.engine_options), settings.default_max_tokens)
