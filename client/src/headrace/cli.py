@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_up(commands.add_parser("up", help="start Valkey, API and worker on this machine"))
 
     server = argparse.ArgumentParser(add_help=False)
-    server.add_argument("--url", default=os.environ.get("HEADRACE_URL", DEFAULT_URL), help="default: %(default)s")
+    server.add_argument(
+        "--url", type=_url, default=os.environ.get("HEADRACE_URL", DEFAULT_URL), help="default: %(default)s"
+    )
     server.add_argument("--api-key", default=os.environ.get("HEADRACE_API_KEY"))
 
     chat = commands.add_parser("chat", parents=[server], help="ask a model, or talk with it")
@@ -145,6 +147,12 @@ def _version(_: argparse.Namespace) -> None:
 
 def _client(options: argparse.Namespace) -> Client:
     return Client(options.url, api_key=options.api_key)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with http:// or https://")
+    return text
 
 
 def _port(text: str) -> int:
