@@ -38,8 +38,8 @@ def _names(value: Any) -> Any:
 class Settings(SharedSettings):
     """Read once in `api.server` from `HEADRACE_*` environment variables."""
 
-    # A refused value may be a key: it must not stand in the error.
-    model_config = SettingsConfigDict(hide_input_in_errors=True)
+    # A refused value may be a key: it must not stand in the error. Charts set what the user left out to nothing.
+    model_config = SettingsConfigDict(hide_input_in_errors=True, env_ignore_empty=True)
 
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` in a container."""

@@ -1,0 +1,176 @@
+"""`python -m api` as a process."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from api.server import _listen
+
+CREATE = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}
+
+
+class Process:
+    """One API process; its log is read as it comes."""
+
+    def __init__(self, **settings: str) -> None:
+        names = {f"HEADRACE_{name.upper()}": value for name, value in settings.items()}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")} | names
+        self.popen = subprocess.Popen([sys.executable, "-m", "api"], env=env, stderr=subprocess.PIPE, text=True)
+        self.log = ""
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stderr is not None
+        for line in self.popen.stderr:
+            with self._grown:
+                self.log += line
+                self._grown.notify_all()
+
+    def url(self, what: str) -> str:
+        """The address that the process says it listens on."""
+        with self._grown:
+            found = self._grown.wait_for(lambda: re.search(rf"{what}: (http://[\w.:]+)", self.log), 30)
+            assert found is not None, self.log
+            return found[1]
+
+    def wait(self) -> int:
+        code = self.popen.wait(30)
+        self._reader.join(10)
+        assert self.popen.stderr is not None
+        self.popen.stderr.close()
+        return code
+
+    def stop(self) -> int:
+        self.popen.send_signal(signal.SIGTERM)
+        return self.wait()
+
+
+StartProcess = Callable[..., Process]
+
+
+@pytest.fixture
+def start(valkey: Any) -> Iterator[StartProcess]:
+    processes: list[Process] = []
+
+    def start(**settings: str) -> Process:
+        defaults = {"redis_url": valkey.url, "port": "0", "internal_port": "0", "redis_timeout": "1"}
+        processes.append(Process(**defaults | settings))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.popen.poll() is None:
+            with suppress(ProcessLookupError):
+                process.popen.kill()
+            process.wait()
+
+
+def eventually(url: str, status: int) -> httpx.Response:
+    """The reply, as soon as it has the status."""
+    deadline = time.monotonic() + 15
+    while True:
+        with suppress(httpx.TransportError):
+            reply = httpx.get(url)
+            if reply.status_code == status:
+                return reply
+        assert time.monotonic() < deadline, f"{url} does not answer with {status}"
+        time.sleep(0.05)
+
+
+def test_it_serves_two_ports_and_stops_on_sigterm_with_code_0(start: StartProcess) -> None:
+    process = start()
+    public, internal = process.url("Requests"), process.url("Probes and metrics")
+    eventually(internal + "/readyz", 200)
+    assert "taskId" in httpx.post(public + "/rpc", json=CREATE).text
+    assert httpx.get(public + "/readyz").status_code == 404
+    assert process.stop() == 0
+    assert "Traceback" not in process.log
+
+
+def test_it_starts_without_redis_and_recovers_when_redis_appears(start: StartProcess, valkey: Any) -> None:
+    valkey.stop()
+    process = start()
+    public, internal = process.url("Requests"), process.url("Probes and metrics")
+    eventually(internal + "/readyz", 503)
+    eventually(internal + "/healthz", 200)
+    reply = httpx.post(public + "/rpc", json=CREATE).json()
+    assert reply["error"]["code"] == -32007
+    valkey.start()
+    eventually(internal + "/readyz", 200)
+    assert "taskId" in httpx.post(public + "/rpc", json=CREATE).text
+    assert process.stop() == 0
+    assert "Traceback" not in process.log
+
+
+def test_an_open_stream_is_ended_in_order_on_sigterm(start: StartProcess) -> None:
+    process = start()
+    public = process.url("Requests")
+    task_id = httpx.post(public + "/rpc", json=CREATE).json()["result"]["taskId"]
+    with httpx.stream("GET", f"{public}/stream/{task_id}", timeout=15) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("id: ")
+        process.popen.send_signal(signal.SIGTERM)
+        rest = list(lines)
+    assert any(line.startswith("retry: ") for line in rest)
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("setting", ["port", "internal_port"])
+def test_a_port_in_use_is_one_clear_sentence_and_code_1(start: StartProcess, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start(**{setting: str(port)})
+        assert process.wait() == 1
+    assert process.log == (
+        f"headrace-api: port {port} on 127.0.0.1 is already in use; "
+        "HEADRACE_PORT and HEADRACE_INTERNAL_PORT name others\n"
+    )
+
+
+def test_an_address_of_another_machine_is_one_clear_sentence(start: StartProcess) -> None:
+    process = start(host="192.0.2.1")
+    assert process.wait() == 1
+    assert process.log.startswith("headrace-api: port 0 on 192.0.2.1 cannot be opened (")
+    assert process.log.count("\n") == 1
+
+
+def test_wrong_settings_are_one_line_each(start: StartProcess) -> None:
+    process = start(port="70000", api_keys="/does/not/exist")
+    assert process.wait() == 1
+    lines = process.log.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("headrace-api: HEADRACE_") for line in lines)
+
+
+def test_a_key_in_a_query_never_reaches_the_log(start: StartProcess) -> None:
+    process = start(api_keys='{"sesame-open": "a"}', log_level="DEBUG")
+    public = process.url("Requests")
+    reply = httpx.post(public + "/rpc", json=CREATE, headers={"Authorization": "Bearer sesame-open"})
+    task_id = reply.json()["result"]["taskId"]
+    httpx.head(f"{public}/stream/{task_id}", params={"access_token": "sesame-open"})
+    with httpx.stream("GET", f"{public}/stream/{task_id}", params={"access_token": "sesame-open"}) as stream:
+        assert stream.status_code == 200
+    assert process.stop() == 0
+    assert "sesame" not in process.log
+
+
+def test_accepted_connections_send_at_once_and_notice_a_dead_peer() -> None:
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
