@@ -198,6 +198,18 @@ def buffered(subscription: Subscription) -> int:
     return sum(len(frame.wire) for frame in subscription._frames)
 
 
+async def test_an_event_larger_than_the_buffer_is_delivered_like_any_other(hub: EventHub, worker: Worker) -> None:
+    task_id = await worker.begin()
+    reading = Reading(hub, task_id)
+    await reading.until(2)
+    await worker.say(task_id, "x" * 2 * BUFFER_BYTES)
+    await reading.until(3, seconds=0.9)
+    await worker.say(task_id, *("y" * 2 * BUFFER_BYTES for _ in range(5)))
+    await worker.end(task_id)
+    await reading.ended()
+    assert len(reading.text) == 12 * BUFFER_BYTES
+
+
 async def test_attempts_are_not_merged_into_each_other(hub: EventHub, worker: Worker, redis: Redis) -> None:
     task_id = await worker.begin()
     slow = hub.follow(task_id)

@@ -129,4 +129,5 @@ class Doorbell:
 
 
 def _command(*words: bytes) -> bytes:
-    return hiredis.pack_command(words)  # type: ignore[arg-type]  # hiredis declares a tuple of exactly one
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # declared as a tuple of exactly one
+    return packed

@@ -119,19 +119,19 @@ class StreamResponse(Response):
 
 
 async def _send_all(reader: Reader, send: Send) -> bool:
-    """True when the last event was `end`."""
+    """True when the client was sent `end`."""
     clock = asyncio.get_running_loop().time
-    last = b""
+    ended = False
     async for frames in reader.subscription:
         for frame in frames:
-            last = frame.type
-            if last == b"status":
+            if frame.type == b"status":
                 note_status(reader, frame.data)
+            ended = ended or frame.type == b"end"
         body = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
         reader.stuck_since = reader.quiet_since = clock()
         await send({"type": "http.response.body", "body": body, "more_body": True})
         reader.stuck_since = None
-    return last == b"end"
+    return ended
 
 
 async def _until_gone(receive: Receive, reader: Reader) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,6 +11,8 @@ from redis.exceptions import RedisError
 
 from shared.event_stream import Entry, EntryId
 from shared.schemas import EndEvent, ErrorEvent
+
+log = logging.getLogger(__name__)
 
 PAGE = 256
 """Entries that one read of a stream returns."""
@@ -83,16 +86,18 @@ class Subscription:
                 if self._frames:
                     frames, self._frames, self._size = self._frames, [], 0
                     self._taken = self._last
-                    yield frames
-                    if frames[-1].type == b"end":
-                        return
                 elif self._closed:
                     return
                 elif self._behind:
-                    await self._catch_up()
+                    frames = await self._catch_up()
                 else:
+                    frames = []
                     self._waker = asyncio.get_running_loop().create_future()
                     await self._waker
+                if frames:
+                    yield frames
+                    if any(frame.type == b"end" for frame in frames):
+                        return
         finally:
             self.close()
 
@@ -129,7 +134,7 @@ class Subscription:
         if previous != self._last and not self._continues(previous, frame.id):
             return
         self._size += len(frame.wire)
-        if self._size > BUFFER_BYTES:
+        if self._size > BUFFER_BYTES and self._frames:
             self._frames, self._size = [], 0
             self._last = self._taken
             self._behind = self._merge = True
@@ -177,22 +182,25 @@ class Subscription:
             if not waker.done():
                 waker.set_result(None)
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self) -> list[Frame]:
+        """The next page of the stream. Behind the last one the announcements go on."""
         self._late = []
         try:
             entries = await self._read(self.task_id, _parse(self._last), PAGE)
-        except (RedisError, OSError):
+        except (RedisError, OSError) as error:
+            log.debug("reading the stream of task %s failed: %s", self.task_id, error)
             await asyncio.sleep(RETRY_SECONDS)
-            return
+            return []
         finally:
             late, self._late = self._late, None
+        frames = _frames(entries, merge=self._merge)
         if entries:
-            self._last = str(entries[-1].id).encode()
-            self._frames += _frames(entries, merge=self._merge)
+            self._last = self._taken = str(entries[-1].id).encode()
         if len(entries) < PAGE:
             self._behind = self._merge = False
             for previous, frame in late:
                 self.offer(previous, frame)
+        return frames
 
 
 def _parse(entry_id: bytes) -> EntryId:
