@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from celery import Celery
+from celery.states import READY_STATES
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from shared.celery_app import make_celery, send_task
 from shared.chat import UserMessage
@@ -24,8 +28,11 @@ from shared.task_id import new_task_id
 from shared.task_ledger import TaskLedger
 from shared.task_record import TaskRecord
 from shared.workers import WorkerRegistry
+from worker import engine_process
 from worker.engine import EngineUnavailable
-from worker.settings import WorkerSettings
+from worker.engine_protocol import Command, EngineOptions, Generate, Message, Output, Ready, Step, Stop
+from worker.model import load_tokenizer
+from worker.settings import PACKAGED_MODEL, WorkerSettings
 from worker.worker_loop import WorkerLoop
 
 T = TypeVar("T")
@@ -68,10 +75,29 @@ class Client:
         await self.send(task_id)
         return task_id
 
-    async def result(self, task_id: str, seconds: float = 20) -> Any:
-        """What any Celery client gets."""
+    async def get(self, task_id: str, seconds: float = 20) -> Any:
+        """What any Celery client gets. Celery's AsyncResult is not for several threads: one at a time."""
         pending = self.app.AsyncResult(task_id)
-        return await asyncio.to_thread(lambda: pending.get(timeout=seconds))
+        backend = pending.backend
+        try:
+            return await asyncio.to_thread(lambda: pending.get(timeout=seconds))
+        finally:
+            backend.remove_pending_result(pending)
+            pending.backend = None  # its __del__ would talk to Redis, whenever the garbage collector likes
+
+    async def result(self, task_id: str, seconds: float = 20) -> Any:
+        """The same, for many tasks at once and for a Redis that comes and goes."""
+
+        async def stored() -> dict[str, Any] | None:
+            with contextlib.suppress(RedisError):
+                meta: dict[str, Any] = await asyncio.to_thread(self.app.backend.get_task_meta, task_id, cache=False)
+                return meta if meta["status"] in READY_STATES else None
+            return None
+
+        meta = await eventually(stored, seconds)
+        if meta["status"] != "SUCCESS":
+            raise meta["result"]
+        return meta["result"]
 
     async def ended(self, task_id: str, seconds: float = 20) -> TaskRecord:
         async def has_ended() -> TaskRecord | None:
@@ -88,6 +114,14 @@ class Client:
 
         await eventually(has_streamed, seconds)
 
+    async def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        """Returns when the condition holds."""
+
+        async def holds() -> bool:
+            return condition()
+
+        await eventually(holds, seconds)
+
     def token_ids(self, entries: list[Entry]) -> list[int]:
         return [token for entry in entries for token in entry.token_ids]
 
@@ -100,7 +134,7 @@ class Client:
 async def eventually(condition: Callable[[], Awaitable[T | None]], seconds: float = 20) -> T:
     """The first true answer of the condition; fails after `seconds`."""
     async with asyncio.timeout(seconds):
-        while not (answer := await condition()):
+        while not (answer := await condition()):  # noqa: ASYNC110  # nothing announces what tests wait for
             await asyncio.sleep(0.02)
         return answer
 
@@ -232,3 +266,120 @@ async def start_worker(worker_settings: WorkerSettings, client: Client, tmp_path
     for worker in workers:
         worker.kill()
         sys.stdout.write(f"--- {worker.log.name}\n{worker.log.read_text()}")
+
+
+class RealEngine:
+    """An engine process with the 135M model, spoken to over its pipe as the worker does."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.tokenizer = load_tokenizer(options)
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=engine_process.serve, args=(theirs, options))
+        self.process.start()
+        theirs.close()
+        self.steps: list[Step] = []
+        """All since the start."""
+        self.started_with: list[Message] = []
+        while not isinstance(message := self.receive(seconds=120), Ready):
+            self.started_with.append(message)
+        self.ready = message
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """A user's message in the model's chat template."""
+        ids = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
+        return tuple(ids)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def send(self, *commands: Command) -> None:
+        for command in commands:
+            self.connection.send(command)
+
+    def receive(self, seconds: float = 30) -> Message:
+        """The next message; fails when none comes."""
+        assert self.connection.poll(seconds), "the engine is silent"
+        message: Message = self.connection.recv()
+        if isinstance(message, Step):
+            self.steps.append(message)
+        return message
+
+    def follow(self, *request_ids: str) -> dict[str, list[Output]]:
+        """The outputs of requests until each of them has ended."""
+        outputs: dict[str, list[Output]] = defaultdict(list)
+        open_requests = set(request_ids)
+        while open_requests:
+            message = self.receive()
+            assert isinstance(message, Step)
+            for output in message.outputs:
+                outputs[output.request_id].append(output)
+                if output.finish or output.error:
+                    open_requests.discard(output.request_id)
+        return outputs
+
+    def run(self, *requests: Generate) -> dict[str, tuple[list[int], Output]]:
+        """Generates together; per request its tokens and its last output."""
+        self.send(*requests)
+        outputs = self.follow(*(request.request_id for request in requests))
+        return {
+            request.request_id: (
+                [token for output in outputs[request.request_id] for token in output.token_ids],
+                outputs[request.request_id][-1],
+            )
+            for request in requests
+        }
+
+    def tokens(self, request: Generate) -> list[int]:
+        """The tokens of one request alone."""
+        return self.run(request)[request.request_id][0]
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.send(Stop())
+        self.process.join(20)
+        if self.process.is_alive():
+            self.process.kill()
+        self.connection.close()
+
+
+@pytest.fixture(scope="session")
+def engine_options() -> EngineOptions:
+    """The packaged model, converted where `headrace up` keeps it too: once per machine."""
+    cache_dir = str(WorkerSettings.model_fields["cache_dir"].default.expanduser())
+    return EngineOptions(model=PACKAGED_MODEL, cache_dir=cache_dir, slots=8, kv_memory_gib=0.5, threads=2)
+
+
+@pytest.fixture(scope="session")
+def engine(engine_options: EngineOptions) -> Iterator[RealEngine]:
+    engine = RealEngine(engine_options)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(engine_options: EngineOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of two layers and random weights, behind the packaged model's tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    load_tokenizer(engine_options).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=96,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
