@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import pytest
 from redis.asyncio import Redis
+from sse_starlette import ServerSentEvent
 
 from api.event_hub import EventHub
-from api.subscription import BUFFER_BYTES, Frame, Subscription
+from api.subscription import BUFFER_BYTES, Frame, Subscription, framed
 from shared.event_stream import CLOSED, START, EntryId, EventStream
 from shared.keys import Keys
 from shared.schemas import EndState
@@ -85,6 +86,12 @@ async def test_a_follower_gets_every_event_in_order_and_stops_after_end(hub: Eve
     assert reading.types == ["status", "status", "token", "token", "token", "final_text", "status", "end"]
     assert [frame.id.decode() for frame in reading.frames][:5] == ["0-1", "1-0", "1-1", "1-2", "1-3"]
     assert reading.frames[2].wire == b"id: 1-1\nevent: token\ndata: %b\n\n" % reading.frames[2].data
+
+
+def test_a_frame_is_what_sse_starlette_would_send() -> None:
+    data = '{"text":"\\n \u2028 \u00e9"}'
+    reference = ServerSentEvent(id="1-2", event="token", data=data, sep="\n").encode()
+    assert framed(b"1-2", b"token", data.encode()).wire == reference
 
 
 async def test_a_cursor_in_the_middle_gives_exactly_the_rest(hub: EventHub, worker: Worker) -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
+from sse_starlette import ServerSentEvent
 
 from api.backend import Backend
 from api.readers import Readership
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 POSITIONS_SECONDS = 2.0
+COMMENT = ServerSentEvent(comment="", sep="\n").encode()
 RETRY_MILLISECONDS = 100, 1000
 """A client whose replica stops comes back after a random time between these, so that not all come at once."""
 
@@ -94,7 +96,7 @@ class Audience:
                     reader.task.cancel()
             elif now - reader.quiet_since >= settings.comment_seconds:
                 reader.quiet_since = now
-                reader.subscription.add_wire(b":\n\n")
+                reader.subscription.add_wire(COMMENT)
 
     async def _tell_positions(self) -> None:
         if waiting := [reader for reader in self._readers if reader.state]:
@@ -105,7 +107,8 @@ class Audience:
             await self._readership.renew(required)
 
     def _farewell(self, reader: Reader) -> None:
-        reader.subscription.add_wire(b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS))
+        pause = random.randint(*RETRY_MILLISECONDS)
+        reader.subscription.add_wire(ServerSentEvent(retry=pause, sep="\n").encode())
         reader.subscription.close()
 
 
