@@ -72,7 +72,7 @@ CASES: dict[str, Json] = {
     "everything that users add": {
         "commonLabels": {"team": "ml"},
         "commonAnnotations": {"owner": "ml"},
-        "settings": {"leaseSeconds": 20, "logLevel": "DEBUG"},
+        "settings": {"leaseSeconds": 20, "logLevel": "DEBUG", "logLevels": {"celery": "WARNING", "shared": "INFO"}},
         "extraObjects": [
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}},
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}-y'}",

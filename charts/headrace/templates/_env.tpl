@@ -3,7 +3,13 @@
 {{- range $name, $value := . }}
 {{- if not (kindIs "invalid" $value) }}
 - name: HEADRACE_{{ $name | snakecase | upper }}
+  {{- if kindIs "map" $value }}
+  {{- $pairs := list }}
+  {{- range $key, $one := $value }}{{ $pairs = append $pairs (printf "%s=%v" $key $one) }}{{ end }}
+  value: {{ join "," $pairs | quote }}
+  {{- else }}
   value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
+  {{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
