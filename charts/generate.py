@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import yaml
+from dashboard import dashboard
 from values_schema import values_schema
 from values_table import with_table
 
@@ -19,6 +20,7 @@ def generated(chart: Path = CHART) -> dict[Path, str]:
     return {
         chart / "values.schema.json": json.dumps(values_schema(values, renamed), indent=1) + "\n",
         readme: with_table(readme.read_text(), text, values),
+        chart / "files/dashboards/headrace.json": json.dumps(dashboard(), indent=1) + "\n",
     }
 
 

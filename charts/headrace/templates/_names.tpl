@@ -72,7 +72,7 @@ annotations:
 {{- end -}}
 
 {{- define "headrace.api.image" -}}
-{{- include "headrace.image" (dict "root" . "repository" .Values.image.api.repository "tag" (.Values.image.api.tag | default .Chart.AppVersion)) -}}
+{{- .Values.api.image | default (include "headrace.image" (dict "root" . "repository" .Values.image.api.repository "tag" (.Values.image.api.tag | default .Chart.AppVersion))) -}}
 {{- end -}}
 
 {{/* Argument: {root, spec: the model}. */}}
