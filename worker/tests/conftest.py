@@ -294,7 +294,7 @@ class RealEngine:
         return tuple(ids)
 
     def text(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     def send(self, *commands: Command) -> None:
         for command in commands:

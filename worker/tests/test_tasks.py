@@ -320,9 +320,7 @@ async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(client: Any, start
 
     first = await asyncio.gather(worker.runner.run(hanging), worker.runner.run(mate))
     assert first == [HandedOver(), HandedOver()]
-    async with asyncio.timeout(10):
-        while not worker.takes_tasks:
-            await asyncio.sleep(0.02)
+    await client.until(lambda: worker.takes_tasks)
 
     assert isinstance(await worker.runner.run(mate), Answered)
 

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.backends.redis import RedisBackend, SentinelBackend
+from redis.exceptions import RedisError
 
 from shared.schemas import Priority
 from shared.settings import SharedSettings
@@ -89,18 +90,22 @@ def _transport_options(settings: SharedSettings) -> dict[str, Any]:
     return options
 
 
-class _SilentPublisher:
-    """Mixed into a result backend: no SUBSCRIBE for every published task, because nobody here waits for a result."""
+class _ResultRules:
+    """Mixed into a result backend."""
 
     def on_task_call(self, producer: object, task_id: str) -> None:
-        return None
+        """No SUBSCRIBE for every published task: nobody here waits for a result."""
+
+    def exception_safe_to_retry(self, error: Exception) -> bool:
+        """Also when Redis is out of memory, read-only or loading: a result that is not written makes a FAILURE."""
+        return isinstance(error, RedisError)
 
 
-class SilentRedisBackend(_SilentPublisher, RedisBackend):  # type: ignore[misc]  # Celery has no types
+class SilentRedisBackend(_ResultRules, RedisBackend):  # type: ignore[misc]  # Celery has no types
     """The results, in Redis."""
 
 
-class SilentSentinelBackend(_SilentPublisher, SentinelBackend):  # type: ignore[misc]  # Celery has no types
+class SilentSentinelBackend(_ResultRules, SentinelBackend):  # type: ignore[misc]  # Celery has no types
     """The results, in a Redis that Sentinel watches."""
 
 

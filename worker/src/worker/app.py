@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -80,6 +81,7 @@ class WorkerProcess:
             return 1
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        faulthandler.register(signal.SIGUSR1)  # prints what every thread is doing
         thread = threading.Thread(target=self._run_loop, name="event-loop")
         thread.start()
         if self._ready.result():

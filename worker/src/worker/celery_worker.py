@@ -1,5 +1,6 @@
 """The Celery worker inside this process: one task, one thread per message, our signals instead of Celery's."""
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -7,9 +8,10 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
-from celery.exceptions import Ignore, SecurityWarning, TaskRevokedError
+from celery.exceptions import BackendStoreError, Ignore, SecurityWarning
 from celery.worker import state
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
 from shared.logs import begin_thread
@@ -33,6 +35,9 @@ def register_task(app: Celery, model: str, run: Callable[[str, str], Verdict]) -
     """
 
     def run_llm_inference_task(self: Any, task_id: str) -> Result:
+        # Not by `track_started`: there, a Redis that refuses this write makes a FAILURE of a task that still waits.
+        with contextlib.suppress(BackendStoreError, RedisError):
+            self.backend.store_result(task_id, {"hostname": self.request.hostname}, "STARTED", request=self.request)
         context = received({name: self.request.get(name) or "" for name in ("traceparent", "tracestate")})
         begin_thread(task_id=task_id)
         verdict = run(task_id, context)
@@ -50,7 +55,7 @@ def register_task(app: Celery, model: str, run: Callable[[str, str], Verdict]) -
         raise Ignore
 
     # What fails is the task, not the worker: no traceback in its log.
-    app.task(name=TASK_NAME, bind=True, throws=(TaskFailed, TaskRevokedError))(run_llm_inference_task)
+    app.task(name=TASK_NAME, bind=True, track_started=False, throws=(TaskFailed,))(run_llm_inference_task)
 
 
 def _send_again(app: Celery, task_id: str, model: str, context: str) -> None:
@@ -83,6 +88,8 @@ def make_worker(app: Celery, *, name: str, model: str, slots: int, consumption: 
         # `Consumption.full` counts what is really in hand, also across reconnects.
         worker_enable_prefetch_count_reduction=False,
         worker_redirect_stdouts=False,
+        # One connection pool for all threads instead of one each.
+        result_backend_thread_safe=True,
         # About a minute per result; the ledger has it in any case.
         result_backend_max_retries=60,
         result_backend_max_sleep_between_retries_ms=1000,

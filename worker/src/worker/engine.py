@@ -89,11 +89,12 @@ class Engine:
             async with asyncio.timeout(self._patience.start):
                 return await self._started
         except TimeoutError:
-            self._child.kill()
-            await self._exit
-            raise EngineUnavailable(
-                f"The engine was not ready within {self._patience.start:.0f} s (at: {self.progress.detail})."
-            ) from None
+            seconds, detail = self._patience.start, self.progress.detail
+            raise EngineUnavailable(f"The engine was not ready within {seconds:.0f} s (at: {detail}).") from None
+        finally:
+            if not self.ready:
+                self._child.kill()
+                await self._exit
 
     async def keep_alive(self) -> None:
         """Watches the started process and replaces it; returns never. Raises EngineUnavailable when it gives up."""
@@ -125,9 +126,11 @@ class Engine:
 
     async def stop(self) -> None:
         """Ends the process; `on_change` is not called."""
+        loading = self.info is None
         self.info = None
         if self._child is not None and not self._exit.done():
-            await self._child.stop(STOP_SECONDS)
+            # There is nothing to finish while it loads, and it may not listen.
+            await self._child.stop(0 if loading else STOP_SECONDS)
 
     def _on_message(self, message: Message) -> None:
         match message:

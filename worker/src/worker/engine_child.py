@@ -38,7 +38,8 @@ class EngineChild:
         self._process = context.Process(target=_serve, args=(theirs, options), name="engine")
         self._process.start()
         theirs.close()
-        self._loop.add_reader(self._connection.fileno(), self._read)
+        self._fd = self._connection.fileno()
+        self._loop.add_reader(self._fd, self._read)
         threading.Thread(target=self._write, name="engine-commands", daemon=True).start()
 
     @property
@@ -57,7 +58,6 @@ class EngineChild:
         """Lets the process free its device and leave; kills it after `seconds`."""
         self.send(Stop())
         await self._joined(seconds)
-        self._loop.remove_reader(self._connection.fileno())
         await self._reap()
 
     def _read(self) -> None:
@@ -68,24 +68,23 @@ class EngineChild:
                 if not self._connection.poll():
                     return
         except (EOFError, OSError):
-            self._loop.remove_reader(self._connection.fileno())
+            # It closed its end: whatever it still does, nobody hears of it.
+            self._loop.remove_reader(self._fd)
             self._reaping = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:
-        self._process.kill()  # it closed its end: whatever it still does, nobody hears of it
+        self._process.kill()
         await self._joined(None)
-        self._leave()
+        if not self._exited:
+            self._exited = True
+            self._loop.remove_reader(self._fd)
+            self._outbox.put(None)
+            self._connection.close()
+            self._on_exit(self._process.exitcode)
 
     async def _joined(self, seconds: float | None) -> None:
         async with self._joining:
             await asyncio.to_thread(self._process.join, seconds)
-
-    def _leave(self) -> None:
-        if not self._exited:
-            self._exited = True
-            self._outbox.put(None)
-            self._connection.close()
-            self._on_exit(self._process.exitcode)
 
     def _write(self) -> None:
         with contextlib.suppress(OSError):  # the process is gone; `_read` notices

@@ -121,9 +121,7 @@ class WorkerMetrics:
         return Counter(f"headrace_{name}", text, ["model"], registry=self.registry).labels(self._model)
 
     def _histogram(self, name: str, text: str, buckets: Iterable[float], alias: str = "") -> Histogram:
-        family = Histogram(
-            f"headrace_{name}_seconds", text, ["model"], buckets=tuple(buckets), registry=self.registry
-        )
+        family = Histogram(f"headrace_{name}_seconds", text, ["model"], buckets=tuple(buckets), registry=self.registry)
         if alias:
             labels = {names.OPERATION: names.CHAT, names.PROVIDER: names.HEADRACE, names.REQUEST_MODEL: "{model}"}
             self.registry.register(Alias(family, alias, labels))

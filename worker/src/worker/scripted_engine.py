@@ -60,6 +60,8 @@ class Script:
     start_ms: float
     fail_start: str
     """Not empty: the engine does not start, and says this."""
+    fail_if: str
+    """A path: the engine does not start once there is a file."""
 
     @classmethod
     def parse(cls, source: str) -> "Script":
@@ -71,6 +73,7 @@ class Script:
             tokens=int(given.pop("tokens", 32)),
             start_ms=float(given.pop("start_ms", 0.0)),
             fail_start=given.pop("fail_start", ""),
+            fail_if=given.pop("fail_if", ""),
         )
         if given:
             raise ValueError(f"The scripted engine has no option {', '.join(sorted(given))}.")
@@ -123,11 +126,13 @@ def serve(connection: Connection, options: EngineOptions) -> None:
         connection.send(StartFailed(str(error)))
         os._exit(1)
     time.sleep(script.start_ms / 1000)
-    if script.fail_start:
-        connection.send(StartFailed(script.fail_start))
+    if script.fail_start or (script.fail_if and os.path.exists(script.fail_if)):
+        connection.send(StartFailed(script.fail_start or f"There is a file {script.fail_if}."))
         os._exit(1)
     context = min(script.context, options.context_length or script.context)
-    connection.send(Ready(context, options.revision or "scripted", (EOS,), options.slots, "cpu", "none", script.start_ms / 1000))
+    connection.send(
+        Ready(context, options.revision or "scripted", (EOS,), options.slots, "cpu", "none", script.start_ms / 1000)
+    )
     commands: queue.SimpleQueue[Generate | Cancel | Stop] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
     _Batch(connection, commands, script, options.slots).run()

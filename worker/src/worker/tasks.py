@@ -96,9 +96,7 @@ class TaskRunner:
         if self.draining or engine is None:
             # The message was on its way when this worker stopped taking.
             return HandedOver()
-        telemetry = AttemptTelemetry(
-            self._metrics, model=self._settings.model_name, task_id=task_id, context=context
-        )
+        telemetry = AttemptTelemetry(self._metrics, model=self._settings.model_name, task_id=task_id, context=context)
         claim, _ = await persist(
             lambda: self._ledger.claim(
                 task_id,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -17,7 +17,6 @@ from shared.schemas import ModelCard
 from shared.task_ledger import TaskLedger
 from shared.workers import WorkerRegistry
 from worker.codec import Codec, Prompts
-from worker.deletion_cost import keep_deletion_cost
 from worker.engine import Engine, EngineUnavailable, Patience
 from worker.engine_protocol import Step
 from worker.leases import Leases
@@ -77,26 +76,23 @@ class WorkerLoop:
 
     async def live(self, on_ready: Callable[[], None]) -> None:
         """Starts the engine, calls `on_ready`, and goes on until `stop`. Raises EngineUnavailable."""
+        works = {asyncio.create_task(work) for work in (self._stop.wait(), self._tick(), self.presence.run())}
+        works.add(asyncio.create_task(self._start(works, on_ready)))
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._tick()), group.create_task(self.presence.run())]
-                stopped = group.create_task(self._stop.wait())
-                started = group.create_task(self._start())
-                await asyncio.wait([stopped, started], return_when=asyncio.FIRST_COMPLETED)
-                if started.done() and not started.cancelled() and started.exception() is None:
-                    tasks += [group.create_task(work) for work in self._work(started.result())]
-                    on_ready()
-                    await stopped
-                for task in (*tasks, started):
-                    task.cancel()
-        except* EngineUnavailable as failures:
-            raise failures.exceptions[0] from None
+            done: set[asyncio.Task[Any]] = set()
+            # `_start` ends when there is something to do, `_stop` when there is not; the others only by a fault.
+            while not (done and (self._stop.is_set() or any(task.exception() for task in done))):
+                done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+                works -= done
         finally:
+            await _cancelled(works)
             await self.engine.stop()
             with contextlib.suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
                     await self._registry.leave(self._settings.worker_name, self._settings.model_name)
             await self._redis.aclose()
+        for task in done:
+            task.result()
 
     async def drain(self, seconds: float) -> None:
         """Takes no more tasks; returns when the held ones have ended or are handed over."""
@@ -110,20 +106,16 @@ class WorkerLoop:
         """Ends `live`."""
         self._stop.set()
 
-    async def _start(self) -> TaskRunner:
+    async def _start(self, works: set[asyncio.Task[Any]], on_ready: Callable[[], None]) -> None:
         engine = await self.engine.start()
-        codec = await asyncio.to_thread(_load_codec, self._settings, engine.eos_token_ids)
-        self._codec = codec
-        return TaskRunner(self._settings, self._ledger, self._stream, self.engine, codec, self.metrics)
-
-    def _work(self, runner: TaskRunner) -> list[Coroutine[Any, Any, None]]:
-        self.runner = runner
+        self._codec = await asyncio.to_thread(_load_codec, self._settings, engine.eos_token_ids)
+        runner = TaskRunner(self._settings, self._ledger, self._stream, self.engine, self._codec, self.metrics)
         leases = Leases(runner, self._ledger, self._redis, self._keys, self._settings.lease_seconds)
+        for work in (runner.emitter.run(), leases.renew(), leases.hear_cancellations(), self._keep_engine()):
+            works.add(asyncio.create_task(work))
+        self.runner = runner
         self.presence.refresh()
-        work = [runner.emitter.run(), leases.renew(), leases.hear_cancellations(), self._keep_engine()]
-        if self._settings.deletion_cost:
-            work.append(keep_deletion_cost(self._settings.worker_name, busy=lambda: bool(runner.held)))
-        return work
+        on_ready()
 
     async def _keep_engine(self) -> None:
         try:
@@ -165,6 +157,15 @@ class WorkerLoop:
             slots=engine.slots,
             abilities=self._codec.prompts.abilities,
         )
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Ends the tasks. One cancellation is not always enough: one that meets a `timeout(0)` of redis-py is swallowed."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _load_codec(settings: WorkerSettings, eos_token_ids: Iterable[int]) -> Codec:

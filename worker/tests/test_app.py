@@ -1,0 +1,288 @@
+import asyncio
+import os
+import signal
+import time
+import urllib.request
+from typing import Any
+
+import pytest
+from celery.exceptions import TaskRevokedError
+
+from shared.schemas import ErrorEvent
+from worker.app import main
+from worker.patience import persist
+
+
+async def test_any_celery_client_gets_the_result_dict(client: Any, start_worker: Any) -> None:
+    await start_worker()
+    task_id = await client.submit("!say hello")
+
+    assert await client.get(task_id) == {
+        "cleaned_response_text": "hello",
+        "raw_response_text": "hello",
+        "tool_calls": [],
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 17, "completion_tokens": 6, "cached_tokens": 0},
+    }
+    assert client.app.AsyncResult(task_id).state == "SUCCESS"
+
+
+async def test_a_failed_and_a_cancelled_task_raise_at_the_celery_client(client: Any, start_worker: Any) -> None:
+    await start_worker()
+    failing, endless = await client.submit("!fail no luck today"), await client.submit("!tokens 1000")
+    await client.streaming(endless)
+    await client.ledger.cancel(endless, "tenant")
+    cancelled_while_queued = await client.accept("!tokens 1")
+    await client.ledger.cancel(cancelled_while_queued, "tenant")
+    await client.send(cancelled_while_queued)
+
+    with pytest.raises(Exception, match="no luck today") as raised:
+        await client.get(failing)
+    assert type(raised.value).__name__ == "TaskFailed"
+    for task_id in (endless, cancelled_while_queued):
+        with pytest.raises(TaskRevokedError):
+            await client.get(task_id)
+
+
+async def test_many_tasks_share_the_batch(client: Any, start_worker: Any) -> None:
+    await start_worker()
+    begin = time.monotonic()
+    task_ids = [await client.submit("!tokens 100") for _ in range(16)]
+    results = await asyncio.gather(*map(client.result, task_ids))
+
+    # One after the other would take 16 s.
+    assert time.monotonic() - begin < 8
+    assert {result["usage"]["completion_tokens"] for result in results} == {101}
+
+
+async def test_handed_over_tasks_come_before_the_backlog_and_classes_are_strict(client: Any, start_worker: Any) -> None:
+    classes = ("low", "normal", "high", "handover")
+    sent = [(queue_class, await client.accept("!tokens 10")) for queue_class in classes for _ in range(4)]
+    for queue_class, task_id in sent:
+        await client.send(task_id, queue_class)
+
+    # Three threads: neighbours in the order may overtake each other, no more.
+    await start_worker(slots=1)
+    started = {task_id: (await client.ended(task_id)).started_at for _, task_id in sent}
+
+    ideal = [task_id for queue_class in reversed(classes) for name, task_id in sent if name == queue_class]
+    actual = sorted(ideal, key=lambda task_id: started[task_id])
+    assert all(abs(actual.index(task_id) - at) <= 2 for at, task_id in enumerate(ideal))
+
+
+async def test_a_worker_that_is_killed_loses_no_token(client: Any, start_worker: Any) -> None:
+    victim = await start_worker()
+    reference = await client.submit("!tokens 60", seed=3)
+    whole = await client.result(reference)
+    task_id = await client.submit("!tokens 60", seed=3)
+    await client.streaming(task_id, 10)
+
+    victim.kill()
+    await start_worker()
+    requeued = None
+    async with asyncio.timeout(10):
+        while requeued != "requeued":
+            requeued = (await client.ledger.requeue(task_id, 0, "loss")).outcome
+            await asyncio.sleep(0.05)
+    await client.send(task_id, "handover")
+
+    assert await client.result(task_id) == whole
+    entries = await client.stream.read(task_id)
+    assert client.text(entries) == whole["cleaned_response_text"]
+    retries = [entry for entry in entries if b'"RETRY"' in entry.data]
+    assert len(retries) == 1
+
+
+async def test_the_engine_dies_with_its_worker(client: Any, start_worker: Any) -> None:
+    worker = await start_worker()
+    children = _children(worker.pid)
+    assert children
+
+    worker.kill()
+
+    await client.until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), 5)
+
+
+async def test_a_frozen_worker_that_lost_its_lease_writes_nothing_and_stops_within_a_second(
+    client: Any, start_worker: Any
+) -> None:
+    zombie = await start_worker()
+    task_id = await client.submit("!tokens 900", seed=3)
+    await client.streaming(task_id, 10)
+
+    zombie.signal(signal.SIGSTOP)
+    await asyncio.sleep(1.6)
+    assert (await client.ledger.requeue(task_id, 0, "loss")).outcome == "requeued"
+    before = await client.stream.read(task_id)
+    zombie.signal(signal.SIGCONT)
+    thawed = time.monotonic()
+    await client.until(lambda: "is no longer this worker's" in zombie.log.read_text(), 5)
+
+    assert time.monotonic() - thawed < 1
+    await asyncio.sleep(0.5)
+    assert await client.stream.read(task_id) == before
+    record = await client.ledger.get(task_id)
+    assert record is not None
+    assert record.state == "waiting"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_on_sigterm_short_tasks_end_and_long_ones_go_on_elsewhere(
+    client: Any, start_worker: Any, number: signal.Signals
+) -> None:
+    leaving = await start_worker()
+    reference = await client.submit("!tokens 300", seed=5)
+    short, long = await client.submit("!tokens 60"), await client.submit("!tokens 300", seed=5)
+    await asyncio.gather(client.streaming(short), client.streaming(long))
+
+    leaving.signal(number)
+    await asyncio.sleep(0.2)
+    leaving.signal(number)
+    assert await leaving.exit_code(8) == 0
+    assert (await client.ended(short)).attempt == 1
+    record = await client.ledger.get(long)
+    assert record is not None
+    assert (record.wire_state, record.crashes, record.losses) == ("RETRY", 0, 0)
+    await start_worker()
+
+    whole = await client.result(long)
+    assert whole == await client.result(reference)
+    assert client.text(await client.stream.read(long)) == whole["cleaned_response_text"]
+    assert await client.redis.hlen(f"{client.keys.prefix}unacked") == 0
+
+
+async def test_a_worker_leaves_in_time_even_while_redis_is_gone(client: Any, start_worker: Any, valkey: Any) -> None:
+    worker = await start_worker(handover_seconds=2)
+    task_id = await client.submit("!tokens 1000")
+    await client.streaming(task_id)
+    await asyncio.to_thread(valkey.stop)
+
+    worker.signal(signal.SIGTERM)
+
+    await worker.exit_code(1 + 2 + 2)
+
+
+async def test_a_worker_outlives_a_restart_of_redis_and_its_running_task_runs_once(
+    client: Any, start_worker: Any, valkey: Any
+) -> None:
+    worker = await start_worker()
+    task_id = await client.submit("!tokens 300")
+    await client.streaming(task_id)
+
+    await asyncio.to_thread(valkey.stop)
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(valkey.start)
+    result = await client.result(task_id)
+    after, _ = await persist(lambda: client.submit("!say back again"))
+
+    assert result["usage"]["completion_tokens"] == 301
+    assert (await client.ended(task_id)).attempt == 1
+    assert (await client.result(after))["cleaned_response_text"] == "back again"
+    assert worker.running
+
+
+async def test_a_redis_without_memory_ends_neither_the_worker_nor_a_task(client: Any, start_worker: Any) -> None:
+    worker = await start_worker()
+    running = await client.submit("!tokens 100")
+    await client.streaming(running)
+    queued = [await client.accept("!tokens 5") for _ in range(5)]
+    for task_id in queued:
+        await client.send(task_id)
+        if task_id == queued[1]:
+            await client.redis.config_set("maxmemory", "1")
+            break
+    await asyncio.sleep(2)
+    assert worker.running
+    await client.redis.config_set("maxmemory", "0")
+    for task_id in queued[2:]:
+        await client.send(task_id)
+
+    for task_id in (running, *queued):
+        assert (await client.result(task_id))["finish_reason"] == "stop"
+    assert worker.running
+
+
+async def test_an_engine_crash_is_told_to_celery_clients_as_poisoned(client: Any, start_worker: Any) -> None:
+    await start_worker()
+    poison, mate = await client.submit("!slow 100\n!crash"), await client.submit("!tokens 60")
+
+    with pytest.raises(Exception, match="not tried again"):
+        await client.result(poison)
+    assert (await client.result(mate))["usage"]["completion_tokens"] == 61
+    record = await client.ended(poison)
+    assert ErrorEvent.model_validate_json(record.outcome).code == "poisoned"
+
+
+async def test_a_worker_whose_engine_does_not_start_again_hands_over_and_exits_non_zero(
+    client: Any, start_worker: Any, tmp_path: Any
+) -> None:
+    marker = tmp_path / "broken"
+    worker = await start_worker(model_source=f"scripted:?token_ms=10&fail_if={marker}", engine_start_attempts=2)
+    task_id = await client.submit("!tokens 100\n!crash 50")
+    await client.streaming(task_id)
+    marker.touch()
+
+    assert await worker.exit_code() == 1
+    record = await client.ledger.get(task_id)
+    assert record is not None
+    assert record.state == "waiting"
+
+
+async def test_the_second_port_tells_health_readiness_and_metrics(
+    client: Any, start_worker: Any, unused_tcp_port: int
+) -> None:
+    await start_worker(internal_port=unused_tcp_port)
+    await client.result(await client.submit("!tokens 5"))
+
+    def fetch(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{unused_tcp_port}{path}", timeout=5) as response:
+            return str(response.read(), "utf-8")
+
+    assert await asyncio.to_thread(fetch, "/healthz") == "ok\n"
+    assert await asyncio.to_thread(fetch, "/readyz") == "ok\n"
+    assert 'headrace_worker_tokens_total{model="scripted"} 6.0' in await asyncio.to_thread(fetch, "/metrics")
+
+
+async def test_an_engine_that_cannot_start_ends_the_worker_with_its_sentence(start_worker: Any) -> None:
+    worker = await start_worker(wait=False, model_source="scripted:?fail_start=There is no such model.")
+
+    assert await worker.exit_code() == 1
+    assert "There is no such model." in worker.log.read_text()
+    assert "Traceback" not in worker.log.read_text()
+
+
+def test_wrong_settings_end_the_worker_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_DEVICE", "cpu")
+    monkeypatch.setenv("HEADRACE_QUANTIZATION", "bitsandbytes-4bit")
+
+    assert main() == 2
+
+    said = capsys.readouterr().err
+    assert "needs a GPU" in said
+    assert said.count("\n") == 1
+
+
+async def test_sigterm_while_the_engine_loads_ends_the_worker_at_once(start_worker: Any, client: Any) -> None:
+    worker = await start_worker(wait=False, model_source="scripted:?start_ms=60000")
+
+    async def announced() -> bool:
+        return bool(await client.workers.starting("scripted"))
+
+    async with asyncio.timeout(10):
+        while not await announced():
+            await asyncio.sleep(0.05)
+    worker.signal(signal.SIGTERM)
+
+    assert await worker.exit_code(8) == 0
+
+
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        main_thread = file.read().split()
+    found = {int(child) for child in main_thread}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/children") as file:
+            found |= {int(child) for child in file.read().split()}
+    return sorted(found)
