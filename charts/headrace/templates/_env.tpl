@@ -58,6 +58,9 @@
 - name: OTEL_EXPORTER_OTLP_HEADERS
   valueFrom: {secretKeyRef: {name: {{ . }}, key: headers}}
 {{- end }}
+# Today's names of HTTP attributes instead of the deprecated ones.
+- name: OTEL_SEMCONV_STABILITY_OPT_IN
+  value: http
 - name: OTEL_TRACES_SAMPLER
   value: parentbased_traceidratio
 - name: OTEL_TRACES_SAMPLER_ARG
