@@ -31,7 +31,7 @@ demo: $(INSTALLED) ## Install, start the local stack and ask the model one quest
 	@$(BIN)/headrace up --data-dir .headrace --ask "What is the capital of France?"
 
 test: lint ## Install, check the code and run every test.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
