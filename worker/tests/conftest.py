@@ -114,6 +114,10 @@ class Client:
 
         await eventually(has_streamed, seconds)
 
+    async def eventually(self, condition: Callable[[], Awaitable[T | None]], seconds: float = 20) -> T:
+        """The first true answer of the condition."""
+        return await eventually(condition, seconds)
+
     async def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
         """Returns when the condition holds."""
 

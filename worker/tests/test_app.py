@@ -79,11 +79,12 @@ async def test_a_worker_that_is_killed_loses_no_token(client: Any, start_worker:
 
     victim.kill()
     await start_worker()
-    requeued = None
-    async with asyncio.timeout(10):
-        while requeued != "requeued":
-            requeued = (await client.ledger.requeue(task_id, 0, "loss")).outcome
-            await asyncio.sleep(0.05)
+
+    async def requeued() -> bool:
+        outcome: str = (await client.ledger.requeue(task_id, 0, "loss")).outcome
+        return outcome == "requeued"
+
+    await client.eventually(requeued)
     await client.send(task_id, "handover")
 
     assert await client.result(task_id) == whole
@@ -270,9 +271,7 @@ async def test_sigterm_while_the_engine_loads_ends_the_worker_at_once(start_work
     async def announced() -> bool:
         return bool(await client.workers.starting("scripted"))
 
-    async with asyncio.timeout(10):
-        while not await announced():
-            await asyncio.sleep(0.05)
+    await client.eventually(announced)
     worker.signal(signal.SIGTERM)
 
     assert await worker.exit_code(8) == 0

@@ -18,8 +18,7 @@ class SuspectGate:
     async def entered(self, *, alone: bool) -> AsyncIterator[None]:
         """Holds a place in the batch, or the whole batch."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = (alone, turn)
-        self._queue.append(place)
+        self._queue.append((alone, turn))
         self._admit()
         try:
             await turn
@@ -27,7 +26,6 @@ class SuspectGate:
             if turn.done() and not turn.cancelled():
                 self._leave()
             else:
-                self._queue.remove(place)
                 self._admit()
             raise
         try:
@@ -43,9 +41,11 @@ class SuspectGate:
     def _admit(self) -> None:
         while self._queue and not self._alone:
             alone, turn = self._queue[0]
-            if alone and self._inside:
+            if alone and self._inside and not turn.cancelled():
                 return
             self._queue.popleft()
+            if turn.cancelled():  # whoever waited here has gone
+                continue
             self._inside += 1
             self._alone = alone
             turn.set_result(None)

@@ -1,0 +1,88 @@
+"""What consumption.py takes from Celery and kombu; a failure here after an upgrade means: read it again."""
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import celery
+import kombu
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from redis.exceptions import OutOfMemoryError
+
+from worker.consumption import Consumption, PatientConsumer
+
+
+def test_the_versions_are_the_ones_whose_faults_are_known() -> None:
+    assert (celery.__version__, kombu.__version__) == ("5.6.3", "5.7.0")
+
+
+def test_the_hooks_find_what_they_wrap() -> None:
+    channel = inspect.getsource(kombu_redis.Channel)
+    assert "self.handlers = {'BRPOP': self._brpop_read, 'LISTEN': self._receive}" in channel
+    assert "_in_poll = False" in channel
+    poller = inspect.getsource(kombu_redis.MultiChannelPoller)
+    assert "chan.handlers[type]()" in poller
+    assert "channel.qos.can_consume()" in poller
+    assert list(inspect.signature(virtual.QoS.append).parameters) == ["self", "message", "delivery_tag"]
+    assert "self.ensure_connected(" in inspect.getsource(Consumer.connection_for_read)
+    assert issubclass(PatientConsumer, Consumer)
+    assert isinstance(state.reserved_requests, type(state.active_requests))
+
+
+class FullQos(virtual.QoS):  # type: ignore[misc]  # kombu has no types
+    """A QoS whose broker is out of memory."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        raise OutOfMemoryError("command not allowed when used memory > 'maxmemory'")
+
+
+def _attached(may_take: list[bool]) -> tuple[Consumption, Any]:
+    consumption = Consumption(lambda: may_take[0])
+    qos = FullQos(SimpleNamespace(), prefetch_count=4)
+    qos._on_collect.cancel()
+    channel = SimpleNamespace(qos=qos, handlers={"BRPOP": lambda: True}, _in_poll=None)
+    consumer = SimpleNamespace(
+        hub=SimpleNamespace(on_tick=set(), call_soon=lambda call: call()),
+        task_consumer=SimpleNamespace(channel=channel),
+        pool=SimpleNamespace(num_processes=4),
+    )
+    consumption.attach(consumer)
+    return consumption, channel
+
+
+def test_nothing_is_taken_while_the_worker_is_not_ready_but_an_answer_on_its_way_is_let_in() -> None:
+    may_take = [True]
+    _, channel = _attached(may_take)
+    assert channel.qos.can_consume()
+
+    may_take[0] = False
+    assert not channel.qos.can_consume()
+
+    channel._in_poll = object()
+    assert channel.qos.can_consume()
+
+
+def test_a_broker_without_memory_does_not_lose_the_message_it_has_just_given() -> None:
+    _, channel = _attached([True])
+
+    channel.qos.append("message", "tag")
+
+    assert dict(channel.qos._delivered) == {"tag": "message"}
+
+
+def test_a_consumer_that_gets_no_answers_is_stalled_and_a_paused_one_is_not() -> None:
+    may_take = [True]
+    consumption, channel = _attached(may_take)
+    consumption.replied_at -= 100
+    consumption.tick()
+    assert consumption.stalled_seconds() > 90
+
+    may_take[0] = False
+    assert consumption.stalled_seconds() < 90
+
+    may_take[0] = True
+    channel.handlers["BRPOP"]()
+    assert consumption.stalled_seconds() < 90

@@ -1,0 +1,146 @@
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from worker.engine import Engine, EngineUnavailable, Patience
+from worker.engine_protocol import EngineOptions, Generate, Output, Step
+from worker.scripted_codec import ScriptedPrompts
+from worker.scripted_engine import FIRST_BYTE, LAST_USER
+
+
+@dataclass
+class Heard:
+    """What an engine said."""
+
+    outputs: list[Output] = field(default_factory=list)
+    changes: list[bool] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def generate(text: str, request_id: str = "r", seed: int = 1, **fields: object) -> Generate:
+    prompt = tuple(FIRST_BYTE + byte for byte in f"{LAST_USER}{text}".encode())
+    return Generate(request_id, prompt, seed=seed, **fields)  # type: ignore[arg-type]  # fields are the test's
+
+
+@contextlib.asynccontextmanager
+async def running(source: str, stall: float = 5) -> AsyncIterator[tuple[Engine, Heard]]:
+    heard = Heard()
+
+    def on_step(step: Step) -> None:
+        heard.outputs += step.outputs
+        heard.changed.set()
+
+    def on_change() -> None:
+        heard.changes.append(engine.ready)
+        heard.changed.set()
+
+    options = EngineOptions(model=source, cache_dir="")
+    engine = Engine(options, Patience(20, stall, 2), on_step=on_step, on_change=on_change)
+    try:
+        await engine.start()
+        yield engine, heard
+    finally:
+        await engine.stop()
+
+
+async def until(heard: Heard, request_id: str) -> list[int]:
+    """The tokens of a request, once it has finished."""
+    async with asyncio.timeout(10):
+        while not any(output.request_id == request_id and output.finish for output in heard.outputs):
+            heard.changed.clear()
+            await heard.changed.wait()
+    return [token for output in heard.outputs if output.request_id == request_id for token in output.token_ids]
+
+
+async def test_requests_share_steps_and_their_tokens_depend_on_nothing_but_seed_and_place() -> None:
+    async with running("scripted:?token_ms=1&tokens=20") as (engine, heard):
+        engine.submit(generate("a", "alone"))
+        alone = await until(heard, "alone")
+        for at in range(4):
+            engine.submit(generate("a", f"together{at}"))
+        together = [await until(heard, f"together{at}") for at in range(4)]
+        engine.submit(generate("a", "behind", generated_ids=tuple(alone[:10])))
+
+        assert together == [alone] * 4
+        assert alone[:10] + await until(heard, "behind") == alone
+
+
+async def test_a_cancelled_request_gives_no_more_output() -> None:
+    async with running("scripted:?token_ms=1") as (engine, heard):
+        engine.submit(generate("!tokens 100000", "gone"))
+        engine.submit(generate("!tokens 5", "first"))
+        await until(heard, "first")
+        engine.cancel("gone")
+        engine.submit(generate("!tokens 5", "second"))
+        await until(heard, "second")
+        heard.outputs.clear()
+        engine.submit(generate("!tokens 5", "third"))
+        await until(heard, "third")
+
+        assert {output.request_id for output in heard.outputs} == {"third"}
+
+
+async def test_a_dead_engine_is_replaced_by_a_new_process() -> None:
+    async with running("scripted:?token_ms=1") as (engine, heard):
+        keeping = asyncio.create_task(engine.keep_alive())
+        first = engine.pid
+        engine.submit(generate("!crash"))
+        async with asyncio.timeout(10):
+            while heard.changes != [True, False, True]:
+                heard.changed.clear()
+                await heard.changed.wait()
+        engine.submit(generate("!tokens 3", "after"))
+        await until(heard, "after")
+
+        assert engine.pid != first
+        assert engine.restarts == 1
+        keeping.cancel()
+
+
+async def test_an_idle_engine_is_not_taken_for_a_hung_one_and_a_hung_one_is_killed() -> None:
+    async with running("scripted:?token_ms=1", stall=2.5) as (engine, heard):
+        keeping = asyncio.create_task(engine.keep_alive())
+        await asyncio.sleep(3)
+        assert engine.restarts == 0
+
+        engine.submit(generate("!hang 2"))
+        async with asyncio.timeout(15):
+            while heard.changes != [True, False, True]:
+                heard.changed.clear()
+                await heard.changed.wait()
+        keeping.cancel()
+
+
+async def test_commands_to_an_engine_that_does_not_listen_block_nobody() -> None:
+    async with running("scripted:?token_ms=1") as (engine, heard):
+        engine.submit(generate("!hold-gil 1.5"))
+        long = generate("x" * 400_000, "long")
+        begin = time.monotonic()
+        for _ in range(3):
+            engine.submit(long)
+        assert time.monotonic() - begin < 1
+        await until(heard, "r")
+
+
+async def test_an_engine_that_refuses_its_options_says_why() -> None:
+    with pytest.raises(EngineUnavailable, match="no option speed"):
+        async with running("scripted:?speed=9"):
+            raise AssertionError("it started")
+
+
+async def test_a_stopped_engine_is_gone() -> None:
+    async with running("scripted:?token_ms=1") as (engine, _):
+        pid = engine.pid
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_every_scripted_token_has_a_text() -> None:
+    tokenizer = ScriptedPrompts().tokenizer
+    assert tokenizer.decode([FIRST_BYTE + byte for byte in "Grüße".encode()]) == "Grüße"
