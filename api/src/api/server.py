@@ -116,6 +116,7 @@ def _config(app: FastAPI, *, lifespan: Literal["on", "off"], timeout_graceful_sh
         app,
         lifespan=lifespan,
         timeout_graceful_shutdown=timeout_graceful_shutdown,
+        timeout_keep_alive=75,  # seconds; longer than load balancers (60), which else meet connections just closed
         log_config=None,
         access_log=False,  # its lines would hold query strings, and those may hold keys
         server_header=False,
