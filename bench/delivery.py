@@ -37,7 +37,7 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--rate", type=float, default=10.0, help="tokens per second of each stream; 0: idle streams")
@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lean", action="store_true", help="write the same commands with less Python, for high rates")
     parser.add_argument("--command", default=f"{sys.executable} -m api", help="starts the API")
     parser.add_argument("--profile", type=Path, help="py-spy writes a profile of the API here (speedscope)")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def main() -> None:
-    options = arguments()
+def deliver(options: argparse.Namespace) -> dict[str, Any]:
+    """Starts a Valkey and an API process, measures, stops both."""
     port = free_port()
     with ValkeyServer(config={"save": "", "maxmemory-policy": "noeviction"}) as valkey:
         environment = os.environ | {
@@ -260,18 +260,22 @@ def main() -> None:
         }
         api = subprocess.Popen(options.command.split(), env=environment)
         try:
-            for _ in range(100):
+            for _ in range(300):
                 time.sleep(0.1)
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
-            print(json.dumps(asyncio.run(measure(options, valkey, port, api.pid)), indent=2))
+            return asyncio.run(measure(options, valkey, port, api.pid))
         finally:
             api.send_signal(signal.SIGTERM)
             try:
                 api.wait(15)
             except subprocess.TimeoutExpired:
                 api.kill()
+
+
+def main() -> None:
+    print(json.dumps(deliver(arguments()), indent=2))
 
 
 if __name__ == "__main__":

