@@ -79,7 +79,7 @@ def test_greedy_answers_are_those_of_plain_transformers(engine: Any, engine_opti
     requests = [Generate(text, engine.prompt(text), max_new_tokens=10) for text in questions]
     answers = engine.run(*requests)
     for request in requests:
-        expected = model.generate(
+        expected = model.generate(  # type: ignore[operator]  # inherited from a mixin
             torch.tensor([request.prompt_ids]),
             attention_mask=torch.ones(1, len(request.prompt_ids), dtype=torch.long),
             generation_config=GenerationConfig(max_new_tokens=10, do_sample=False, eos_token_id=2, pad_token_id=2),
@@ -328,11 +328,11 @@ Batch._generation_step = boom
     child = start(patch)
     assert isinstance(child.started(), Ready)
     child.connection.send(Generate("r", (5, 6, 7), max_new_tokens=2000))
-    messages = []
-    with pytest.raises(EOFError):
-        while child.connection.poll(30):
-            messages.append(child.connection.recv())
     code, log = child.ended()
+    messages = []
+    with contextlib.suppress(EOFError):
+        while True:
+            messages.append(child.connection.recv())
     assert code == 1
     assert "no memory left" in log
     assert not any(step.outputs for step in messages)

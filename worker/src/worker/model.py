@@ -32,7 +32,11 @@ def load_tokenizer(options: EngineOptions) -> "PreTrainedTokenizerFast":
             if scratch is not None:
                 from transformers import AutoTokenizer
 
-                AutoTokenizer.from_pretrained(files.gguf.parent, gguf_file=files.gguf.name).save_pretrained(scratch)
+                try:
+                    tokenizer = AutoTokenizer.from_pretrained(files.gguf.parent, gguf_file=files.gguf.name)
+                except Exception as error:
+                    raise _unreadable(files.gguf, error) from error
+                tokenizer.save_pretrained(scratch)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelUnavailable(
             f"The folder {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Copy the tokenizer's files into it."
@@ -157,10 +161,13 @@ def _converted(files: ModelFiles, dtype: "torch.dtype", progress: Progress) -> P
                     quantization_config=GgufConfig(dequantize=True),
                 )
             except Exception as error:
-                raise ModelUnavailable(
-                    f"The GGUF file {files.gguf} cannot be read: {error}. The file may be cut off, or of an "
-                    f"architecture that transformers {transformers.__version__} does not know; use the model's "
-                    "safetensors instead."
-                ) from error
+                raise _unreadable(files.gguf, error) from error
             model.save_pretrained(scratch)
     return folder
+
+
+def _unreadable(gguf: Path, error: Exception) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"The GGUF file {gguf} cannot be read: {error}. The file may be cut off, or of an architecture that transformers "
+        f"{transformers.__version__} does not know; use the model's safetensors instead."
+    )

@@ -1,0 +1,190 @@
+"""The batch in this process, with a tiny random model; and what it needs of transformers' insides."""
+
+import dataclasses
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+from transformers.generation.continuous_batching import continuous_api, requests
+
+from worker.batch import Batch
+from worker.engine_protocol import EngineOptions, Generate, Step
+from worker.model import load_weights
+from worker.sizing import batch_config, context_length
+
+PAGE = 4
+
+
+class Driver:
+    """A batch and what came out of it."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.steps: list[Step] = []
+        self._changed = threading.Condition()
+        self._tokens: dict[str, list[int]] = defaultdict(list)
+        self._ended: set[str] = set()
+        model = load_weights(options, lambda detail, fraction: None)
+        self.model = model
+        config = batch_config(options, model)
+        generation = GenerationConfig(do_sample=False, eos_token_id=[2])
+        self.batch = Batch(model, generation, config, options.slots, options.attention, self._on_step)
+        self.batch.warmup()
+        self.context_length = context_length(options, model, self.batch.kv_tokens)
+        self.batch.start()
+
+    def _on_step(self, step: Step) -> None:
+        with self._changed:
+            self.steps.append(step)
+            for output in step.outputs:
+                self._tokens[output.request_id] += output.token_ids
+                if output.finish:
+                    self._ended.add(output.request_id)
+            self._changed.notify_all()
+
+    def add(self, request: Generate) -> None:
+        answer = self.batch.hold(request)
+        assert answer is not None
+        self.batch.join_batch(answer, request.max_new_tokens - len(request.generated_ids))
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, timeout=60)
+
+    def tokens(self, *requests: Generate) -> list[list[int]]:
+        """The answers of requests that run together."""
+        for request in requests:
+            self.add(request)
+        ids = [request.request_id for request in requests]
+        self.wait_for(lambda: self._ended.issuperset(ids))
+        self._ended.clear()
+        return [self._tokens.pop(request_id) for request_id in ids]
+
+
+StartBatch = Callable[..., Driver]
+
+
+@pytest.fixture(scope="module")
+def start_batch(tiny_model: Path) -> Iterator[StartBatch]:
+    """Starts a batch with the tiny model; keyword arguments change its options."""
+    drivers: list[Driver] = []
+    options = EngineOptions(
+        model=str(tiny_model),
+        cache_dir="",
+        slots=6,
+        page_size=PAGE,
+        kv_memory_gib=4096 * KV_BYTES_PER_TOKEN / 2**30,
+        max_batch_tokens=24,
+        prefill_chunk=8,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def start(**changes: Any) -> Driver:
+        drivers.append(Driver(dataclasses.replace(options, **changes)))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.batch.stop(hard_stop=True)
+    torch.set_num_threads(threads)
+
+
+KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4
+"""Keys and values, layers, key heads, dimensions, bytes."""
+
+
+def varied(seed: int) -> list[Generate]:
+    """Prompts of many lengths, two with a long prefix in common, answers of many lengths."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(100, 40_000, (length,), generator=generator).tolist())
+
+    shared = ids(33)
+    lengths = (1, 5, 19, 70)
+    prompts = [*(ids(length) for length in lengths), (*shared, *ids(3)), (*shared, *ids(9))]
+    return [Generate(f"r{i}", prompt, max_new_tokens=4 + 6 * i) for i, prompt in enumerate(prompts)]
+
+
+@pytest.fixture(scope="module")
+def stock(start_batch: StartBatch) -> Driver:
+    return start_batch(attention="sdpa")
+
+
+@pytest.fixture(scope="module")
+def ours(start_batch: StartBatch) -> Driver:
+    return start_batch(attention="per_request")
+
+
+def attention_mask(driver: Driver) -> torch.Tensor | None:
+    processor: Any = driver.batch.batch_processor
+    mask: torch.Tensor | None = processor.inputs_and_outputs.attention_mask
+    return mask
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_per_request_attention_gives_stocks_tokens_in_mixed_batches(stock: Driver, ours: Driver, seed: int) -> None:
+    """Prompts in chunks beside decoding requests, pages shared between requests, lengths far apart."""
+    assert ours.tokens(*varied(seed)) == stock.tokens(*varied(seed))
+    # Once more: now the prompts' pages come from the prefix cache.
+    assert ours.tokens(*varied(seed)) == stock.tokens(*varied(seed))
+
+
+def test_per_request_attention_replaces_the_mask_and_its_memory(stock: Driver, ours: Driver) -> None:
+    assert attention_mask(stock) is not None
+    assert attention_mask(ours) is None
+    assert ours.model.config._attn_implementation == "per_request"
+
+
+def test_a_preempted_request_goes_on_with_the_same_tokens(start_batch: StartBatch, ours: Driver) -> None:
+    """A KV cache for one and a half of three answers: requests lose their pages and are computed again."""
+    requests_ = [
+        Generate(f"p{i}", tuple(range(1000 * i + 100, 1000 * i + 120)), max_new_tokens=60, temperature=t, seed=i)
+        for i, t in enumerate((0.0, 1.0, 1.0))
+    ]
+    alone = [ours.tokens(request)[0] for request in requests_]
+    small = start_batch(attention="per_request", kv_memory_gib=120 * KV_BYTES_PER_TOKEN / 2**30)
+    assert small.tokens(*requests_) == alone
+    assert small.steps[-1].stats.preemptions > 0
+
+
+def test_the_context_is_no_larger_than_the_kv_cache(start_batch: StartBatch, ours: Driver) -> None:
+    small = start_batch(attention="per_request", kv_memory_gib=120 * KV_BYTES_PER_TOKEN / 2**30)
+    assert (small.context_length, ours.context_length) == (120, 1024)
+    assert len(small.tokens(Generate("all", tuple(range(100, 180)), max_new_tokens=40))[0]) == 40
+
+
+def test_decoding_requests_are_not_held_up_by_a_long_prompt(ours: Driver) -> None:
+    ours.add(Generate("decoding", (500, 501), max_new_tokens=100))
+    ours.wait_for(lambda: len(ours._tokens["decoding"]) > 2)
+    before = len(ours._tokens["decoding"])
+    ours.add(Generate("long", tuple(range(2000, 2400)), max_new_tokens=1))
+    ours.wait_for(lambda: "long" in ours._ended)
+    # 400 prompt tokens, at most 8 beside a decoding request: the other one got a token in each of the 50 steps.
+    assert len(ours._tokens["decoding"]) - before >= 49
+    ours.wait_for(lambda: "decoding" in ours._ended)
+    ours._ended.clear()
+    ours._tokens.clear()
+
+
+def test_no_result_of_transformers_piles_up(ours: Driver) -> None:
+    assert ours.batch.output_router.output_queue.empty()
+
+
+def test_transformers_calls_what_the_batch_overrides() -> None:
+    """Private names that `Batch`, `Sequence` and `Sampler` stand on: an upgrade that moves one must fail here."""
+    manager, processor = continuous_api.ContinuousBatchingManager, continuous_api.ContinuousBatchProcessor
+    assert "_generation_loop_body" in manager._run_generation_loop.__code__.co_names
+    assert "output_router" in manager._create_batch_processor.__code__.co_names
+    assert "logit_processor" in manager._create_batch_processor.__code__.co_names
+    assert "_wake_up_loop" in manager.add_request.__code__.co_names
+    assert "update_and_check_completion" in processor.update_batch.__code__.co_names
+    assert "position_offset" in {field.name for field in dataclasses.fields(requests.RequestState)}
+    from transformers.generation.continuous_batching.offloading_manager import OffloadingManager
+
+    assert "create_equivalent_initial_request" in OffloadingManager.offload_requests.__code__.co_names
