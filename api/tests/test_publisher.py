@@ -20,7 +20,7 @@ def failures() -> Counter:
 
 @pytest.fixture
 async def publisher(shared_settings: SharedSettings, failures: Counter) -> AsyncIterator[Publisher]:
-    publisher = Publisher(make_celery(shared_settings), timeout=0.2, failures=failures)
+    publisher = Publisher(make_celery(shared_settings), timeout=10, failures=failures)
     yield publisher
     publisher.close()
 
@@ -41,6 +41,7 @@ async def test_without_a_broker_the_message_is_not_sent(publisher: Publisher, fa
 async def test_more_messages_than_threads_on_a_silent_broker_all_give_up_in_time(
     publisher: Publisher, failures: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(publisher, "_timeout", 0.2)
     thaw = threading.Event()
     monkeypatch.setattr("api.publisher.send_task", lambda *_: thaw.wait(30))
     async with asyncio.timeout(10):
