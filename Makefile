@@ -65,4 +65,6 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@$(PIP) install -c constraints.txt $(CHECK_TOOLS) $(TEST_TOOLS) $(CHART_TEST_TOOLS)
 	@command -v curl >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy curl; } \
 		|| { echo "The README's commands are tested as printed and need curl: install it first." >&2; exit 1; }
+	@command -v promtool >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends prometheus; } \
+		|| { echo "The alerts and the dashboard are tested by Prometheus: install Debian's package prometheus first." >&2; exit 1; }
 	@touch $@

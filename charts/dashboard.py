@@ -45,7 +45,10 @@ ROWS: dict[str, list[Panel]] = {
         (
             "Tasks",
             "short",
-            [(_now("headrace_tasks_waiting"), "{{model}} waiting"), (_now("headrace_tasks_running"), "{{model}} running")],
+            [
+                (_now("headrace_tasks_waiting"), "{{model}} waiting"),
+                (_now("headrace_tasks_running"), "{{model}} running"),
+            ],
         ),
         ("Ready workers", "short", [(_now("headrace_workers_ready"), "{{model}}")]),
         (
@@ -82,7 +85,12 @@ ROWS: dict[str, list[Panel]] = {
         (
             "Prompt tokens from the prefix cache",
             "percentunit",
-            [(f"{_rate('headrace_cached_prompt_tokens_total')} / {_rate('headrace_prompt_tokens_total')}", "{{model}}")],
+            [
+                (
+                    f"{_rate('headrace_cached_prompt_tokens_total')} / {_rate('headrace_prompt_tokens_total')}",
+                    "{{model}}",
+                )
+            ],
         ),
         (
             "Price of a million generated tokens",
@@ -95,7 +103,11 @@ ROWS: dict[str, list[Panel]] = {
                 )
             ],
         ),
-        ("GPU utilisation", "percentunit", [(_now("headrace_gpu_utilization_ratio", "instance, gpu", "avg", API), "{{instance}} {{gpu}}")]),
+        (
+            "GPU utilisation",
+            "percentunit",
+            [(_now("headrace_gpu_utilization_ratio", "instance, gpu", "avg", API), "{{instance}} {{gpu}}")],
+        ),
         (
             "GPU memory",
             "percentunit",
@@ -109,9 +121,21 @@ ROWS: dict[str, list[Panel]] = {
         ),
     ],
     "Which client is noisy?": [
-        ("Tasks accepted", "reqps", [(f"topk(10, {_rate('headrace_tenant_tasks_accepted_total', 'tenant', API)})", "{{tenant}}")]),
-        ("Tasks refused", "reqps", [(f"topk(10, {_rate('headrace_tenant_tasks_refused_total', 'tenant', API)})", "{{tenant}}")]),
-        ("Tokens per second", "short", [(f"topk(10, {_rate('headrace_tenant_tokens_total', 'tenant', API)})", "{{tenant}}")]),
+        (
+            "Tasks accepted, by client",
+            "reqps",
+            [(f"topk(10, {_rate('headrace_tenant_tasks_accepted_total', 'tenant', API)})", "{{tenant}}")],
+        ),
+        (
+            "Tasks refused, by client",
+            "reqps",
+            [(f"topk(10, {_rate('headrace_tenant_tasks_refused_total', 'tenant', API)})", "{{tenant}}")],
+        ),
+        (
+            "Tokens per second, by client",
+            "short",
+            [(f"topk(10, {_rate('headrace_tenant_tokens_total', 'tenant', API)})", "{{tenant}}")],
+        ),
     ],
     "Is something wrong?": [
         ("Tasks ended", "reqps", [(_rate("headrace_tasks_ended_total", "state, reason"), "{{state}} {{reason}}")]),
@@ -152,7 +176,11 @@ ROWS: dict[str, list[Panel]] = {
                 (_rate("headrace_publish_failures_total", "namespace", API), "messages not sent/s"),
             ],
         ),
-        ("Time without asking for work", "s", [(_now("headrace_worker_consumption_stalled_seconds"), "{{model}} worst worker")]),
+        (
+            "Time without asking for work",
+            "s",
+            [(_now("headrace_worker_consumption_stalled_seconds"), "{{model}} worst worker")],
+        ),
     ],
 }
 
@@ -162,7 +190,9 @@ def dashboard() -> Json:
     panels: list[Json] = []
     top = 0
     for row, members in ROWS.items():
-        panels.append(_place({"type": "row", "title": row, "collapsed": False, "panels": []}, len(panels), 0, top, WIDTH, 1))
+        panels.append(
+            _place({"type": "row", "title": row, "collapsed": False, "panels": []}, len(panels), 0, top, WIDTH, 1)
+        )
         top += 1
         for number, member in enumerate(members):
             left = number % COLUMNS * (WIDTH // COLUMNS)

@@ -30,6 +30,8 @@ LOCK_SECONDS = 5.0
 """A janitor that died is replaced after this."""
 RUNNING_GRACE_SECONDS = 1.0
 """A worker ends its own tasks at their deadline; the janitor comes after it."""
+ACTIONS = ("requeued", "poisoned", "revoked", "abandoned", "deadline_exceeded", "resent")
+"""All that is counted; each begins at zero, so that its first time is an increase."""
 AT_ONCE = 32
 """Tasks handled at the same time."""
 
@@ -57,6 +59,8 @@ class Janitor:
             ["action"],
             registry=backend.metrics.registry,
         )
+        for action in ACTIONS:
+            self._actions.labels(action)
 
     async def run(self) -> None:
         """Until cancelled."""
