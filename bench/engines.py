@@ -87,9 +87,9 @@ def _note(output: Output, now: float, timeline: Timeline, done: "asyncio.Future[
 class RawManager:
     """transformers' manager in its process; it is given a whole closed loop at a time."""
 
-    def __init__(self, popen_stdin: Any, replies: asyncio.StreamReader, pid: int) -> None:
-        self._stdin, self._replies, self.pid = popen_stdin, replies, pid
-        self._prompts = prompts_of(REAL_MODEL)
+    def __init__(self, stdin: asyncio.StreamWriter, replies: asyncio.StreamReader, pid: int, model: str) -> None:
+        self._stdin, self._replies, self.pid = stdin, replies, pid
+        self._prompts = prompts_of(model)
 
     async def closed_loop(self, turns: list[Turn], users: int) -> tuple[list[Timeline], float]:
         """The timelines, and the seconds it took."""
@@ -102,14 +102,15 @@ class RawManager:
 
 
 @contextlib.asynccontextmanager
-async def raw_manager() -> AsyncIterator[RawManager]:
-    """Started and loaded."""
+async def raw_manager(folder: str = "") -> AsyncIterator[RawManager]:
+    """Started and loaded; `folder` of another model than the small one."""
+    model = folder or str(converted_model())
     script = str(Path(__file__).parent / "peers" / "raw_manager.py")
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             script,
-            str(converted_model()),
+            model,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
@@ -122,7 +123,7 @@ async def raw_manager() -> AsyncIterator[RawManager]:
             if not await asyncio.wait_for(process.stdout.readline(), 180):
                 log.seek(0)
                 raise RuntimeError(log.read().decode(errors="replace")[-3000:])
-            yield RawManager(process.stdin, process.stdout, process.pid)
+            yield RawManager(process.stdin, process.stdout, process.pid, model)
         finally:
             process.kill()
             await process.wait()

@@ -16,22 +16,28 @@ import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
-KV_BYTES = 1 << 30
+CPU_KV_BYTES = 1 << 30
 
 
 def main(folder: str) -> None:
     disable_progress_bar()
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print must not stand between the replies
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if gpu else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map="cuda" if gpu else "cpu").eval()
     config = model.config
-    page_size = 32
-    bytes_per_page = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4 * page_size
+    if gpu:
+        batching = ContinuousBatchingConfig(use_cuda_graph=True)
+    else:
+        # The pages and the cache that the worker's engine has: what differs is everything else.
+        page_size = 32
+        bytes_per_page = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4 * page_size
+        pages = CPU_KV_BYTES // bytes_per_page
+        batching = ContinuousBatchingConfig(page_size=page_size, num_blocks=pages, max_batch_tokens=256)
     manager = model.init_continuous_batching(
         generation_config=GenerationConfig(do_sample=False, eos_token_id=config.eos_token_id),
-        continuous_batching_config=ContinuousBatchingConfig(
-            page_size=page_size, num_blocks=KV_BYTES // bytes_per_page, max_batch_tokens=256
-        ),
+        continuous_batching_config=batching,
     )
     manager.start()
     print(json.dumps("ready"), file=replies, flush=True)
