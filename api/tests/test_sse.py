@@ -208,6 +208,20 @@ async def test_a_client_of_http_1_0_gets_everything_and_a_close(start_replica: S
     assert b'"type":"end"' in body
 
 
+async def test_a_page_of_an_allowed_origin_may_read_streams(start_replica: StartReplica, worker: Worker) -> None:
+    replica = await start_replica(cors_origins=("https://chat.example",))
+    url = f"{replica.url}/stream/{await worker.begin()}"
+    asks = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "last-event-id"}
+    async with httpx.AsyncClient() as http:
+        preflight = await http.options(url, headers={"Origin": "https://chat.example", **asks})
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://chat.example"
+        refused = await http.options(url, headers={"Origin": "https://other.example", **asks})
+        assert "access-control-allow-origin" not in refused.headers
+        async with http.stream("GET", url, headers={"Origin": "https://chat.example"}) as response:
+            assert response.headers["access-control-allow-origin"] == "https://chat.example"
+
+
 async def test_a_silent_stream_carries_comments(start_replica: StartReplica, worker: Worker) -> None:
     replica = await start_replica(comment_seconds=0.1)
     task_id = await worker.begin()

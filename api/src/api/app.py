@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 
 from api import health, rpc, sse
 from api.admission import Admission
 from api.backend import Backend
+from api.cancellation import cancel_and_wait
 from api.errors import ApiError, as_api_error, http_headers, problem
 from api.event_hub import EventHub
 from api.janitor import Janitor
@@ -41,6 +43,14 @@ def create_app(settings: Settings) -> FastAPI:
             yield
 
     app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "traceparent", "tracestate"],
+            expose_headers=["Retry-After"],
+        )
     app.include_router(rpc.router)
     app.include_router(sse.router)
     for kind in (ApiError, RedisError, TimeoutError, Exception):
@@ -88,8 +98,7 @@ async def _running_backend(settings: Settings) -> AsyncIterator[Backend]:
         yield backend
     finally:
         backend.shutdown.set()
-        janitor.cancel()
-        await asyncio.gather(janitor, return_exceptions=True)
+        await cancel_and_wait(janitor)
         await backend.hub.stop()
         publisher.close()
         await redis.aclose()
