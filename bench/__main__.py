@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.experiments import FULL, QUICK, Scale
 from bench.experiments.chats import chats
+from bench.experiments.costs import costs
 from bench.experiments.delivery import delivery
 from bench.experiments.demo import demo
 from bench.experiments.engine import engine
@@ -22,7 +23,7 @@ from bench.results_file import RESULTS, Result
 
 EXPERIMENTS = {
     each.__name__: each
-    for each in (whole_path, replaced, engine, first_token, delivery, serving, prefix, chats, growth, demo)
+    for each in (whole_path, replaced, engine, first_token, delivery, serving, prefix, chats, growth, costs, demo)
 }
 QUICK_ONES = ("whole_path", "first_token", "delivery", "prefix")
 
@@ -36,6 +37,8 @@ def main() -> None:
     commands.add_parser("full", help="an hour: everything; rewrites bench/results and the document")
     run = commands.add_parser("run", help="one experiment at full size")
     run.add_argument("experiment", choices=EXPERIMENTS, nargs="+")
+    run.add_argument("--quick", action="store_true", help="at the size that `quick` has")
+    run.add_argument("--folder", type=Path, default=RESULTS, help="where the results go (default: %(default)s)")
     check = commands.add_parser("check", help="compare the results in a folder with the committed ones")
     check.add_argument("folder", type=Path)
     commands.add_parser("report", help="write tables and plots of bench/results into docs/performance.md")
@@ -50,7 +53,7 @@ def main() -> None:
             _run(tuple(EXPERIMENTS), FULL, RESULTS)
             _report()
         case "run":
-            _run(options.experiment, FULL, RESULTS)
+            _run(options.experiment, QUICK if options.quick else FULL, options.folder)
         case "check":
             _check(options.folder, RESULTS)
         case "report":

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psutil
 
-START_SECONDS = 180.0
+START_SECONDS = 400.0
+"""Ray and the LiteLLM proxy take half a minute on a quiet machine."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Real-looking chats on a schedule: what users see when load is what it is, not what the server can take."""
 
 import contextlib
+from functools import partial
 
 from bench.experiments import Scale
 from bench.interleave import interleaved, observed
 from bench.load import closed_loop, open_loop
-from bench.measures import Bound, ratio
+from bench.measures import Bound, Metrics, ratio
 from bench.results_file import Result
-from bench.servers import headrace, transformers_serve
+from bench.servers import Server, headrace, transformers_serve
 from bench.trace import chats as chat_trace
 from bench.trace import stories
 
@@ -26,12 +27,7 @@ async def chats(scale: Scale) -> Result:
         for server in servers.values():
             await closed_loop(server.ask, stories("warm", 2, 8), 1)
         found = await interleaved(
-            {
-                name: lambda n, s=server: observed(
-                    s, lambda: open_loop(s.ask, chat_trace(f"{n}", requests, PER_SECOND, 0.5)), BOUND
-                )
-                for name, server in servers.items()
-            },
+            {name: partial(_measure, server, requests) for name, server in servers.items()},
             scale.repetitions,
         )
     for name, repetitions in found.items():
@@ -42,3 +38,8 @@ async def chats(scale: Scale) -> Result:
                 over = ratio(found["headrace"], found["transformers serve"], metric)
                 result.add_ratio(f"{what} over transformers serve, chats", over)
     return result
+
+
+async def _measure(server: Server, requests: int, number: int) -> Metrics:
+    turns = chat_trace(str(number), requests, PER_SECOND, 0.5)
+    return await observed(server, lambda: open_loop(server.ask, turns), BOUND)

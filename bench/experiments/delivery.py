@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from functools import partial
 
 from bench.delivery import arguments, deliver
 from bench.experiments import Scale
@@ -21,7 +22,7 @@ async def delivery(scale: Scale) -> Result:
     if scale.size >= 1:
         arms["500 streams x 50/s"] = ["--streams", "500", "--rate", "50", "--lean"]
     found = await interleaved(
-        {name: lambda _, a=args: measure([*a, "--seconds", str(seconds)]) for name, args in arms.items()},
+        {name: partial(_repetition, [*args, "--seconds", str(seconds)]) for name, args in arms.items()},
         scale.repetitions,
     )
     for name, repetitions in found.items():
@@ -35,6 +36,10 @@ async def delivery(scale: Scale) -> Result:
         value = percentile([repetition[metric] for repetition in found[name]], 50)
         result.add_ratio(f"{metric}, {name}", value, most, at_least=False, unit=unit)
     return result
+
+
+async def _repetition(given: list[str], number: int) -> Metrics:
+    return await measure(given)
 
 
 async def measure(given: list[str]) -> Metrics:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 from bench.engines import direct_engine
 from bench.experiments import Scale
@@ -22,7 +23,7 @@ async def engine(scale: Scale) -> Result:
     result = Result("engine", "python -m bench run engine")
     answers: dict[tuple[str, int, int], list[list[int]]] = {}
 
-    async def measure(server: Server, name: str, number: int, users: int) -> Metrics:
+    async def measure(server: Server, name: str, users: int, number: int) -> Metrics:
         turns = stories(f"{number} {users}", users, TOKENS)
         await closed_loop(server.ask, stories(f"warm {number} {users}", 2, 4), 2)
         load: list[Load] = []
@@ -41,8 +42,8 @@ async def engine(scale: Scale) -> Result:
         for users in (16, 32) if scale.size >= 1 else (32,):
             found = await interleaved(
                 {
-                    "per request": lambda n, u=users: measure(ours, "ours", n, u),
-                    "stock": lambda n, u=users: measure(stock, "stock", n, u),
+                    "per request": partial(measure, ours, "ours", users),
+                    "stock": partial(measure, stock, "stock", users),
                 },
                 scale.repetitions,
             )

@@ -1,5 +1,7 @@
 """Target 4: what the path adds to the first token of an idle system, and how long a submit takes."""
 
+from functools import partial
+
 from bench.engines import direct_engine
 from bench.experiments import Scale
 from bench.interleave import interleaved, observed
@@ -22,8 +24,8 @@ async def first_token(scale: Scale) -> Result:
         async with direct_engine(source) as engine, headrace(source) as server:
             found = await interleaved(
                 {
-                    "engine alone": lambda n, s=engine, r=requests: _measure(s, n, r),
-                    "headrace": lambda n, s=server, r=requests: _measure(s, n, r),
+                    "engine alone": partial(_measure, engine, requests),
+                    "headrace": partial(_measure, server, requests),
                 },
                 scale.repetitions,
             )
@@ -40,6 +42,6 @@ async def first_token(scale: Scale) -> Result:
     return result
 
 
-async def _measure(server: Server, number: int, requests: int) -> Metrics:
+async def _measure(server: Server, requests: int, number: int) -> Metrics:
     await closed_loop(server.ask, stories(f"warm {number}", 3, 2), 1)
     return await observed(server, lambda: closed_loop(server.ask, stories(f"first {number}", requests, 2), 1))

@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any
 
 from bench.experiments import Scale
 from bench.http_connection import HttpConnection
@@ -29,7 +30,7 @@ async def prefix(scale: Scale) -> Result:
 
 async def _conversation(server: Server, number: int) -> Metrics:
     text = " ".join(random.Random(number).choices(WORDS, k=1900))
-    messages = [{"role": "user", "content": f"Remember this text: {text}"}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": f"Remember this text: {text}"}]
     first, answer, prompt, _ = await _turn(server, Turn(messages, 16, tools=[TOOL]))
     messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Which word was the first?"}]
     second, answer, _, cached = await _turn(server, Turn(messages, 16, tools=[TOOL]))

@@ -1,6 +1,7 @@
 """Targets 1 and 2: POST to SSE beside the engine alone, the raw manager, and the design that it replaces."""
 
 import contextlib
+from functools import partial
 
 from bench.engines import RawManager, direct_engine, raw_manager
 from bench.experiments import Scale
@@ -26,9 +27,9 @@ async def whole_path(scale: Scale) -> Result:
             print(f"{count} users, {requests} requests of {TOKENS} tokens", flush=True)
             found = await interleaved(
                 {
-                    "engine alone": lambda n, c=count, r=requests: _server(engine, n, c, r),
-                    "headrace": lambda n, c=count, r=requests: _server(server, n, c, r),
-                    "raw manager": lambda n, c=count, r=requests: _raw(raw, n, c, r),
+                    "engine alone": partial(_server, engine, count, requests),
+                    "headrace": partial(_server, server, count, requests),
+                    "raw manager": partial(_raw, raw, count, requests),
                 },
                 scale.repetitions,
             )
@@ -54,7 +55,7 @@ async def replaced(scale: Scale) -> Result:
             servers["transformers serve"] = await stack.enter_async_context(transformers_serve())
         requests, repetitions = users, scale.repetitions if scale.size >= 1 else 1
         found = await interleaved(
-            {name: lambda n, s=s: _server(s, n, users, requests) for name, s in servers.items()}, repetitions
+            {name: partial(_server, server, users, requests) for name, server in servers.items()}, repetitions
         )
     for name, each in found.items():
         result.add_arm(name, each)
@@ -72,13 +73,13 @@ async def replaced(scale: Scale) -> Result:
     return result
 
 
-async def _server(server: Server, number: int, users: int, requests: int) -> Metrics:
+async def _server(server: Server, users: int, requests: int, number: int) -> Metrics:
     await closed_loop(server.ask, stories(f"warm {number} {users}", 1, 4), 1)
     turns = stories(f"{number} {users}", requests, TOKENS)
     return await observed(server, lambda: closed_loop(server.ask, turns, users), BOUND)
 
 
-async def _raw(raw: RawManager, number: int, users: int, requests: int) -> Metrics:
+async def _raw(raw: RawManager, users: int, requests: int, number: int) -> Metrics:
     await raw.closed_loop(stories(f"warm {number} {users}", 1, 4), 1)
     timelines, elapsed = await raw.closed_loop(stories(f"{number} {users}", requests, TOKENS), users)
     return summary(timelines, elapsed, BOUND)
