@@ -22,10 +22,10 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: help demo test lint fmt clean
+.PHONY: help demo test lint fmt bench bench-quick clean
 
 help: ## List what can be made.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## Install, start the local stack and ask the model one question (DEMO_ONCE=1: then stop).
 	@$(BIN)/headrace up --data-dir .headrace --ask "What is the capital of France?"
@@ -42,6 +42,13 @@ lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-quick: $(INSTALLED_DEV) ## Measure the main ratios in five minutes; fails when one is worse than the committed.
+	$(BIN)/python -m bench quick
+
+bench: $(INSTALLED_DEV) ## Measure everything beside its peers, in about an hour; rewrites docs/performance.md.
+	@$(PIP) install -q -r bench/requirements.txt
+	$(BIN)/python -m bench full
 
 clean: ## Remove the virtual environment, the demo's data and every cache.
 	rm -rf $(VENV) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

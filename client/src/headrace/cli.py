@@ -1,4 +1,4 @@
-"""The command line: `headrace up | chat | models | task | version`."""
+"""The command line: `headrace up | chat | models | task | bench | version`."""
 
 import argparse
 import importlib.metadata
@@ -73,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     command.add_argument("--last-event-id", help="go on behind this event")
 
+    bench = commands.add_parser("bench", help="in a checkout: what `python -m bench` does", add_help=False)
+    bench.add_argument("arguments", nargs=argparse.REMAINDER)
+    bench.set_defaults(run=_bench)
+
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
 
@@ -139,6 +143,12 @@ def _stream(options: argparse.Namespace) -> None:
     with _client(options) as client:
         for event in client.stream(options.task_id, last_event_id=options.last_event_id):
             print(event.model_dump_json(exclude_none=True), flush=True)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    if not Path("bench/__main__.py").is_file():
+        raise HeadraceError("the bench is a part of the checkout: run this in its folder")
+    os.execv(sys.executable, [sys.executable, "-m", "bench", *options.arguments])
 
 
 def _version(_: argparse.Namespace) -> None:
