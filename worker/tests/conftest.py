@@ -252,7 +252,7 @@ async def start_worker(worker_settings: WorkerSettings, client: Client, tmp_path
     """Starts worker processes and waits until they take tasks; their logs are shown when the test fails."""
     workers: list[WorkerProcess] = []
 
-    async def start(*, wait: bool = True, **changes: Any) -> WorkerProcess:
+    async def start(*, wait: bool = True, startup_seconds: float = 30, **changes: Any) -> WorkerProcess:
         number = len(workers) + 1
         changes = {"worker_name": f"worker-{number}", **changes}
         worker = WorkerProcess(worker_settings.model_copy(update=changes), tmp_path / f"worker-{number}.log")
@@ -263,7 +263,7 @@ async def start_worker(worker_settings: WorkerSettings, client: Client, tmp_path
             return b"worker-%d" % number in await client.redis.zrange(client.keys.workers(MODEL), 0, -1)
 
         if wait:
-            await eventually(registered)
+            await eventually(registered, startup_seconds)
         return worker
 
     yield start

@@ -1,0 +1,51 @@
+from typing import Any
+
+import pytest
+
+from shared.chat import FunctionDefinition, Tool
+from shared.schemas import ErrorEvent
+from worker.settings import PACKAGED_MODEL
+
+WEATHER = Tool(
+    type="function",
+    function=FunctionDefinition(
+        name="get_weather",
+        description="The weather in a city",
+        parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    ),
+)
+
+
+async def test_the_packaged_model_answers_calls_tools_and_goes_on_where_an_attempt_stopped(
+    client: Any, start_worker: Any
+) -> None:
+    """One test, because a worker with a model takes seconds to start."""
+    await start_worker(model_source=PACKAGED_MODEL, engine_stall_seconds=60, threads=2, startup_seconds=240)
+
+    question = await client.submit("What is the capital of France?", temperature=0)
+    called = await client.submit("What is the weather in Paris?", tools=[WEATHER], tool_choice="required")
+    endless = await client.submit("Tell me a story.", temperature=0, max_tokens=60)
+    too_long = await client.submit("word " * 9000)
+
+    assert "Paris" in (await client.result(question, 120))["cleaned_response_text"]
+    call = (await client.result(called, 120))["tool_calls"][0]
+    assert call["name"] == "get_weather"
+    assert isinstance(call["arguments"]["city"], str)
+    whole = await client.result(endless, 120)
+    with pytest.raises(Exception, match="tokens"):
+        await client.result(too_long, 120)
+    record = await client.ended(too_long)
+    assert ErrorEvent.model_validate_json(record.outcome).code == "context_too_long"
+
+    again = await client.submit("Tell me a story.", temperature=0, max_tokens=60)
+    await client.streaming(again, 10, 120)
+    await client.redis.zadd(client.keys.running("scripted"), {again: 0})
+    requeued = await client.ledger.requeue(again, 0, "loss")
+    await client.send(again, "handover")
+    continued = await client.result(again, 120)
+
+    assert requeued.outcome == "requeued"
+    assert (await client.ended(again)).attempt == 2
+    assert continued["cleaned_response_text"] == whole["cleaned_response_text"]
+    entries = await client.stream.read(again)
+    assert client.text(entries) == whole["cleaned_response_text"]
