@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, AppsV1Api, Configuration, CoreV1Api
 
+from api import capacity as capacity_module
 from api.capacity import Capacity, capacity_of_this_cluster
 from api.cluster_objects import Event, Pod
 from api.pod_state import PodState, pod_state
@@ -30,9 +31,12 @@ class Cluster:
     events: list[Json] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
     refuses: bool = False
+    held: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it is clear, nothing is answered."""
 
     async def answer(self, request: web.Request) -> web.Response:
         kind = request.match_info["kind"]
+        await self.held.wait()
         self.asked.append((request.path, request.query.get("labelSelector") or request.query["fieldSelector"]))
         if self.refuses:
             return web.json_response({"kind": "Status", "code": 403}, status=403)
@@ -46,13 +50,17 @@ class Cluster:
 @pytest.fixture
 async def cluster() -> AsyncIterator[tuple[Cluster, Capacity]]:
     cluster = Cluster()
+    cluster.held.set()
     app = web.Application()
     app.router.add_get("/api/v1/namespaces/ml/{kind:pods|events}", cluster.answer)
     app.router.add_get("/apis/apps/v1/namespaces/ml/{kind:deployments}", cluster.answer)
     server = TestServer(app)
     await server.start_server()
     async with server, ApiClient(Configuration(host=f"http://127.0.0.1:{server.port}")) as client:
-        yield cluster, Capacity(CoreV1Api(client), AppsV1Api(client), "ml", SELECTOR, max_age=0)
+        capacity = Capacity(CoreV1Api(client), AppsV1Api(client), "ml", SELECTOR, max_age=0)
+        yield cluster, capacity
+        cluster.held.set()
+        await capacity.close()
 
 
 def deployment(model: str, *, desired: int, ready: int | None = None, **status: Any) -> Json:
@@ -175,12 +183,26 @@ async def test_a_cluster_that_refuses_is_asked_seldom(
     cluster: tuple[Cluster, Capacity], caplog: pytest.LogCaptureFixture
 ) -> None:
     api_server, capacity = cluster
+    api_server.deployments = [deployment("qwen", desired=1)]
     api_server.refuses = True
     assert await capacity.detail("qwen", []) is None
-    asked = len(api_server.asked)
+    api_server.refuses = False
     assert await capacity.detail("qwen", []) is None
-    assert len(api_server.asked) == asked
+    assert capacity._look is None
     assert ["The cluster does not say what it is doing" in line for line in caplog.messages] == [True]
+
+
+async def test_a_slow_cluster_keeps_nobody_waiting_and_is_heard_later(
+    cluster: tuple[Cluster, Capacity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity_module, "PATIENCE_SECONDS", 0.01)
+    api_server, capacity = cluster
+    api_server.held.clear()
+    api_server.deployments = [deployment("qwen", desired=1)]
+    assert await capacity.detail("qwen", []) is None
+    monkeypatch.setattr(capacity_module, "PATIENCE_SECONDS", 5)
+    api_server.held.set()
+    assert await capacity.detail("qwen", []) == "0 of 1 workers ready"
 
 
 async def test_outside_of_a_cluster_there_is_no_capacity(caplog: pytest.LogCaptureFixture) -> None:

@@ -25,9 +25,11 @@ MODEL_LABEL = "headrace/model"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 MAX_AGE_SECONDS = 2.0
 """All waiting clients of a replica are told from one look at the cluster."""
-MAX_AGE_OF_FAILURE_SECONDS = 15.0
-LOOK_SECONDS = 2.0
-"""A look that takes longer is given up: nobody's place in the queue waits for it."""
+MAX_AGE_OF_FAILURE_SECONDS = 10.0
+LOOK_SECONDS = 10.0
+"""A look that takes longer is given up."""
+PATIENCE_SECONDS = 1.0
+"""So long a client's place in the queue waits for a look; what comes later is told the next time."""
 EVENTS_OF_PODS = 3
 """Pods per look whose events are read; they tell `pulling image` from other ways of not running yet."""
 LONGEST_DETAIL = 400
@@ -57,14 +59,18 @@ class Capacity:
         self._namespace = namespace
         self._selector = selector
         self._max_age = max_age
-        self._looking = asyncio.Lock()
+        self._look: asyncio.Task[None] | None = None
+        """Under way."""
         self._workers: dict[str, Workers] = {}
         self._look_again_at = float("-inf")
         self._failing = False
 
     async def detail(self, model: str, reports: Iterable[str]) -> str | None:
         """One line; `reports` is what starting workers say of themselves. None: the cluster has no answer."""
-        await self._look()
+        if self._look is None and asyncio.get_running_loop().time() >= self._look_again_at:
+            self._look = asyncio.create_task(self._look_once())
+        if self._look is not None:
+            await asyncio.wait([self._look], timeout=PATIENCE_SECONDS)
         workers = self._workers.get(model)
         if workers is None:
             return None
@@ -75,23 +81,27 @@ class Capacity:
         line = f"{workers.ready} of {workers.desired} workers ready"
         return (f"{line}: {'; '.join(news)}" if news else line)[:LONGEST_DETAIL]
 
-    async def _look(self) -> None:
+    async def close(self) -> None:
+        """Gives up the look that is under way."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.gather(self._look, return_exceptions=True)
+
+    async def _look_once(self) -> None:
         from aiohttp import ClientError
 
-        clock = asyncio.get_running_loop().time
-        async with self._looking:
-            if clock() < self._look_again_at:
-                return
-            try:
-                async with asyncio.timeout(LOOK_SECONDS):
-                    self._workers = await self._read()
-                self._failing = False
-                self._look_again_at = clock() + self._max_age
-            except (ClientError, TimeoutError, ValidationError) as error:
-                if not self._failing:
-                    log.warning("The cluster does not say what it is doing: %s", str(error) or type(error).__name__)
-                self._failing, self._workers = True, {}
-                self._look_again_at = clock() + MAX_AGE_OF_FAILURE_SECONDS
+        age = self._max_age
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                self._workers = await self._read()
+            self._failing = False
+        except (ClientError, OSError, ValidationError) as error:  # TimeoutError is an OSError
+            if not self._failing:
+                log.warning("The cluster does not say what it is doing: %s", str(error) or type(error).__name__)
+            self._failing, self._workers, age = True, {}, MAX_AGE_OF_FAILURE_SECONDS
+        finally:
+            self._look = None
+            self._look_again_at = asyncio.get_running_loop().time() + age
 
     async def _read(self) -> dict[str, Workers]:
         # Without preloading: parsing into the client's own objects costs ten times what ours do.
@@ -150,7 +160,8 @@ async def capacity_of_this_cluster(selector: str) -> AsyncIterator[Capacity | No
         yield None
         return
     # In a thread: the client's thousand types take a second, and probes are answered meanwhile.
-    await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client.api.core_v1_api")
+    for module in ("core_v1_api", "apps_v1_api"):
+        await asyncio.to_thread(importlib.import_module, f"kubernetes.aio.client.api.{module}")
     from kubernetes.aio.client import ApiClient, AppsV1Api, Configuration, CoreV1Api
     from kubernetes.aio.config import ConfigException, load_incluster_config
 
@@ -163,4 +174,8 @@ async def capacity_of_this_cluster(selector: str) -> AsyncIterator[Capacity | No
         yield None
         return
     async with ApiClient(configuration) as client:
-        yield Capacity(CoreV1Api(client), AppsV1Api(client), namespace.strip(), selector)
+        capacity = Capacity(CoreV1Api(client), AppsV1Api(client), namespace.strip(), selector)
+        try:
+            yield capacity
+        finally:
+            await capacity.close()
