@@ -6,6 +6,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
+MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -22,7 +23,7 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: help demo test lint fmt bench bench-quick clean
+.PHONY: help demo test faults soak lint fmt bench bench-quick clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -33,10 +34,16 @@ demo: $(INSTALLED) ## Install, start the local stack and ask the model one quest
 test: lint ## Install, check the code and run every test.
 	$(BIN)/python -m pytest -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
+faults: $(INSTALLED_DEV) ## Break every part in every documented way, on real processes; prints how long clients waited.
+	$(BIN)/python -m pytest faults -m "" --deselect faults/test_soak.py
+
+soak: $(INSTALLED_DEV) ## Random faults under load for MINUTES (10); then accepted = ended, lost = 0, seen twice = 0.
+	HEADRACE_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(BIN)/python -m pytest faults/test_soak.py -m "" -s
+
 lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES:%=%/src)
+	$(BIN)/mypy $(PACKAGES:%=%/src) faults
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.

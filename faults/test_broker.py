@@ -48,15 +48,18 @@ async def test_a_restart_of_redis_in_the_middle_of_an_answer(headrace: Stack, va
     await run_through(headrace, valkey, kill=False, seconds=3, tokens=500)
 
 
+@pytest.mark.slow
 async def test_a_kill_of_redis_with_its_last_writes_on_disk(headrace: Stack, valkey: Valkey, redis: Redis) -> None:
     await redis.config_set("appendfsync", "always")
     await run_through(headrace, valkey, kill=True, seconds=1, tokens=500)
 
 
+@pytest.mark.slow
 async def test_a_task_that_ends_while_redis_is_away_does_not_run_twice_visibly(headrace: Stack, valkey: Valkey) -> None:
-    await run_through(headrace, valkey, kill=False, seconds=8, tokens=60)
+    await run_through(headrace, valkey, kill=False, seconds=30, tokens=60)
 
 
+@pytest.mark.slow
 async def test_a_frozen_redis_loses_nothing_and_refuses_fast(headrace: Stack, valkey: Valkey) -> None:
     await headrace.start_worker()
     undisturbed = await headrace.run(words=400)
@@ -129,6 +132,7 @@ async def test_full_memory_refuses_new_work_and_lets_running_work_end(headrace: 
     assert (await headrace.run(words=300)).text == undisturbed.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["blackhole", "resets", "latency", "lost_replies"])
 async def test_a_broken_network_between_worker_and_redis(headrace: Stack, valkey: Valkey, fault: str) -> None:
     proxy = TcpProxy(valkey.port)

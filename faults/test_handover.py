@@ -4,6 +4,8 @@ import asyncio
 import signal
 import time
 
+import pytest
+
 from faults.stack import Stack, until
 from faults.test_takeover import retries, started
 
@@ -56,6 +58,7 @@ async def test_sigterm_twice_is_not_a_crash(headrace: Stack) -> None:
     assert history.state == "SUCCESS"
 
 
+@pytest.mark.slow
 async def test_a_worker_exits_within_its_budget_even_with_a_stuck_engine(headrace: Stack) -> None:
     await headrace.start_worker(HEADRACE_DRAIN_SECONDS="1")
     hang = await headrace.submit("!hang", timeoutSeconds=12)
@@ -70,6 +73,7 @@ async def test_a_worker_exits_within_its_budget_even_with_a_stuck_engine(headrac
     assert hang.of("error")[0].data["code"] == "deadline_exceeded"
 
 
+@pytest.mark.slow
 async def test_a_kill_in_the_middle_of_the_drain_loses_nothing(headrace: Stack) -> None:
     await headrace.start_worker(HEADRACE_DRAIN_SECONDS="20")
     history = await headrace.submit(words=300)

@@ -70,6 +70,7 @@ def sentinel_setup(tmp_path: Path) -> Iterator[SentinelSetup]:
     setup.close()
 
 
+@pytest.mark.slow
 async def test_a_failover_keeps_tasks_streams_and_workers(sentinel_setup: SentinelSetup, tmp_path: Path) -> None:
     async with stack(sentinel_setup.url, tmp_path) as headrace:
         await headrace.start_api()

@@ -1,7 +1,6 @@
 """The soak: random faults under load for some minutes, then the books must balance.
 
-`make soak MINUTES=10` runs it; HEADRACE_SOAK_SECONDS and HEADRACE_SOAK_SEED set length and seed. In `make test` it
-runs for a few seconds.
+`make soak MINUTES=10` runs it; HEADRACE_SOAK_SECONDS and HEADRACE_SOAK_SEED set length and seed.
 """
 
 import asyncio
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Valkey
 from redis.asyncio import Redis
 
@@ -24,6 +24,7 @@ SEED = int(os.environ.get("HEADRACE_SOAK_SEED", "1"))
 CLIENTS = 12
 
 
+@pytest.mark.slow
 async def test_after_random_faults_accepted_is_ended_lost_is_zero_duplicates_are_zero(
     headrace: Stack, valkey: Valkey, redis: Redis, tmp_path: Path
 ) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import pytest
+
 from faults.history import History
 from faults.stack import LEASE, Stack, until
 
@@ -33,6 +35,7 @@ async def test_a_killed_workers_task_goes_on_at_another_within_lease_and_two_sec
     assert first_token_of_attempt(history, 2) - killed_at <= LEASE + 2
 
 
+@pytest.mark.slow
 async def test_a_batch_of_a_killed_worker_is_taken_over_whole(headrace: Stack) -> None:
     await headrace.start_worker()
     undisturbed = await headrace.run(words=200)
@@ -64,6 +67,7 @@ async def test_a_frozen_workers_writes_are_refused_when_it_thaws(headrace: Stack
     assert (await headrace.run(words=200)).text == undisturbed.text
 
 
+@pytest.mark.slow
 async def test_a_task_waits_for_a_worker_that_comes_back_from_zero(headrace: Stack) -> None:
     await headrace.start_worker()
     undisturbed = await headrace.run()
@@ -95,6 +99,7 @@ async def test_a_prompt_that_kills_the_engine_is_poisoned_and_its_batch_mates_fi
         assert mate.state == "SUCCESS"
 
 
+@pytest.mark.slow
 async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(headrace: Stack) -> None:
     await headrace.start_worker(HEADRACE_ENGINE_STALL_SECONDS="2")
     undisturbed = await headrace.run(words=100)
