@@ -17,13 +17,27 @@ from bench.experiments.first_token import first_token
 from bench.experiments.growth import growth
 from bench.experiments.prefix import prefix
 from bench.experiments.serving import serving
+from bench.experiments.telemetry import telemetry
 from bench.experiments.whole_path import replaced, whole_path
 from bench.regression import compare
 from bench.results_file import RESULTS, Result
 
 EXPERIMENTS = {
     each.__name__: each
-    for each in (whole_path, replaced, engine, first_token, delivery, serving, prefix, chats, growth, costs, demo)
+    for each in (
+        whole_path,
+        replaced,
+        engine,
+        first_token,
+        delivery,
+        serving,
+        prefix,
+        chats,
+        growth,
+        costs,
+        telemetry,
+        demo,
+    )
 }
 QUICK_ONES = ("whole_path", "first_token", "delivery", "prefix")
 
