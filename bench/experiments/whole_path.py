@@ -1,15 +1,16 @@
 """Targets 1 and 2: POST to SSE beside the engine alone, the raw manager, and the design that it replaces."""
 
 import contextlib
+import subprocess
 from functools import partial
 
 from bench.engines import RawManager, direct_engine, raw_manager
 from bench.experiments import Scale
 from bench.interleave import interleaved, observed
 from bench.load import closed_loop
-from bench.measures import Bound, Metrics, ratio, summary
+from bench.measures import Bound, Metrics, medians, ratio, summary
 from bench.results_file import Result
-from bench.servers import Server, headrace, replaced_design, transformers_serve
+from bench.servers import Server, headrace, llama_cpp, replaced_design, transformers_serve
 from bench.trace import stories
 
 USERS = (1, 8, 16, 32)
@@ -37,6 +38,8 @@ async def whole_path(scale: Scale) -> Result:
                 result.add_arm(f"{name}, {count}", repetitions)
             over_engine = ratio(found["headrace"], found["engine alone"], "tokens_per_s")
             result.add_ratio(f"tokens/s over the engine alone, {count} tasks", over_engine, 0.95)
+            shares = [{"share": _engine_share(each)} for each in found["headrace"]]
+            result.add_ratio(f"engine's share of the path's CPU, {count} tasks", medians(shares)["share"])
             over_raw = ratio(found["headrace"], found["raw manager"], "tokens_per_s")
             result.add_ratio(f"tokens/s over the raw manager, {count} tasks", over_raw)
     return result
@@ -53,6 +56,10 @@ async def replaced(scale: Scale) -> Result:
         }
         if scale.size >= 1:
             servers["transformers serve"] = await stack.enter_async_context(transformers_serve())
+            try:
+                servers["llama.cpp"] = await stack.enter_async_context(llama_cpp())
+            except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+                result.notes.append(f"llama-cpp-python's server is left out: {str(error)[:200]}")
         requests, repetitions = users, scale.repetitions if scale.size >= 1 else 1
         found = await interleaved(
             {name: partial(_server, server, users, requests) for name, server in servers.items()}, repetitions
@@ -71,6 +78,13 @@ async def replaced(scale: Scale) -> Result:
         over = ratio(found["headrace"], found["transformers serve"], "tokens_per_s")
         result.add_ratio("tokens/s over transformers serve, 16 tasks", over)
     return result
+
+
+def _engine_share(metrics: Metrics) -> float:
+    """What a machine whose cores are all busy would get: the ratio of throughputs, without the noise of neighbours."""
+    names = ("engine", "worker", "api", "valkey")
+    spent = {name: metrics[f"cpu_s_per_1000_tokens_{name}"] for name in names}
+    return spent["engine"] / sum(spent.values())
 
 
 async def _server(server: Server, users: int, requests: int, number: int) -> Metrics:
