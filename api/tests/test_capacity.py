@@ -217,6 +217,11 @@ async def test_outside_of_a_cluster_there_is_no_capacity(caplog: pytest.LogCaptu
 READY: Json = {"name": "worker", "ready": True, "state": {"running": {}}}
 FETCH: Json = {"name": "fetch-model", "state": {"running": {}}}
 NO_IMAGE: Json = {"name": "worker", "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
+LOOPING: Json = {
+    "name": "worker",
+    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    "lastState": {"terminated": {"exitCode": 1, "message": '{"level": "ERROR", "message": "There is no GPU."}\n\n'}},
+}
 KILLED: Json = {"name": "worker", "state": {"terminated": {"exitCode": 137}}, "lastState": None}
 MIXED = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) did not match"
 NO_CLAIM = event("a", "FailedMount", 'claim "models"\n not found', seconds=1, kind="Warning")
@@ -235,6 +240,7 @@ NO_CLAIM = event("a", "FailedMount", 'claim "models"\n not found', seconds=1, ki
         ),
         ({"containerStatuses": [NO_IMAGE]}, [], PodState("ErrImagePull: not found")),
         ({"containerStatuses": [KILLED]}, [], PodState("exit code 137")),
+        ({"containerStatuses": [LOOPING]}, [], PodState("CrashLoopBackOff: There is no GPU.")),
         (
             {"containerStatuses": [creating()]},
             [NO_CLAIM],

@@ -15,6 +15,7 @@ from api import health, rpc, sse
 from api.admission import Admission
 from api.backend import Backend
 from api.cancellation import cancel_and_wait
+from api.capacity import Capacity, capacity_of_this_cluster
 from api.errors import ApiError, as_api_error, http_headers, problem
 from api.event_hub import EventHub
 from api.janitor import Janitor
@@ -38,7 +39,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running_backend(settings) as backend:
+        async with (
+            capacity_of_this_cluster(settings.capacity_selector) as capacity,
+            _running_backend(settings, capacity) as backend,
+        ):
             app.state.backend, app.state.snapshot = backend, Snapshot(backend)
             yield
 
@@ -67,8 +71,8 @@ def create_internal_app(main: FastAPI) -> FastAPI:
 
 
 @asynccontextmanager
-async def _running_backend(settings: Settings) -> AsyncIterator[Backend]:
-    redis = connect(settings)
+async def _running_backend(settings: Settings, capacity: Capacity | None) -> AsyncIterator[Backend]:
+    redis = connect(settings, retries=1)  # every command of the API may run twice
     keys = Keys(settings.key_prefix)
     ledger = TaskLedger(redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures)
     stream = EventStream(redis, keys)
@@ -90,6 +94,7 @@ async def _running_backend(settings: Settings) -> AsyncIterator[Backend]:
         loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),
         metrics=metrics,
         shutdown=asyncio.Event(),
+        capacity=capacity,
     )
     await publisher.warm_up()
     await backend.hub.start()

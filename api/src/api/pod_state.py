@@ -1,7 +1,9 @@
 """Why a pod does not serve yet, in a few words."""
 
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from api.cluster_objects import ContainerStatus, Event, Pod
@@ -79,7 +81,12 @@ def _latest(events: Sequence[Event]) -> str:
 
 
 def _last_line(text: str) -> str:
-    return _line(next((line for line in reversed(text.splitlines()) if line.strip()), ""))
+    """Of a log; where it is JSON, its message."""
+    line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    if line.startswith("{"):
+        with suppress(ValueError, KeyError):
+            line = str(json.loads(line)["message"])
+    return _line(line)
 
 
 def _line(text: str) -> str:
