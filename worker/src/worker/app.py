@@ -133,6 +133,7 @@ class WorkerProcess:
             model=settings.model_name,
             slots=settings.slots,
             consumption=self._consumption,
+            task_events=settings.task_events,
         )
         worker.start()
         self._exit_code = self._exit_code or worker.exitcode or 0

@@ -54,8 +54,10 @@ def register_task(app: Celery, model: str, run: Callable[[str, str], Verdict]) -
                 log.debug("The message of task %s is dropped.", task_id)
         raise Ignore
 
+    # An answer belongs to one tenant; Celery's events, which carry the beginning of a result, go to whoever listens.
     # What fails is the task, not the worker: no traceback in its log.
-    app.task(name=TASK_NAME, bind=True, track_started=False, throws=(TaskFailed,))(run_llm_inference_task)
+    options = {"bind": True, "track_started": False, "resultrepr_maxsize": 1, "throws": (TaskFailed,)}
+    app.task(name=TASK_NAME, **options)(run_llm_inference_task)
 
 
 def _send_again(app: Celery, task_id: str, model: str, context: str) -> None:
@@ -75,11 +77,14 @@ class QuietWorker(Worker):  # type: ignore[misc]  # Celery has no types
         """None."""
 
 
-def make_worker(app: Celery, *, name: str, model: str, slots: int, consumption: Consumption) -> QuietWorker:
+def make_worker(
+    app: Celery, *, name: str, model: str, slots: int, consumption: Consumption, task_events: bool
+) -> QuietWorker:
     """The worker, not started. `start()` blocks the main thread until `stop_worker`."""
     app.steps["consumer"].add(consumption_step(consumption))
     app.conf.update(
         worker_consumer="worker.consumption:PatientConsumer",
+        worker_send_task_events=task_events,
         # Our commands and cancellations go through the ledger; Celery's raise NotImplementedError in this pool.
         worker_enable_remote_control=False,
         # A Redis error that is not a lost connection (out of memory, read-only replica) reconnects instead of ending
@@ -96,8 +101,6 @@ def make_worker(app: Celery, *, name: str, model: str, slots: int, consumption: 
     )
     # Celery configures no logging where this signal has a receiver.
     signals.setup_logging.connect(_keep_logging, weak=False)
-    for logger in ("celery.app.trace", "celery.worker.strategy"):
-        logging.getLogger(logger).setLevel(logging.WARNING)  # they log every answer in full
     # Celery warns of running as root because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
     return QuietWorker(
@@ -107,7 +110,8 @@ def make_worker(app: Celery, *, name: str, model: str, slots: int, consumption: 
         queues=[queue_for(model, queue_class) for queue_class in QUEUE_CLASSES],
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
+        without_heartbeat=not task_events,
+        task_events=task_events,
         loglevel=logging.getLogger().level,
     )
 

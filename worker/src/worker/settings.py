@@ -63,6 +63,8 @@ class WorkerSettings(SharedSettings):
     """After the drain: within how long the process is gone, whatever is stuck. Both together fit a notice of 30 s."""
     deletion_cost: bool = False
     """In a cluster: a busy worker makes its pod dear to delete, so that scaling in takes an idle one."""
+    task_events: bool = False
+    """Send Celery's task events and heartbeats, which Flower shows: a few messages per task and worker."""
     internal_port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """/healthz, /readyz, /metrics; 0 switches them off."""
     internal_host: str = "0.0.0.0"
