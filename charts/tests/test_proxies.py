@@ -1,0 +1,171 @@
+"""A real Envoy and a real nginx in front of a real API, with the time-outs that the chart writes for them.
+
+A stream of minutes, a hundred times faster: proxies' idle time-outs of 300 s (Envoy) and 60 s (nginx) become 3 s and
+1.5 s, the comment of every 15 s becomes one of every 0.3 s. Nobody speaks for longer than the proxy waits.
+"""
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Valkey
+from faults.history import History, check_client
+from faults.stack import Process, Stack, free_port, stack, until
+
+COMMENTS = "0.3"
+NGINX_READ_TIMEOUT = "1500ms"
+ENVOY_IDLE_TIMEOUT = "3s"
+FILTERS = "type.googleapis.com/envoy.extensions.filters"
+SILENCE_WORDS = "!slow 4000\n"
+"""Four seconds a token: longer than either proxy waits."""
+
+
+def nginx(folder: Path, port: int, api: int, annotations: dict[str, str]) -> list[str]:
+    """nginx as ingress-nginx sets it up by these annotations, but with a time-out shortened to be met in a test."""
+    buffering = annotations["nginx.ingress.kubernetes.io/proxy-buffering"]
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"""daemon off; error_log stderr; pid {folder}/nginx.pid; user root;
+        events {{}}
+        http {{
+          access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+          uwsgi_temp_path {folder}; scgi_temp_path {folder};
+          server {{
+            listen 127.0.0.1:{port};
+            location / {{
+              proxy_pass http://127.0.0.1:{api}; proxy_http_version 1.1;
+              proxy_buffering {buffering}; proxy_read_timeout {NGINX_READ_TIMEOUT};
+            }}
+          }}
+        }}"""
+    )
+    return ["nginx", "-p", str(folder), "-c", str(config)]
+
+
+def envoy(folder: Path, port: int, api: int, timeouts: dict[str, str]) -> list[str]:
+    """Envoy as a Gateway sets it up by the route's time-outs."""
+    route = {"cluster": "api", "timeout": timeouts["request"], "idle_timeout": ENVOY_IDLE_TIMEOUT}
+    manager = {
+        "@type": f"{FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "in",
+        "stream_idle_timeout": ENVOY_IDLE_TIMEOUT,
+        "route_config": {
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{FILTERS}.http.router.v3.Router"},
+            }
+        ],
+    }
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    backend = {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": api}}}}
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    config = {
+        "static_resources": {
+            "listeners": [{"name": "in", "address": address, "filter_chains": [{"filters": filters}]}],
+            "clusters": [
+                {
+                    "name": "api",
+                    "type": "STATIC",
+                    "load_assignment": {"cluster_name": "api", "endpoints": [{"lb_endpoints": [backend]}]},
+                }
+            ],
+        }
+    }
+    path = folder / "envoy.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return [
+        str(Path(sys.executable).parent / "envoy"),
+        "-c",
+        str(path),
+        "--concurrency",
+        "1",
+        "--log-level",
+        "warn",
+        "--base-id-path",
+        f"{folder}/base",
+    ]
+
+
+@pytest.fixture
+async def headrace(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with stack(valkey.url, tmp_path) as running:
+        await running.start_api(HEADRACE_COMMENT_SECONDS=COMMENTS)
+        await running.start_worker("scripted:?token_ms=20")
+        yield running
+
+
+def proxy_command(name: str, render: Callable[..., Any], folder: Path, port: int, api: int) -> list[str]:
+    """The proxy's command line, with what the rendered chart says about streams."""
+    if name == "nginx":
+        values = {"ingress": {"enabled": True, "hosts": ["a.example.com"], "controller": "ingress-nginx"}}
+        annotations = render(values).one("Ingress", "-api")["metadata"]["annotations"]
+        return nginx(folder, port, api, annotations)
+    values = {"gateway": {"enabled": True, "parentRefs": [{"name": "g"}], "hostnames": ["a.example.com"]}}
+    (rule,) = render(values).one("HTTPRoute", "-api")["spec"]["rules"]
+    return envoy(folder, port, api, rule["timeouts"])
+
+
+@pytest.mark.parametrize("name", ["nginx", "envoy"])
+async def test_a_long_stream_passes_unbuffered_and_is_resumed_when_the_proxy_restarts(
+    name: str, headrace: Stack, render: Callable[..., Any], tmp_path: Path
+) -> None:
+    undisturbed = await headrace.run(words=100)
+    port, api = free_port(), int(headrace.urls[0].rpartition(":")[2])
+    command = proxy_command(name, render, tmp_path, port, api)
+    proxy = Process(name, command, headrace.apis[0].env, tmp_path / f"{name}.log").start()
+    headrace.workers.append(proxy)  # stopped with the rest
+    through = [f"http://127.0.0.1:{port}"]
+    await until(lambda: _listens(port), 20, f"{name} listens\n{proxy.tail()}")
+
+    # Unbuffered: tokens arrive while the answer is still being made.
+    history = await headrace.submit(words=100)
+    history.expected = undisturbed.text
+    following = asyncio.create_task(headrace.follow(history, replicas=through))
+    await until(lambda: len(history.of("token")) >= 5, 10, f"tokens through {name}")
+    assert not history.ended
+
+    # Restarted in the middle: the client resumes, and nothing is missing.
+    proxy.stop()
+    proxy.start()
+    await following
+    check_client(history, undisturbed.text)
+    assert history.connections > 1
+
+    # Silent for longer than the proxy's idle time-out: comments keep the one connection alive.
+    quiet = await headrace.submit(SILENCE_WORDS, words=2)
+    await headrace.follow(quiet, replicas=through)
+    check_client(quiet)
+    assert quiet.longest_silence > 3.5
+    assert quiet.connections == 1, proxy.tail()
+
+
+async def test_without_comments_the_idle_time_out_of_the_same_proxy_cuts_the_stream(
+    valkey: Valkey, render: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What the test above would look like if nothing kept the connection alive."""
+    async with stack(valkey.url, tmp_path) as headrace:
+        await headrace.start_api(HEADRACE_COMMENT_SECONDS="60")
+        await headrace.start_worker("scripted:?token_ms=20")
+        port, api = free_port(), int(headrace.urls[0].rpartition(":")[2])
+        command = proxy_command("nginx", render, tmp_path, port, api)
+        proxy = Process("nginx", command, headrace.apis[0].env, tmp_path / "nginx.log").start()
+        headrace.workers.append(proxy)
+        await until(lambda: _listens(port), 20, "nginx listens")
+        history: History = await headrace.submit(SILENCE_WORDS, words=2)
+        await headrace.follow(history, replicas=[f"http://127.0.0.1:{port}"])
+        check_client(history)  # resumed: nothing is lost even so
+        assert history.connections > 1, json.dumps([str(one.id) for one in history.seen])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
