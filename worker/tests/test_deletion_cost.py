@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api
 
-from worker import deletion_cost
+from worker import deletion_cost, worker_loop
 from worker.deletion_cost import ANNOTATION, BUSY_COST, DeletionCost, keep_deletion_cost
 
 PATH = "/api/v1/namespaces/ml/pods/worker-1/status"
@@ -80,3 +80,21 @@ async def test_a_cluster_that_refuses_is_asked_again(caplog: pytest.LogCaptureFi
 async def test_outside_of_a_cluster_nothing_is_written(caplog: pytest.LogCaptureFixture) -> None:
     await keep_deletion_cost("worker-1", busy=lambda: True)
     assert "there is no cluster to tell" in caplog.text
+
+
+async def test_a_worker_is_busy_while_it_holds_a_task(start_live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    followed: asyncio.Future[tuple[str, Callable[[], bool]]] = asyncio.get_running_loop().create_future()
+
+    async def keep(pod: str, busy: Callable[[], bool]) -> None:
+        followed.set_result((pod, busy))
+
+    monkeypatch.setattr(worker_loop, "keep_deletion_cost", keep)
+    worker = await start_live(deletion_cost=True)
+    pod, busy = await asyncio.wait_for(followed, 5)
+    assert pod == "worker-under-test"
+    assert not busy()
+    held: Any = object()
+    worker.runner.held.add(held)
+    assert busy()
+    worker.runner.held.remove(held)
+    assert worker.takes_tasks

@@ -17,6 +17,7 @@ from shared.schemas import ModelCard
 from shared.task_ledger import TaskLedger
 from shared.workers import WorkerRegistry
 from worker.codec import Codec, Prompts
+from worker.deletion_cost import keep_deletion_cost
 from worker.engine import Engine, EngineUnavailable, Patience
 from worker.engine_protocol import Step
 from worker.leases import Leases
@@ -113,6 +114,9 @@ class WorkerLoop:
         leases = Leases(runner, self._ledger, self._redis, self._keys, self._settings.lease_seconds)
         for work in (runner.emitter.run(), leases.renew(), leases.hear_cancellations(), self._keep_engine()):
             works.add(asyncio.create_task(work))
+        if self._settings.deletion_cost:
+            cost = keep_deletion_cost(self._settings.worker_name, busy=lambda: bool(runner.held))
+            works.add(asyncio.create_task(cost))
         self.runner = runner
         self.presence.refresh()
         on_ready()
