@@ -78,7 +78,7 @@ def _span(service: str, span: trace_pb2.Span) -> Span:
     )
 
 
-def _attributes(pairs: "list[KeyValue]") -> dict[str, Value]:
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Value]:
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "", None) for pair in pairs}
 
 
