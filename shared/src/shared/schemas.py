@@ -111,7 +111,7 @@ class Timings(WireType):
     queued: float
     """From acceptance to the claim of the last attempt."""
     first_token: float | None
-    """From acceptance to the first token, over all attempts."""
+    """From acceptance to the first token; None when an earlier attempt streamed it."""
     total: float
     """From acceptance to the end of generation."""
 
