@@ -9,7 +9,7 @@ import pytest
 from conftest import Valkey
 
 from faults.otlp_receiver import Receiver, Span, otlp_receiver
-from faults.stack import MODEL, Stack, stack, until
+from faults.stack import MODEL, Stack, free_port, stack, until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -153,3 +153,13 @@ async def test_access_tokens_in_query_strings_do_not_leave_the_process(traced: S
     await traced.client.get(f"{traced.urls[0]}/stream/nothing", params={"access_token": "s3cret"})
     await until(lambda: bool(receiver.of_trace(TRACE)), ANY_ORDER, "the request's span")
     assert "s3cret" not in str(receiver.spans)
+
+
+async def test_probes_and_scrapes_leave_no_span(traced: Stack, receiver: Receiver) -> None:
+    port = free_port()
+    await traced.start_api(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_url, HEADRACE_INTERNAL_PORT=str(port))
+    for path in ("healthz", "readyz", "metrics"):
+        await traced.client.get(f"http://127.0.0.1:{port}/{path}")
+    await traced.client.get(f"{traced.urls[-1]}/stream/nothing")
+    await until(lambda: any("/stream" in span.name for span in receiver.spans), ANY_ORDER, "a later request's span")
+    assert not [span.name for span in receiver.spans if "stream" not in span.name and "openapi" not in span.name]

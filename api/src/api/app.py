@@ -64,7 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 def create_internal_app(main: FastAPI) -> FastAPI:
     """The application of the second port; it looks at the backend of the public one."""
-    app = FastAPI(title="Headrace, internal", openapi_url=None)
+    # Without FastAPI's own tracing: a probe each second would be most of what a trace store holds.
+    app = FastAPI(title="Headrace, internal", openapi_url=None, telemetry={"tracing": False})
     app.state = main.state
     app.include_router(health.router)
     return app
