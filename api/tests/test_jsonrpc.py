@@ -150,7 +150,8 @@ NOT_JSON = {
     "NaN": b'{"jsonrpc": "2.0", "method": "echo", "params": [NaN], "id": 1}',
     "Infinity": b'{"jsonrpc": "2.0", "method": "echo", "params": [-Infinity], "id": 1}',
     "a number beyond all bounds": b'{"jsonrpc": "2.0", "method": "echo", "params": [1e400], "id": 1}',
-    "a long number beyond all bounds": b'{"jsonrpc": "2.0", "method": "echo", "params": [1%b.0], "id": 1}' % (b"0" * 400),
+    "a long number beyond all bounds": b'{"jsonrpc": "2.0", "method": "echo", "params": [1%b.0], "id": 1}'
+    % (b"0" * 400),
     "a number of 5000 digits": b'{"jsonrpc": "2.0", "method": "echo", "params": [%b], "id": 1}' % (b"9" * 5000),
     "deep lists": b"[" * 100_000,
     "deep lists, closed": b"[" * 100_000 + b"]" * 100_000,
