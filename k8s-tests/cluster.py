@@ -107,11 +107,22 @@ class Cluster:
 
     def execute(self, pod: str, *command: str) -> str:
         """Standard output of a command in the pod's first container."""
-        api = CoreV1Api(client.ApiClient(self.core.api_client.configuration))  # `stream` changes the client it is given
-        output = stream(
-            api.connect_get_namespaced_pod_exec, pod, self.namespace, command=list(command), stdout=True, stderr=False
-        )
-        return str(output).strip()
+        with client.ApiClient(self.core.api_client.configuration) as api:  # `stream` changes the client it is given
+            running = stream(
+                CoreV1Api(api).connect_get_namespaced_pod_exec,
+                pod,
+                self.namespace,
+                command=list(command),
+                stdout=True,
+                stderr=True,
+                _preload_content=False,
+            )
+            try:
+                running.run_forever(timeout=60)
+                assert running.returncode == 0, f"{command} in {pod}: {running.read_stderr()}"
+                return str(running.read_stdout()).strip()
+            finally:
+                running.close()
 
     def run_python(self, name: str, image: str, pull_policy: str, files: dict[str, str], *args: str) -> None:
         """A pod that runs the first of these Python files, under a Service of its own name, port 8080 and 4318."""

@@ -37,6 +37,9 @@ SCRIPTED: Json = {
 def pytest_configure(config: pytest.Config) -> None:
     # Local clusters have certificates that nobody signed; the kubeconfig decides whether that matters.
     config.addinivalue_line("filterwarnings", "ignore::urllib3.exceptions.InsecureRequestWarning")
+    # The Kubernetes client leaves connections that the API server has closed to the garbage collector.
+    unclosed = r"ignore:Exception ignored in. <ssl\.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+    config.addinivalue_line("filterwarnings", unclosed)
 
 
 @pytest.fixture(scope="session")

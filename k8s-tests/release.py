@@ -25,6 +25,12 @@ SEED = 7
 STREAM_SECONDS = 600.0
 """Within which a task that is being served has ended, new pods included."""
 
+READ_HOLDER = """
+import os, redis, sys
+print(redis.Redis.from_url(os.environ["HEADRACE_REDIS_URL"], decode_responses=True).hget(sys.argv[1], "worker"))
+"""
+"""For an API pod: it knows where Redis is, whichever Redis that is."""
+
 Json = dict[str, Any]
 
 
@@ -99,7 +105,8 @@ class Release:
     def holder(self, history: History) -> str:
         """The worker pod that runs the task, as the ledger has it."""
         key = Keys(SharedSettings().key_prefix).task(history.task_id)
-        return self.cluster.execute(f"{self.name}-redis-0", "valkey-cli", "--raw", "hget", key, "worker")
+        api_pod = self.cluster.ready_pods(self.selector("api"))[0]
+        return self.cluster.execute(api_pod, "python", "-c", READ_HOLDER, key)
 
 
 class Reader:
