@@ -1,0 +1,57 @@
+"""GPU gauges, on a stand-in for NVML: the machines that run the tests have no GPU."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from worker.gpus import Gpus
+
+
+class OneGpu:
+    """The calls of NVML that are made."""
+
+    started = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802  # NVML's names
+        self.started += 1
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
+        return SimpleNamespace(used=30 << 30, total=80 << 30)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:  # noqa: N802
+        return SimpleNamespace(gpu=75)
+
+
+class NoDriver:
+    """What a machine without a driver says, the same error each time."""
+
+    def nvmlInit(self) -> None:  # noqa: N802  # NVML's names
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+
+def exposed(nvml: Any) -> str:
+    registry = CollectorRegistry()
+    registry.register(Gpus(nvml))
+    generate_latest(registry)
+    return generate_latest(registry).decode()
+
+
+def test_each_gpu_says_how_full_and_how_busy_it_is() -> None:
+    nvml = OneGpu()
+    text = exposed(nvml)
+    assert 'headrace_gpu_memory_used_bytes{gpu="0"} 3.221225472e+10' in text
+    assert 'headrace_gpu_memory_total_bytes{gpu="0"} 8.589934592e+10' in text
+    assert 'headrace_gpu_utilization_ratio{gpu="0"} 0.75' in text
+    assert nvml.started == 1
+
+
+def test_without_a_driver_there_is_nothing_to_say() -> None:
+    assert exposed(NoDriver()) == ""
