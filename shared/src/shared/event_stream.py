@@ -5,17 +5,23 @@ date needs no second look. An entry's id is `<attempt>-<tokens so far>`: Redis r
 top, and that alone gives order, de-duplication and the fencing of workers that lost their lease.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import NamedTuple, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from shared.keys import Keys
 from shared.schemas import TokenEvent
 
 CLOSED = 2**32 - 1
 """Sequence number that closes an attempt; its ending follows at CLOSED + 1. No answer has as many tokens."""
+
+
+APPEND_TOKEN = (files("shared") / "lua" / "append_token.lua").read_text()
 
 
 class EntryId(NamedTuple):
@@ -119,6 +125,7 @@ class EventStream:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
+        self._append_sha = hashlib.sha1(APPEND_TOKEN.encode(), usedforsecurity=False).hexdigest()
 
     def channel(self, task_id: str) -> str:
         """The doorbell's pub/sub channel; it has the name of the stream."""
@@ -134,19 +141,16 @@ class EventStream:
             return set()
         pipeline = self._redis.pipeline(transaction=False)
         for write in writes:
-            key, entry = self._keys.events(write.task_id), write.entry
-            fields = {"t": entry.type, "d": entry.data, "i": ",".join(map(str, entry.token_ids))}
-            # A stream that is gone (Redis lost its data) stays gone: half a stream would look like a whole one.
-            pipeline.xadd(key, fields, id=str(entry.id), nomkstream=True)  # type: ignore[arg-type]  # invariant dict
-            if entry.data:
-                announcement = b"%b %b token %b" % (str(write.previous).encode(), str(entry.id).encode(), entry.data)
-                pipeline.publish(key, announcement)
-        replies = iter(await pipeline.execute(raise_on_error=False))
+            entry = write.entry
+            token_ids = ",".join(map(str, entry.token_ids))
+            arguments = (str(entry.id), entry.data, token_ids, str(write.previous))
+            pipeline.evalsha(self._append_sha, 1, self._keys.events(write.task_id), *arguments)
+        replies = await pipeline.execute(raise_on_error=False)
+        if any(isinstance(reply, NoScriptError) for reply in replies):  # a new or restarted server
+            await self._redis.script_load(APPEND_TOKEN)
+            return await self.write(writes)
         lost = set()
-        for write in writes:
-            reply = next(replies)
-            if write.entry.data:
-                next(replies)
+        for write, reply in zip(writes, replies, strict=True):
             if reply is None:
                 lost.add(write.task_id)
             if not isinstance(reply, Exception):
