@@ -90,7 +90,7 @@ class Cluster:
         ]
 
     def delete_pod(self, name: str, *, at_once: bool = False) -> None:
-        """At once: SIGKILL, as when a node dies. Otherwise SIGTERM and the pod's own grace period."""
+        """At once: SIGKILL after the two seconds that a kubelet always gives. Otherwise the pod's own grace period."""
         grace = {"grace_period_seconds": 0} if at_once else {}
         self.core.delete_namespaced_pod(name, self.namespace, **grace)
 

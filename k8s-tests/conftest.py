@@ -20,7 +20,8 @@ WANTS_GPUS = "wants-gpus"
 SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}}
 SCRIPTED: Json = {
     "api": {"replicas": 2, "resources": SMALL, "shutdownSeconds": 3, "preStopSeconds": 2},
-    "modelDefaults": {"resources": SMALL, "drainSeconds": 2},
+    # A kubelet gives even a pod that is deleted at once two seconds: it must die in its drain, or it hands over.
+    "modelDefaults": {"resources": SMALL, "drainSeconds": 10},
     "models": {
         SCRIPT: {"source": "scripted:?token_ms=50", "scaling": {"min": 2}},
         # More than any node has.
