@@ -108,8 +108,8 @@ class PerRequestAttention:
         plan = self._plan
         key_pages, value_pages = allocator.get_cache_for_block_table(layer)
         new_keys, new_values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-        key_pages.flatten(0, 1).index_copy_(0, plan.writes, new_keys)
-        value_pages.flatten(0, 1).index_copy_(0, plan.writes, new_values)
+        key_pages.flatten(0, 1)[plan.writes] = new_keys
+        value_pages.flatten(0, 1)[plan.writes] = new_values
 
         heads, tokens, dim = query.shape[1:]
         key_heads = key.shape[1]

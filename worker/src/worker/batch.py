@@ -10,6 +10,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 
 from worker import attention as per_request
+from worker import placement
 from worker.engine_protocol import Attention, Generate, Output, Stats, Step
 from worker.model_files import ModelUnavailable
 from worker.sampling import Sampler
@@ -81,6 +82,14 @@ class Batch(ContinuousBatchingManager):
         assert self.batch_processor is not None
         cache = self.batch_processor.cache
         return int(cache.num_blocks * self.continuous_batching_config.page_size)
+
+    def _create_batch_processor(self) -> Any:
+        """Called for the warm-up and again for the start; the cache is made by the first call."""
+        made = self.batch_processor is None
+        processor = super()._create_batch_processor()
+        if made:
+            placement.spread(processor.cache, placement.layer_devices(self.model))
+        return processor
 
     def hold(self, generate: Generate) -> Answer | None:
         """Registers a request before it may join; None when its id is already held."""

@@ -8,6 +8,7 @@ from transformers import ContinuousBatchingConfig
 
 from worker import scheduling
 from worker.engine_protocol import EngineOptions
+from worker.placement import layer_devices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +46,7 @@ def batch_config(options: EngineOptions, model: "PreTrainedModel") -> Continuous
         max_requests_per_batch=options.slots,
         allow_block_sharing=True,
         use_async_batching=False,  # a grammar needs the token of the step before to prepare the next
-        use_cuda_graph=options.cuda_graphs,
+        use_cuda_graph=options.cuda_graphs if len(set(layer_devices(model).values())) == 1 else False,
         auto_switch_to_flash=options.attention == "auto" and not on_cpu,
         scheduler_type=scheduling.install(options.prefill_chunk or defaults.prefill_chunk),
     )
