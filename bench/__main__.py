@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 import time
@@ -58,6 +59,8 @@ def main() -> None:
     commands.add_parser("report", help="write tables and plots of bench/results into docs/performance.md")
     commands.add_parser("simulate", help="carry the measured costs to a cluster")
     options = parser.parse_args()
+    # Also when it is told to end, it stops what it started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     match options.command:
         case "quick":
             folder = RESULTS / "quick" if options.accept else Path(tempfile.mkdtemp(prefix="headrace-bench-"))

@@ -79,7 +79,7 @@ async def _step_quantiles(server: Server) -> Metrics:
     writer._reader, writer._writer = await asyncio.open_connection("127.0.0.1", port)
     data = b'{"type":"token","taskId":"0123456789abcdef0123456789","text":" token","index":7}'
     times = []
-    for number in range(1, 500):
+    for number in range(1, 200):
         writes = [
             TokenWrite(f"t{task}", Entry(EntryId(1, number), "token", data, (7,)), EntryId(1, number - 1))
             for task in range(STEP_TASKS)

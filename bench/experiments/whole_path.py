@@ -14,7 +14,7 @@ from bench.servers import Server, headrace, llama_cpp, replaced_design, transfor
 from bench.trace import stories
 
 USERS = (1, 8, 16, 32)
-TOKENS = 48
+TOKENS = 64
 BOUND = Bound(first_token=2.0, per_token=0.25)
 
 
@@ -24,7 +24,7 @@ async def whole_path(scale: Scale) -> Result:
     users = USERS if scale.size >= 1 else (1, 16)
     async with direct_engine() as engine, raw_manager() as raw, headrace() as server:
         for count in users:
-            requests = max(4, 2 * count) if scale.size >= 1 else max(2, count)
+            requests = max(4 if scale.size >= 1 else 2, count)
             print(f"{count} users, {requests} requests of {TOKENS} tokens", flush=True)
             found = await interleaved(
                 {
