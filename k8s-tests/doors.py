@@ -29,9 +29,10 @@ class Doors:
         self._cluster = cluster
         self._selector = api_selector
         self._open: dict[tuple[str, int], tuple[str, subprocess.Popen[bytes]]] = {}
+        self._closed = False
 
     def __iter__(self) -> Iterator[str]:
-        while True:
+        while not self._closed:  # the reader of a failed test may still be on its way
             pods = self._cluster.ready_pods(self._selector)
             for pod in pods:
                 yield self.url(f"pod/{pod}")
@@ -56,8 +57,9 @@ class Doors:
         return target.removeprefix("pod/")
 
     def close(self) -> None:
-        """Ends every kubectl."""
-        for _, process in self._open.values():
+        """Ends every kubectl, and every iteration."""
+        self._closed = True
+        for _, process in list(self._open.values()):
             process.terminate()
             process.wait(10)
             if process.stdout:

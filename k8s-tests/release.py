@@ -81,7 +81,8 @@ class Release:
     def uninstall(self) -> None:
         self.doors.close()
         self._helm.uninstall(self.name, ignore_not_found=True)
-        everything = f"app.kubernetes.io/instance={self.name}"
+        # Helm leaves the pod of `helm test`; the namespace takes it along.
+        everything = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component!=test"
         core, namespace = self.cluster.core, self.cluster.namespace
         until(
             lambda: not core.list_namespaced_pod(namespace, label_selector=everything).items,
