@@ -55,7 +55,7 @@ def main() -> None:
         prefill_chunk=arguments.prefill_chunk,
         kv_memory_gib=arguments.kv_memory_gib,
     )
-    result: dict[str, Any] = {"command": " ".join(sys.argv), "machine": platform.processor(), "cores": os.cpu_count()}
+    result: dict[str, Any] = {"command": " ".join(sys.argv), "machine": platform.platform(), "cores": os.cpu_count()}
     engine = Process(engine_process.serve, options)
     result |= {"device": engine.ready.device, "dtype": engine.ready.dtype, "start_seconds": engine.start_seconds}
     try:
