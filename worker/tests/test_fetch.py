@@ -51,9 +51,9 @@ def test_a_download_that_fails_leaves_no_mark(settings: WorkerSettings, monkeypa
 
 
 def test_the_program_says_what_is_wrong_and_exits_with_1(
-    settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HEADRACE_MODEL_SOURCE", "/no/such/folder")
     monkeypatch.setenv("HEADRACE_CACHE_DIR", str(settings.cache_dir))
     assert main() == 1
-    assert "There is no model at /no/such/folder" in caplog.text
+    assert "There is no model at /no/such/folder" in capsys.readouterr().err
