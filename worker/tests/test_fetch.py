@@ -1,12 +1,15 @@
 """The init container that fills a model cache: once, and never half."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from worker import fetch as fetch_module
 from worker.engine_protocol import EngineOptions
-from worker.fetch import fetch, main, mark_of
+from worker.fetch import fetch, mark_of
 from worker.model import ModelFiles, ModelUnavailable
 from worker.settings import WorkerSettings
 
@@ -50,10 +53,9 @@ def test_a_download_that_fails_leaves_no_mark(settings: WorkerSettings, monkeypa
     assert not mark_of(settings).exists()
 
 
-def test_the_program_says_what_is_wrong_and_exits_with_1(
-    settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HEADRACE_MODEL_SOURCE", "/no/such/folder")
-    monkeypatch.setenv("HEADRACE_CACHE_DIR", str(settings.cache_dir))
-    assert main() == 1
-    assert "There is no model at /no/such/folder" in capsys.readouterr().err
+def test_the_program_says_what_is_wrong_and_exits_with_1(settings: WorkerSettings) -> None:
+    env = os.environ | {"HEADRACE_MODEL_SOURCE": "/no/such/folder", "HEADRACE_CACHE_DIR": str(settings.cache_dir)}
+    program = [sys.executable, "-m", "worker.fetch"]
+    done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "There is no model at /no/such/folder" in done.stderr
