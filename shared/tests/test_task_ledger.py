@@ -9,13 +9,11 @@ from redis.asyncio import Redis
 
 from shared.event_stream import (
     CLOSED,
-    Announcement,
     Entry,
     EntryId,
     EventStream,
     TokenWrite,
     TokenWriter,
-    parse_announcement,
 )
 from shared.keys import Keys
 from shared.schemas import ErrorEvent, FinalTextEvent, Guard, InferenceRequest, Timings, Usage
@@ -336,18 +334,19 @@ async def test_every_entry_rings_the_doorbell_with_the_id_before_it(
         writer.add([2], "ab")
         await stream.write(taken(writer))
         await ledger.end(task_id, 1, "SUCCESS", answer(task_id))
-        rung: list[Announcement] = []
-        while not rung or rung[-1].entry.type != "end":
+        rung: list[list[bytes]] = []
+        while not rung or rung[-1][2] != b"end":
             message = await pubsub.get_message(timeout=5)
             assert message is not None
-            rung.append(parse_announcement(message["data"]))
+            rung.append(message["data"].split(b" ", 3))  # previous id, id, type, data
     shown = [entry for entry in await stream.read(task_id) if entry.data]
-    assert [one.entry.id for one in rung] == [entry.id for entry in shown]
-    assert [one.entry.data for one in rung] == [entry.data for entry in shown]
+    assert [EntryId.parse(one[1].decode()) for one in rung] == [entry.id for entry in shown]
+    assert [one[3] for one in rung] == [entry.data for entry in shown]
     cursor = EntryId(0, 0)
     for one in rung:
-        assert one.previous <= cursor < one.entry.id  # a reader that heard all needs no second look
-        cursor = one.entry.id
+        previous, entry_id = EntryId.parse(one[0].decode()), EntryId.parse(one[1].decode())
+        assert previous <= cursor < entry_id  # a reader that heard all needs no second look
+        cursor = entry_id
 
 
 def test_a_task_id_tells_when_it_was_made() -> None:

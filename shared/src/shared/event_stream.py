@@ -61,20 +61,6 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
-    """A doorbell message: an entry, and the id of the one that a reader must have seen to need no second look."""
-
-    previous: EntryId
-    entry: Entry
-
-
-def parse_announcement(payload: bytes) -> Announcement:
-    """The message that Lua's append() and EventWriter publish: `<previous> <id> <type> <data>`."""
-    previous, entry_id, kind, data = payload.split(b" ", 3)
-    return Announcement(EntryId.parse(previous.decode()), Entry(EntryId.parse(entry_id.decode()), kind.decode(), data))
-
-
-@dataclass(frozen=True, slots=True)
 class TokenWrite:
     """One entry on its way into the stream; safe to write again when the outcome of the first time is unknown."""
 
