@@ -196,9 +196,17 @@ class Up:
         return found
 
     def child(self, module: str) -> psutil.Process:
-        command = ["-m", module]
-        (found,) = (c for c in psutil.Process(self.process.pid).children() if c.cmdline()[-2:] == command)
-        return found
+        """The process of that name, waited for: while it becomes its program (exec), it has no command line."""
+        found: list[psutil.Process] = []
+
+        def listed() -> bool:
+            found[:] = (
+                child for child in psutil.Process(self.process.pid).children() if _command(child)[-2:] == ["-m", module]
+            )
+            return len(found) == 1
+
+        self.eventually(listed, lambda: f"{len(found)} processes run {module}: {self.output}")
+        return found[0]
 
     def exit_code(self) -> int:
         """Waits for the end; all that it started must be gone then."""
@@ -231,6 +239,13 @@ class Up:
         self._reading.join(BOUND_SECONDS)
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _lives(process: psutil.Process) -> bool:

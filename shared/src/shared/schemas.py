@@ -178,7 +178,6 @@ ErrorCode = Literal[
     "deadline_exceeded",
     "poisoned",
     "engine_failed",
-    "invalid_output",
     "invalid_request",
     "version_unsupported",
     "data_lost",
