@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from conftest import Valkey
@@ -60,7 +62,8 @@ async def test_a_task_that_ends_while_redis_is_away_does_not_run_twice_visibly(h
 
 
 @pytest.mark.slow
-async def test_a_frozen_redis_loses_nothing_and_refuses_fast(headrace: Stack, valkey: Valkey) -> None:
+@pytest.mark.parametrize("seconds", [6, 40])
+async def test_a_frozen_redis_loses_nothing_and_refuses_fast(headrace: Stack, valkey: Valkey, seconds: float) -> None:
     await headrace.start_worker()
     undisturbed = await headrace.run(words=400)
     history = await headrace.submit(words=400)
@@ -72,11 +75,34 @@ async def test_a_frozen_redis_loses_nothing_and_refuses_fast(headrace: Stack, va
         refused = await headrace.rpc("create_message", {"message": "hello"})
         assert time.monotonic() - began < 5
         assert refused["error"]["code"] == -32007
-        await asyncio.sleep(6)  # the fault itself
+        await asyncio.sleep(seconds)  # the fault itself
     finally:
         os.kill(valkey.pid, signal.SIGCONT)
     await following
     assert history.state == "SUCCESS"
+
+
+@pytest.mark.slow
+async def test_a_restart_of_redis_without_its_data_is_told_and_service_resumes(
+    headrace: Stack, valkey: Valkey, tmp_path: Path
+) -> None:
+    await headrace.start_worker("scripted:?token_ms=50")
+    histories = [await headrace.submit(words=1000) for _ in range(3)]
+    followings = [await headrace.until_tokens(history, 3) for history in histories]
+    queued = await headrace.submit(text="!tokens 5")
+    followings.append(asyncio.create_task(headrace.follow(queued)))
+    os.kill(valkey.pid, signal.SIGKILL)
+    valkey.stop()
+    shutil.rmtree(tmp_path / "valkey")
+    valkey.start()
+    back_at = time.monotonic()
+    await asyncio.gather(*followings)
+    for history in [*histories, queued]:
+        headrace.histories.remove(history)
+        told = history.refused.startswith("410") or [one.data["code"] for one in history.of("error")] == ["data_lost"]
+        assert told, history.describe()
+    assert time.monotonic() - back_at < 10
+    assert (await headrace.run()).state == "SUCCESS"
 
 
 async def test_data_loss_is_told_never_silence(headrace: Stack, redis: Redis) -> None:

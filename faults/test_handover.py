@@ -6,8 +6,10 @@ import time
 
 import pytest
 
-from faults.stack import Stack, until
-from faults.test_takeover import retries, started
+from api.lost_messages import RESEND_SECONDS
+from faults.stack import LEASE, Stack, until
+from faults.test_cancel_and_deadlines import cancel
+from faults.test_takeover import first_token_of_attempt, retries, started
 
 
 async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: Stack) -> None:
@@ -76,11 +78,48 @@ async def test_a_worker_exits_within_its_budget_even_with_a_stuck_engine(headrac
 @pytest.mark.slow
 async def test_a_kill_in_the_middle_of_the_drain_loses_nothing(headrace: Stack) -> None:
     await headrace.start_worker(HEADRACE_DRAIN_SECONDS="20")
+    undisturbed = await headrace.run(words=300)
     history = await headrace.submit(words=300)
+    history.expected = undisturbed.text
     following = await headrace.until_tokens(history, 5)
+    await headrace.start_worker()
     headrace.workers[0].send(signal.SIGTERM)
     await until(lambda: len(history.of("token")) >= 20, 10, "tokens while it drains")
+    killed_at = time.monotonic()
     headrace.workers[0].kill()
-    await headrace.start_worker()
     await following
-    assert history.state == "SUCCESS"
+    assert (started(history), history.state) == ([1, 2], "SUCCESS")
+    assert first_token_of_attempt(history, 2) - killed_at <= LEASE + 2
+
+
+@pytest.mark.slow
+async def test_a_kill_in_the_middle_of_the_hand_over_loses_nothing(headrace: Stack) -> None:
+    await headrace.start_worker("scripted:?token_ms=20", HEADRACE_DRAIN_SECONDS="0")
+    undisturbed = await headrace.run(words=150)
+    histories = [await headrace.submit(words=150) for _ in range(12)]
+    followings = [await headrace.until_tokens(history, 3) for history in histories]
+    await headrace.start_worker("scripted:?token_ms=20")
+    headrace.workers[0].send(signal.SIGTERM)
+    # Some are handed over, of some the message is not sent yet, some are still held.
+    await until(lambda: any(retries(history) for history in histories), 5, "the first is handed over")
+    killed_at = time.monotonic()
+    headrace.workers[0].kill()
+    await asyncio.gather(*followings)
+    for history in histories:
+        history.expected = undisturbed.text
+        assert (started(history), retries(history), history.state) == ([1, 2], 1, "SUCCESS")
+        # Its place in the queue may have been given up and its message not sent: then the janitor sends one.
+        assert first_token_of_attempt(history, 2) - killed_at <= max(LEASE, RESEND_SECONDS) + 2
+
+
+async def test_a_cancel_during_the_drain_wins(headrace: Stack) -> None:
+    await headrace.start_worker(HEADRACE_DRAIN_SECONDS="10")
+    history = await headrace.submit(words=1000)
+    following = await headrace.until_tokens(history, 5)
+    headrace.workers[0].send(signal.SIGTERM)
+    asked_at = time.monotonic()
+    assert (await cancel(headrace, history))["cancelled"] is True
+    await following
+    assert (started(history), history.state) == ([1], "REVOKED")
+    assert history.seen[-1].at - asked_at <= 1
+    assert await headrace.workers[0].wait(10) == 0

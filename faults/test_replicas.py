@@ -100,7 +100,7 @@ async def test_every_cursor_gets_its_documented_answer(headrace: Stack) -> None:
     assert f"id: {middle}\n" not in rest
     assert (await answer(str(history.seen[-1].id)))[0] == 204
     assert (await answer("garbage"))[0] == 400
-    assert (await answer("99-1"))[0] == 400
+    assert (await answer("99-1"))[0] == 410
     assert (await headrace.client.get(f"{headrace.urls[0]}/stream/nonsense")).status_code == 404
 
 

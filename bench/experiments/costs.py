@@ -81,7 +81,12 @@ async def _step_quantiles(server: Server) -> Metrics:
     times = []
     for number in range(1, 200):
         writes = [
-            TokenWrite(f"t{task}", Entry(EntryId(1, number), "token", data, (7,)), EntryId(1, number - 1))
+            TokenWrite(
+                f"t{task}",
+                Entry(EntryId(1, number), "token", data, (7,)),
+                EntryId(1, number - 1),
+                EntryId(1, number - 1),
+            )
             for task in range(STEP_TASKS)
         ]
         begin = time.perf_counter()

@@ -11,6 +11,7 @@ from shared.event_stream import (
     CLOSED,
     Entry,
     EntryId,
+    EntryLost,
     EventStream,
     TokenWrite,
     TokenWriter,
@@ -203,6 +204,84 @@ async def test_a_stream_that_redis_lost_is_not_begun_in_the_middle(
     await redis.flushall()
     assert await stream.write(taken(writer)) == {task_id}
     assert await stream.read(task_id) == []
+
+
+def token(writer: TokenWriter) -> list[TokenWrite]:
+    """One more token, as a write."""
+    writer.add([7], "x")
+    return taken(writer)
+
+
+async def roll_back(redis: Redis, keys: Keys, task_id: str, *entries: str) -> None:
+    """What a failover does that loses the last writes."""
+    assert await redis.xdel(keys.events(task_id), *entries) == len(entries)
+
+
+async def test_a_write_behind_a_lost_one_is_refused_and_its_worker_ends_the_task_as_data_lost(
+    ledger: TaskLedger, stream: EventStream, redis: Redis, keys: Keys
+) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id)
+    writer = TokenWriter(task_id, 1, 0)
+    for _ in range(3):
+        assert await stream.write(token(writer)) == set()
+    await roll_back(redis, keys, task_id, "1-2", "1-3")
+    assert await stream.write(token(writer)) == {task_id}
+    await ledger.tell_lost(task_id, 1, str(writer.written))
+    entries = await stream.read(task_id, EntryId(1, 1))
+    assert [entry.type for entry in entries] == ["error", "status", "end"]
+    assert json.loads(entries[0].data)["code"] == "data_lost"
+
+
+async def test_who_is_refused_for_another_reason_does_not_end_the_task(ledger: TaskLedger, stream: EventStream) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id)
+    writer = TokenWriter(task_id, 1, 0)
+    assert await stream.write(token(writer)) == set()
+    await ledger.tell_lost(task_id, 1, str(writer.written))
+    await ledger.requeue(task_id, 1, "handover")
+    await ledger.tell_lost(task_id, 1, str(writer.written))
+    record = await ledger.get(task_id)
+    assert record is not None
+    assert record.state == "waiting"
+
+
+@pytest.mark.parametrize("step", ["end", "requeue"])
+async def test_an_answer_with_a_hole_in_it_is_not_finished(
+    ledger: TaskLedger, stream: EventStream, redis: Redis, keys: Keys, step: str
+) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id)
+    writer = TokenWriter(task_id, 1, 0)
+    for _ in range(2):
+        await stream.write(token(writer))
+    await roll_back(redis, keys, task_id, "1-2")
+    if step == "end":
+        assert not await ledger.end(task_id, 1, "SUCCESS", answer(task_id), written=str(writer.written))
+    else:
+        assert (await ledger.requeue(task_id, 1, "handover", written=str(writer.written))).outcome == "data_lost"
+    record = await ledger.get(task_id)
+    assert record is not None
+    assert (record.wire_state, json.loads(record.outcome)["code"]) == ("FAILURE", "data_lost")
+
+
+async def test_a_reader_ahead_of_the_stream_is_told(
+    ledger: TaskLedger, stream: EventStream, redis: Redis, keys: Keys
+) -> None:
+    task_id = await accept(ledger)
+    await claim(ledger, task_id)
+    writer = TokenWriter(task_id, 1, 0)
+    for _ in range(3):
+        await stream.write(token(writer))
+    assert [entry.id for entry in await stream.read_on(task_id, EntryId(1, 1), 9)] == [(1, 2), (1, 3)]
+    assert len(await stream.read_on(task_id, EntryId(1, 1), 1)) == 1
+    assert await stream.read_on(task_id, EntryId(1, 3), 9) == []
+    await roll_back(redis, keys, task_id, "1-3")
+    with pytest.raises(EntryLost):
+        await stream.read_on(task_id, EntryId(1, 3), 9)
+    await ledger.requeue(task_id, 1, "handover")
+    with pytest.raises(EntryLost):
+        await stream.read_on(task_id, EntryId(1, 3), 9)
 
 
 async def test_three_engine_crashes_poison_a_task(ledger: TaskLedger, stream: EventStream) -> None:

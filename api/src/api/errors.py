@@ -110,6 +110,10 @@ class TaskExpired(ApiError, code=TASK_NOT_FOUND, status=410):
     """The task has expired."""
 
 
+class EventsLost(ApiError, code=TASK_NOT_FOUND, status=410):
+    """Events that the client has seen are not in the stream (any more)."""
+
+
 class ModelQueueFull(ApiError, code=QUEUE_FULL, status=429, retryable=True):
     """The model's queue is full."""
 

@@ -97,7 +97,7 @@ class EventHub:
             task_id,
             after,
             ready=feed.heard_of,
-            read=self._stream.read,
+            read=self._stream.read_on,
             leave=self._forget,
             on_slow=self._on_slow,
         )

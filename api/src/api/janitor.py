@@ -1,4 +1,4 @@
-"""Puts right what nobody else can: tasks of dead workers, vanished messages, passed deadlines, abandoned streams.
+"""Puts right what nobody else can: tasks of dead workers, vanished messages and results, deadlines, abandoned streams.
 
 Every replica has a janitor; a lock in Redis lets one of them work. All it does may be done twice without harm.
 """
@@ -14,6 +14,7 @@ from redis.exceptions import LockError, RedisError
 
 from api.backend import Backend
 from api.lost_messages import LostMessages
+from api.lost_results import LostResults
 from api.readers import Readership
 from api.tracing import tell_lost_attempt
 from shared.logs import scope
@@ -30,7 +31,7 @@ LOCK_SECONDS = 5.0
 """A janitor that died is replaced after this."""
 RUNNING_GRACE_SECONDS = 1.0
 """A worker ends its own tasks at their deadline; the janitor comes after it."""
-ACTIONS = ("requeued", "poisoned", "revoked", "abandoned", "deadline_exceeded", "resent")
+ACTIONS = ("requeued", "poisoned", "revoked", "abandoned", "deadline_exceeded", "resent", "result_stored")
 """All that is counted; each begins at zero, so that its first time is an increase."""
 AT_ONCE = 32
 """Tasks handled at the same time."""
@@ -48,6 +49,7 @@ class Janitor:
         self._lock = Lock(backend.redis, backend.keys.janitor, timeout=LOCK_SECONDS, thread_local=False)
         self._readership = Readership(backend.redis, backend.keys, window_seconds=settings.resume_window_seconds)
         self._lost_messages = LostMessages(backend)
+        self._lost_results = LostResults(backend)
         self._grace_seconds = max(settings.lease_seconds, self._readership.renew_seconds + SWEEP_SECONDS)
         self._gap_seconds = max(settings.lease_seconds / 2, 2 * SWEEP_SECONDS)
         self._contact: float | None = None
@@ -116,6 +118,7 @@ class Janitor:
         await _each(await self._ledger.overdue(running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
         for model in models:
             await _each(await self._lost_messages.find(model), self._send_again)
+        await _each(await self._lost_results.find(), self._restore_result)
 
     async def _take_from_the_dead(self, task_id: str) -> None:
         outcome = (await self._ledger.requeue(task_id, 0, "loss")).outcome
@@ -160,6 +163,10 @@ class Janitor:
             self._count("deadline_exceeded", record)
             self._metrics.ended.labels(record.model, "FAILURE", "deadline_exceeded").inc()
             await self._publisher.fail_result(task_id, f"deadline_exceeded: {message}")
+
+    async def _restore_result(self, task_id: str) -> None:
+        if await self._lost_results.restore(task_id) and (record := await self._ledger.get(task_id)):
+            self._count("result_stored", record)
 
     async def _send_again(self, message: Message) -> None:
         record = await self._ledger.get(message.task_id)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import celery
 from prometheus_client import Counter
@@ -53,6 +54,12 @@ class Publisher:
         error = RuntimeError(reason)
         return await self._run(
             f"failing the result of {task_id}", lambda: self._app.backend.mark_as_failure(task_id, error)
+        )
+
+    async def store_result(self, task_id: str, result: dict[str, Any]) -> bool:
+        """Stores SUCCESS in the result backend, for whoever waits in `AsyncResult(task_id).get()`."""
+        return await self._run(
+            f"storing the result of {task_id}", lambda: self._app.backend.mark_as_done(task_id, result)
         )
 
     async def _run(self, what: str, call: Callable[[], None]) -> bool:

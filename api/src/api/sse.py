@@ -14,11 +14,11 @@ from api.audience import Audience, Reader
 from api.auth import reader as tenant_of
 from api.backend import Backend, backend_of
 from api.cancellation import cancel_and_wait
-from api.errors import InvalidParams, TaskExpired, TaskNotFound
+from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
 from api.readers import Readership
 from api.tracing import link_stream
 from api.waiting_room import note_status
-from shared.event_stream import START, EntryId
+from shared.event_stream import START, EntryId, EntryLost
 from shared.logs import bind
 from shared.task_id import task_id_time
 from shared.task_record import TaskRecord
@@ -55,10 +55,9 @@ async def stream(task_id: str, request: Request) -> Response:
     if last_seen:
         backend.metrics.stream_resumes.inc()
         top = (await backend.stream.tops([task_id]))[0]
-        if after > top:
-            raise InvalidParams(f"Last-Event-ID {after} is ahead of the stream, whose last event is {top}")
         if after == top and record.state == "ended":
             return Response(status_code=204)
+        await _check(backend, task_id, after)
     return StreamResponse(backend, request.app.state.audience, record, after)
 
 
@@ -69,6 +68,14 @@ def _parse(last_seen: str) -> EntryId:
         return EntryId.parse(last_seen)
     except ValueError:
         raise InvalidParams("Last-Event-ID must be the id of an event of this stream") from None
+
+
+async def _check(backend: Backend, task_id: str, after: EntryId) -> None:
+    """A client that has seen more than the stream holds is not given the rest of another answer."""
+    try:
+        await backend.stream.read_on(task_id, after, 1)
+    except EntryLost:
+        raise EventsLost(f"The event {after} is not in the stream (any more).") from None
 
 
 def _gone(task_id: str, retention_seconds: float, *, resumed: bool) -> Exception:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from redis.exceptions import RedisError
 
-from shared.event_stream import Entry, EntryId
+from shared.event_stream import Entry, EntryId, EntryLost
 from shared.schemas import EndEvent, ErrorEvent
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,11 @@ class Subscription:
             if self._late is not None and len(self._late) < PAGE:
                 self._late.append((previous, frame))
             return
-        if previous != self._last and not self._continues(previous, frame.id):
+        if previous != self._last:
+            # It was read from the stream already; or one between was missed, or had no text, or is lost: the stream
+            # says which.
+            if _parse(frame.id) > _parse(self._last):
+                self.fall_behind()
             return
         self._size += len(frame.wire)
         if self._size > BUFFER_BYTES and self._frames:
@@ -143,15 +147,6 @@ class Subscription:
         self._last = frame.id
         self._frames.append(frame)
         self._wake()
-
-    def _continues(self, previous: bytes, entry_id: bytes) -> bool:
-        last = _parse(self._last)
-        if _parse(entry_id) <= last:
-            return False
-        if _parse(previous) > last:
-            self.fall_behind()
-            return False
-        return True
 
     @property
     def behind(self) -> bool:
@@ -169,7 +164,7 @@ class Subscription:
         self._wake()
 
     def lose(self) -> None:
-        """The stream is gone."""
+        """The stream, or the end of it that this reader has seen, is gone."""
         for event in (
             ErrorEvent(task_id=self.task_id, code="data_lost", message="The task's data was lost.", retryable=True),
             EndEvent(task_id=self.task_id, state="FAILURE"),
@@ -187,6 +182,10 @@ class Subscription:
         self._late = []
         try:
             entries = await self._read(self.task_id, _parse(self._last), PAGE)
+        except EntryLost:
+            self._behind = False
+            self.lose()
+            return []
         except (RedisError, OSError) as error:
             log.debug("reading the stream of task %s failed: %s", self.task_id, error)
             await asyncio.sleep(RETRY_SECONDS)

@@ -49,6 +49,10 @@ START = EntryId(0, 0)
 """Before every entry."""
 
 
+class EntryLost(Exception):
+    """An entry that a reader has seen is not in the stream: Redis has lost its newest writes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One event as it stands in the stream."""
@@ -68,6 +72,8 @@ class TokenWrite:
     entry: Entry
     previous: EntryId
     """The last entry before it that carries data."""
+    before: EntryId
+    """The entry that must stand right before it: the attempt's last one."""
 
 
 class TokenWriter:
@@ -87,18 +93,24 @@ class TokenWriter:
         self._ids.extend(token_ids)
         self._text += text
 
+    @property
+    def written(self) -> EntryId:
+        """The attempt's last entry that was given to Redis, or is about to be."""
+        return self._written
+
     def take(self) -> TokenWrite | None:
         """What was added since the last call, as one entry; None when nothing was."""
         if not self._ids and not self._text:
             return None
         self.index += len(self._ids)
         # Text that was held back can become visible without a new token: the entry still needs an id of its own.
-        sequence = max(self.index, self._written.sequence + 1)
-        self._written = EntryId(self._written.attempt, sequence)
+        before = self._written
+        sequence = max(self.index, before.sequence + 1)
+        self._written = EntryId(before.attempt, sequence)
         data = b""
         if self._text:
             data = TokenEvent(task_id=self.task_id, text=self._text, index=self.index).model_dump_json().encode()
-        write = TokenWrite(self.task_id, Entry(self._written, "token", data, tuple(self._ids)), self._shown)
+        write = TokenWrite(self.task_id, Entry(self._written, "token", data, tuple(self._ids)), self._shown, before)
         if data:
             self._shown = self._written
         self._ids, self._text = [], ""
@@ -118,7 +130,8 @@ class EventStream:
         return self._keys.events(task_id)
 
     async def write(self, writes: Sequence[TokenWrite]) -> set[str]:
-        """Writes at most one entry per task, all in one round trip; returns the ids of tasks whose lease is lost.
+        """Writes at most one entry per task, all in one round trip; returns the ids of the tasks that refuse theirs:
+        the lease is lost, or Redis no longer has the entry before it.
 
         Raises redis.exceptions.RedisError when Redis does not answer or refuses (out of memory): call again with the
         same writes, Redis keeps what it already has.
@@ -129,30 +142,36 @@ class EventStream:
         for write in writes:
             entry = write.entry
             token_ids = ",".join(map(str, entry.token_ids))
-            arguments = (str(entry.id), entry.data, token_ids, str(write.previous))
+            arguments = (str(entry.id), entry.data, token_ids, str(write.previous), str(write.before))
             pipeline.evalsha(self._append_sha, 1, self._keys.events(write.task_id), *arguments)
         replies = await pipeline.execute(raise_on_error=False)
         if any(isinstance(reply, NoScriptError) for reply in replies):  # a new or restarted server
             await self._redis.script_load(APPEND_TOKEN)
             return await self.write(writes)
-        lost = set()
-        for write, reply in zip(writes, replies, strict=True):
-            if reply is None:
-                lost.add(write.task_id)
-            if not isinstance(reply, Exception):
-                continue
-            if "equal or smaller" not in str(reply):
+        for reply in replies:
+            if isinstance(reply, Exception):
                 raise reply
-            # Refused: either a repeat of our own write, or somebody has taken over.
-            if (await self.tops([write.task_id]))[0] != write.entry.id:
-                lost.add(write.task_id)
-        return lost
+        return {write.task_id for write, reply in zip(writes, replies, strict=True) if reply is None}
 
     async def read(self, task_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
         """The entries behind `after`, oldest first; all of them or `count`."""
         key = self._keys.events(task_id)
         replies = cast(list[_RawEntry], await self._redis.xrange(key, min=f"({after}", max="+", count=count))
         return [_entry(entry_id, fields) for entry_id, fields in replies]
+
+    async def read_on(self, task_id: str, after: EntryId, count: int) -> list[Entry]:
+        """As `read`, for a reader that has the entry `after`. Raises EntryLost when the stream does not (any more)."""
+        if after == START:
+            return await self.read(task_id, START, count)
+        key = self._keys.events(task_id)
+        replies = cast(list[_RawEntry], await self._redis.xrange(key, min=str(after), max="+", count=count + 1))
+        entries = [_entry(entry_id, fields) for entry_id, fields in replies]
+        if entries and entries[0].id == after:
+            return entries[1:]
+        # An id that nobody sent, but between two tokens of one attempt, was written by hand: what follows is clear.
+        if entries and entries[0].id.attempt == after.attempt and entries[0].id.sequence < CLOSED:
+            return entries[:count]
+        raise EntryLost
 
     async def tops(self, task_ids: Sequence[str]) -> list[EntryId]:
         """The newest entry of each stream, in one round trip; START for a stream that is not there."""

@@ -58,6 +58,11 @@ class Keys:
         return f"{self.prefix}deadlines"
 
     @property
+    def ended(self) -> str:
+        """Sorted set: ids of ended tasks whose Celery result nobody has checked yet, by time of their end, ms."""
+        return f"{self.prefix}ended"
+
+    @property
     def cancel(self) -> str:
         """Pub/sub channel: ids of running tasks to cancel."""
         return f"{self.prefix}cancel"

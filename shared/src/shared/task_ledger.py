@@ -117,11 +117,12 @@ class TaskLedger:
         replies = await pipeline.execute()
         return {task_id: reply.decode() for (task_id, _), reply in zip(held, replies, strict=True) if reply != b"ok"}
 
-    async def requeue(self, task_id: str, attempt: int, cause: RequeueCause) -> Requeued:
+    async def requeue(self, task_id: str, attempt: int, cause: RequeueCause, *, written: str = "") -> Requeued:
         """Closes a running attempt and puts the task back to its old place among the waiting ones.
 
         With cause `loss` whoever holds the task is closed out, but only after the lease has run out. A task that has
-        used up its failures ends as poisoned; one that was to be cancelled ends as REVOKED.
+        used up its failures ends as poisoned; one that was to be cancelled ends as REVOKED; one whose entry `written`,
+        the worker's last, Redis has lost, ends as data_lost.
         """
         poisoned = ErrorEvent(
             task_id=task_id,
@@ -130,8 +131,9 @@ class TaskLedger:
             retryable=False,
         )
         status, *rest = await self._run(
-            "requeue", task_id, attempt, cause, self._max_failures, _json(poisoned), self._retention_ms
-        )
+            "requeue", task_id, attempt, cause, self._max_failures, _json(poisoned), self._retention_ms,
+            written,
+        )  # fmt: skip
         return Requeued(status.decode(), rest[0].decode() if rest else "")
 
     async def end(
@@ -144,10 +146,12 @@ class TaskLedger:
         result: str = "",
         conversation: tuple[str, str] | None = None,
         conversation_seconds: float = 0,
+        written: str = "",
     ) -> bool:
         """Ends the task with its outcome event; False when it has ended already or the attempt has lost its lease.
 
         With an attempt, only while that attempt holds the task; without one, from whatever state (janitor, deadline).
+        When Redis has lost `written`, the last entry of the attempt, the task ends as data_lost instead.
         An error event gets the id of the task's trace.
         `result` is the JSON for the result backend; `conversation` its id (with tenant) and its new JSON.
         """
@@ -155,9 +159,13 @@ class TaskLedger:
         status, *_ = await self._run(
             "end", task_id, "" if attempt is None else attempt, state, outcome.type if outcome else "",
             _json(outcome) if outcome else "", result, self._retention_ms, conversation_id, messages,
-            int(conversation_seconds * 1000),
+            int(conversation_seconds * 1000), written,
         )  # fmt: skip
         return bool(status == b"done")
+
+    async def tell_lost(self, task_id: str, attempt: int, written: str) -> None:
+        """Ends the task as data_lost if this attempt still holds it, but Redis has lost its entry `written`."""
+        await self._run("end", task_id, attempt, "", "", "", "", self._retention_ms, "", "", 0, written)
 
     async def cancel(self, task_id: str, tenant: str) -> tuple[str, State | None]:
         """Cancels: `revoked` (was waiting), `asked` (its worker will stop it), `ended` (too late) or `missing`."""
@@ -223,6 +231,16 @@ class TaskLedger:
             elif status == b"missing":
                 await self.forget(task_id, [model])
         return messages
+
+    async def ended(self, *, seconds_ago: float, count: int) -> list[str]:
+        """Tasks that ended at least so long ago and are not `settled`, oldest first."""
+        until = await self._now_ms() - int(seconds_ago * 1000)
+        return _ids(await self._redis.zrange(self._keys.ended, "-inf", until, byscore=True, offset=0, num=count))
+
+    async def settled(self, task_ids: Sequence[str]) -> None:
+        """Notes that the tasks' Celery results are where they belong."""
+        if task_ids:
+            await self._redis.zrem(self._keys.ended, *task_ids)
 
     async def forget(self, task_id: str, models: Sequence[str]) -> None:
         """Takes a task whose record is gone out of every list."""

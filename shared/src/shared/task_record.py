@@ -77,7 +77,7 @@ class NoClaim:
 class Requeued:
     """What became of a task whose attempt is over without an answer."""
 
-    outcome: Literal["requeued", "revoked", "poisoned", "alive", "not_running"]
+    outcome: Literal["requeued", "revoked", "poisoned", "alive", "not_running", "data_lost"]
     model: str = ""
 
 

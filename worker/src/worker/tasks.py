@@ -243,7 +243,7 @@ class TaskRunner:
                 return await self._ending(attempt.task_id)
             case "lost":
                 log.warning("The task %s is no longer this worker's; it is dropped.", attempt.task_id)
-                return Dropped()
+                return await self._drop(attempt)
             case "crash" | "handover":
                 return await self._requeue(attempt, over.cause)
 
@@ -268,6 +268,7 @@ class TaskRunner:
                 result=json.dumps(result, ensure_ascii=False),
                 conversation=_conversation(attempt),
                 conversation_seconds=self._settings.conversation_seconds,
+                written=str(attempt.writer.written),
             )
         )
         if not done:
@@ -287,14 +288,23 @@ class TaskRunner:
 
     async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> Verdict:
         await self.emitter.flush(attempt.writer)
-        requeued, repeated = await persist(lambda: self._ledger.requeue(attempt.task_id, attempt.number, cause))
+        requeued, repeated = await persist(
+            lambda: self._ledger.requeue(attempt.task_id, attempt.number, cause, written=str(attempt.writer.written))
+        )
         if requeued.outcome == "requeued" or (repeated and requeued.outcome == "not_running"):
             return HandedOver()
         if requeued.outcome == "poisoned":
             self._count_end("FAILURE", "poisoned")
         elif requeued.outcome == "revoked":
             self._count_end("REVOKED", "cancelled")
+        elif requeued.outcome == "data_lost":
+            self._count_end("FAILURE", "data_lost")
         return await self._ending(attempt.task_id)
+
+    async def _drop(self, attempt: Attempt) -> Verdict:
+        """Nothing is left to do; but that Redis lost what this attempt wrote, only this worker knows."""
+        await persist(lambda: self._ledger.tell_lost(attempt.task_id, attempt.number, str(attempt.writer.written)))
+        return Dropped()
 
     def _count_end(self, state: EndState, reason: str) -> None:
         self._metrics.ended.labels(self._settings.model_name, state, reason).inc()

@@ -1,9 +1,15 @@
--- One token entry: into the stream, and only then to those who listen. A write that Redis refuses (a newer attempt, no
--- memory left, a stream that is gone) is announced to nobody.
--- KEYS[1] stream and channel; ARGV: id of the entry, data, token ids, id of the entry before it that carries data.
-local id, data, token_ids, previous = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local written = redis.call('XADD', KEYS[1], 'NOMKSTREAM', id, 't', 'token', 'd', data, 'i', token_ids)
-if written and data ~= '' then
+-- One token entry: into the stream, and only then to those who listen. A write that is refused is announced to nobody.
+-- It must follow right behind the attempt's last entry. A stream that ends later belongs to somebody else, one that ends
+-- earlier has lost entries (a failover to a replica that had not received them), one that is gone has lost all.
+-- KEYS[1] stream and channel; ARGV: id of the entry, data, token ids, id of the entry before it that carries data, id of
+-- the entry before it. Answers the id, or nothing when it is refused.
+local id, data, token_ids, previous, before = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not newest then return false end
+if newest[1] == id then return id end -- written before, and the reply was lost
+if newest[1] ~= before then return false end
+redis.call('XADD', KEYS[1], id, 't', 'token', 'd', data, 'i', token_ids)
+if data ~= '' then
   redis.call('PUBLISH', KEYS[1], previous .. ' ' .. id .. ' token ' .. data)
 end
-return written
+return id

@@ -22,6 +22,14 @@ local function top()
   return tonumber(attempt), tonumber(sequence)
 end
 
+-- True when Redis no longer has the entry that a worker says it wrote last, given as its id.
+local function has_lost(written)
+  local attempt, sequence = string.match(written, '^(%d+)-(%d+)$')
+  local top_attempt, top_sequence = top()
+  attempt, sequence = tonumber(attempt), tonumber(sequence)
+  return top_attempt < attempt or (top_attempt == attempt and top_sequence < sequence)
+end
+
 -- Appends one event and rings the doorbell: "<id of the entry before> <id> <type> <data>".
 local function append(attempt, sequence, kind, data)
   local before_attempt, before_sequence = top()
@@ -55,10 +63,18 @@ local function finish(state, outcome_type, outcome, result, retention_ms)
   redis.call('ZREM', key('running', model), id)
   redis.call('ZREM', prefix .. 'deadlines', id)
   redis.call('SREM', key('tenant', tenant), id)
+  redis.call('ZADD', prefix .. 'ended', now, id) -- until somebody has seen its Celery result
+  redis.call('PEXPIRE', prefix .. 'ended', retention_ms)
   if state == 'SUCCESS' then -- what a queue-full refusal estimates the wait from
     redis.call('HINCRBY', key('done', model), 'tasks', 1)
     redis.call('HINCRBY', key('done', model), 'busy_ms', now - tonumber(r[3]))
   end
   redis.call('PEXPIRE', task, retention_ms)
   redis.call('PEXPIRE', events, retention_ms)
+end
+
+-- Ends a task of which Redis lost what its worker wrote and its readers saw: an answer with a hole in it is none.
+local function finish_lost(retention_ms)
+  finish('FAILURE', 'error', '{"type":"error","taskId":"' .. id .. '","code":"data_lost",' ..
+    '"message":"Redis lost a part of the answer.","retryable":true}', '', retention_ms)
 end

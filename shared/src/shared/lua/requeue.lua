@@ -1,7 +1,7 @@
 -- requeue: running -> waiting with the old place in the queue; closes the attempt, so that its writes are refused.
 -- cause: handover (a planned stop), crash (the engine died under it), loss (the lease ran out).
 local attempt, cause, limit = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local poisoned, retention_ms = ARGV[6], tonumber(ARGV[7])
+local poisoned, retention_ms, written = ARGV[6], tonumber(ARGV[7]), ARGV[8]
 local r = redis.call('HMGET', task, 'state', 'attempt', 'model', 'accepted_at', 'priority', 'cancel', 'crashes', 'losses')
 if r[1] ~= 'running' then return {'not_running'} end
 local model = r[3]
@@ -11,6 +11,9 @@ if cause == 'loss' then
   attempt = tonumber(r[2])
 elseif tonumber(r[2]) ~= attempt then
   return {'not_running'}
+elseif written ~= '' and has_lost(written) then
+  finish_lost(retention_ms)
+  return {'data_lost'}
 end
 local _, sequence = top()
 local crashes, losses = tonumber(r[7]), tonumber(r[8])

@@ -1,0 +1,46 @@
+"""The Celery result of a task: there for whoever waits in `AsyncResult.get`, also when its worker died over it."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from celery.result import AsyncResult
+from redis.asyncio import Redis
+
+from api.lost_results import SETTLE_SECONDS
+from faults.stack import Stack
+from shared.celery_app import make_celery
+from shared.keys import Keys
+from shared.settings import SharedSettings
+
+RESULTS_REFUSED = [f"{SharedSettings().key_prefix}*", "_kombu*"]
+"""The keys that everybody may still use: all of Headrace's and no Celery result."""
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
+@pytest.mark.slow
+async def test_a_result_that_its_worker_could_not_store_any_more_is_stored_by_the_janitor(
+    headrace: Stack, redis: Redis, keys: Keys
+) -> None:
+    app = make_celery(SharedSettings.model_validate({"redis_url": headrace.redis_url}))
+    worker = await headrace.start_worker()
+    history = await headrace.submit(words=100)
+    following = await headrace.until_tokens(history, 3)
+    await redis.acl_setuser("default", enabled=True, keys=RESULTS_REFUSED, reset_keys=True)
+    await following
+    ended_at = time.monotonic()
+    assert history.state == "SUCCESS"
+    worker.kill()
+    await redis.acl_setuser("default", enabled=True, keys=["*"], reset_keys=True)
+
+    result = AsyncResult(history.task_id, app=app)
+    assert result.state == "STARTED"
+
+    def get() -> Any:
+        return result.get(timeout=SETTLE_SECONDS + 5)
+
+    assert (await asyncio.to_thread(get))["cleaned_response_text"] == history.text
+    assert time.monotonic() - ended_at <= SETTLE_SECONDS + 3
+    assert await redis.zcard(keys.ended) == 0
+    app.close()
