@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ class Stack:
     workers: list[Process] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
     histories: list[History] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of workers, each of which has a name of its own, also when it takes the place of another."""
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=httpx.Timeout(10, read=40)))
 
     def _env(self, extra: dict[str, str]) -> dict[str, str]:
@@ -136,7 +139,7 @@ class Stack:
         return process
 
     async def start_worker(self, source: str = "scripted:?token_ms=10", *, ready: bool = True, **extra: str) -> Process:
-        name = f"worker{len(self.workers)}"
+        name = f"worker{next(self._numbers)}"
         port = free_port()
         env = self._env(
             {

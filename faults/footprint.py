@@ -1,0 +1,60 @@
+"""What a process holds of the machine, and the bounds within which it may hold more after a day's work."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+FILES = 8
+"""More open files than after the warm-up: a few connections to Redis, whose pools fill on demand. A leak of one per
+task is above it from the ninth task on, one per outage of Redis within a soak of some ten minutes."""
+THREADS = 12
+"""More threads than after the warm-up: the pools (Celery's, the publisher's eight, asyncio's six) fill on demand."""
+BYTES = 6 * 2**20
+"""More resident memory than after the warm-up, whatever was done: fragments, caches, the first of everything rare."""
+BYTES_PER_TASK = 8 * 2**10
+"""And for each task: 20 KB of each is above both from about 500 tasks on; ten minutes give a process twice as many."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One process at one moment."""
+
+    pid: int
+    files: int
+    threads: int
+    rss: int
+    """Resident bytes."""
+
+    @classmethod
+    def of(cls, pid: int) -> "Footprint":
+        folder = Path(f"/proc/{pid}")
+        pages = int((folder / "statm").read_text().split()[1])
+        return cls(
+            pid, len(os.listdir(folder / "fd")), len(os.listdir(folder / "task")), pages * os.sysconf("SC_PAGE_SIZE")
+        )
+
+    def since(self, before: "Footprint") -> dict[str, int]:
+        """The growth, for a report."""
+        assert self.pid == before.pid, "another process"
+        return {
+            "files": self.files - before.files,
+            "threads": self.threads - before.threads,
+            "kilobytes": (self.rss - before.rss) // 1024,
+        }
+
+    def within(self, before: "Footprint", tasks: int) -> bool:
+        """True when a process that had `tasks` tasks in between has not grown beyond the bounds."""
+        return (
+            self.files <= before.files + FILES
+            and self.threads <= before.threads + THREADS
+            and self.rss <= before.rss + BYTES + BYTES_PER_TASK * tasks
+        )
+
+
+def engine_of(worker: int) -> int:
+    """The pid of a worker's engine: its child that is not multiprocessing's resource tracker."""
+    for thread in os.listdir(f"/proc/{worker}/task"):
+        for child in Path(f"/proc/{worker}/task/{thread}/children").read_text().split():
+            if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    raise AssertionError(f"the worker {worker} has no engine")
