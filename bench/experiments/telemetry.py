@@ -7,6 +7,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -41,8 +42,8 @@ async def telemetry(scale: Scale) -> Result:
         ):
             found = await interleaved(
                 {
-                    "unseen": lambda n, r=requests, u=users: _measure(plain, n, r, u),
-                    "traced and scraped": lambda n, r=requests, u=users: _measure(seen, n, r, u),
+                    "unseen": partial(_measure, plain, requests, users),
+                    "traced and scraped": partial(_measure, seen, requests, users),
                 },
                 repetitions,
             )
@@ -108,7 +109,7 @@ async def _scraped(server: Server) -> AsyncIterator[None]:
             scraping.result()
 
 
-async def _measure(server: Server, number: int, requests: int, users: int) -> Metrics:
+async def _measure(server: Server, requests: int, users: int, number: int) -> Metrics:
     await closed_loop(server.ask, stories(f"warm {number}", 3, 2), 1)
     turns = stories(f"telemetry {number}", requests, TOKENS if users > 1 else 2)
     return await observed(server, lambda: closed_loop(server.ask, turns, users))

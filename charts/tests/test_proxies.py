@@ -1,7 +1,7 @@
 """A real Envoy and a real nginx in front of a real API, with the time-outs that the chart writes for them.
 
-A stream of minutes, a hundred times faster: proxies' idle time-outs of 300 s (Envoy) and 60 s (nginx) become 3 s and
-1.5 s, the comment of every 15 s becomes one of every 0.3 s. Nobody speaks for longer than the proxy waits.
+A stream of minutes, many times faster: proxies' idle time-outs of 300 s (Envoy) and 60 s (nginx) become 1.5 s, the
+comment of every 15 s becomes one of every 0.3 s. Nobody speaks for longer than the proxy waits.
 """
 
 import asyncio
@@ -19,11 +19,10 @@ from faults.history import History, check_client
 from faults.stack import Process, Stack, free_port, stack, until
 
 COMMENTS = "0.3"
-NGINX_READ_TIMEOUT = "1500ms"
-ENVOY_IDLE_TIMEOUT = "3s"
+IDLE_TIMEOUT_SECONDS = 1.5
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
-SILENCE_WORDS = "!slow 4000\n"
-"""Four seconds a token: longer than either proxy waits."""
+SILENCE_WORDS = "!slow 2500\n"
+"""Milliseconds per token: longer than either proxy waits."""
 
 
 def nginx(folder: Path, port: int, api: int, annotations: dict[str, str]) -> list[str]:
@@ -40,7 +39,7 @@ def nginx(folder: Path, port: int, api: int, annotations: dict[str, str]) -> lis
             listen 127.0.0.1:{port};
             location / {{
               proxy_pass http://127.0.0.1:{api}; proxy_http_version 1.1;
-              proxy_buffering {buffering}; proxy_read_timeout {NGINX_READ_TIMEOUT};
+              proxy_buffering {buffering}; proxy_read_timeout {IDLE_TIMEOUT_SECONDS * 1000:.0f}ms;
             }}
           }}
         }}"""
@@ -50,11 +49,11 @@ def nginx(folder: Path, port: int, api: int, annotations: dict[str, str]) -> lis
 
 def envoy(folder: Path, port: int, api: int, timeouts: dict[str, str]) -> list[str]:
     """Envoy as a Gateway sets it up by the route's time-outs."""
-    route = {"cluster": "api", "timeout": timeouts["request"], "idle_timeout": ENVOY_IDLE_TIMEOUT}
+    route = {"cluster": "api", "timeout": timeouts["request"], "idle_timeout": f"{IDLE_TIMEOUT_SECONDS}s"}
     manager = {
         "@type": f"{FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "in",
-        "stream_idle_timeout": ENVOY_IDLE_TIMEOUT,
+        "stream_idle_timeout": f"{IDLE_TIMEOUT_SECONDS}s",
         "route_config": {
             "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]
         },
@@ -144,7 +143,7 @@ async def test_a_long_stream_passes_unbuffered_and_is_resumed_when_the_proxy_res
     quiet = await headrace.submit(SILENCE_WORDS, words=2)
     await headrace.follow(quiet, replicas=through)
     check_client(quiet)
-    assert quiet.longest_silence > 3.5
+    assert quiet.longest_silence > IDLE_TIMEOUT_SECONDS
     assert quiet.connections == 1, proxy.tail()
 
 
