@@ -89,6 +89,12 @@ class Cluster:
             if any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or ())
         ]
 
+    def seconds_until_ready(self, pod: str) -> float:
+        """From its container's start; the cluster counts in whole seconds."""
+        status = self.core.read_namespaced_pod(pod, self.namespace).status
+        ready = next(one.last_transition_time for one in status.conditions if one.type == "Ready")
+        return float((ready - status.container_statuses[0].state.running.started_at).total_seconds())
+
     def delete_pod(self, name: str, *, at_once: bool = False) -> None:
         """At once: SIGKILL after the two seconds that a kubelet always gives. Otherwise the pod's own grace period."""
         grace = {"grace_period_seconds": 0} if at_once else {}
@@ -97,6 +103,11 @@ class Cluster:
     def scale(self, deployment: str, replicas: int) -> None:
         """What an autoscaler does."""
         self.apps.patch_namespaced_deployment_scale(deployment, self.namespace, {"spec": {"replicas": replicas}})
+
+    def require_of_nodes(self, deployment: str, labels: dict[str, str | None]) -> None:
+        """Its pods wait for a node with these labels; None takes a requirement away."""
+        body = {"spec": {"template": {"spec": {"nodeSelector": labels}}}}
+        self.apps.patch_namespaced_deployment(deployment, self.namespace, body)
 
     def rolled_out(self, deployment: str) -> bool:
         """Whether exactly the pods that are wanted exist, of the newest template, all of them available."""

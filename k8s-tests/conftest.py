@@ -117,6 +117,15 @@ def base_values(cluster: Cluster, images: Json, remarks: list[str]) -> Json:
 
 
 @pytest.fixture(scope="session")
+def storage_class(cluster: Cluster) -> str:
+    """Class of the volumes that tests ask for; empty: the cluster's default."""
+    named = os.environ.get("K8S_TEST_STORAGE_CLASS", "")
+    if not named and not cluster.provisions_volumes():
+        pytest.skip("no volumes: this cluster has no default StorageClass, and K8S_TEST_STORAGE_CLASS names none")
+    return named
+
+
+@pytest.fixture(scope="session")
 def otlp(cluster: Cluster, base_values: Json) -> str:
     """Name of a pod that receives traces and logs each span as a line of JSON."""
     receiver = (ROOT / "faults" / "otlp_receiver.py").read_text()
@@ -125,10 +134,11 @@ def otlp(cluster: Cluster, base_values: Json) -> str:
     return "otlp"
 
 
-def python_image(values: Json) -> tuple[str, str]:
-    """Image and pull policy of pods that run a script: the API's image has what they need."""
+def python_image(values: Json, part: str = "api") -> tuple[str, str]:
+    """Image and pull policy of pods that run a script: the API's image, or the worker's where a script needs torch."""
     chart = yaml.safe_load((ROOT / "charts" / "headrace" / "Chart.yaml").read_text())
-    image = values["api"]["image"] or f"headrace-api:{chart['appVersion']}"
+    named = values["modelDefaults" if part == "worker" else part]["image"]
+    image = named or f"headrace-{part}:{chart['appVersion']}"
     return image, str(values.get("image", {}).get("pullPolicy", "IfNotPresent"))
 
 

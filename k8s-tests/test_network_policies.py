@@ -8,7 +8,7 @@ from faults.history import check_client
 
 from .cluster import START_SECONDS, Cluster, until
 from .conftest import SCRIPT, python_image
-from .release import Json, Release, scripted_text
+from .release import Json, Release, merged, scripted_text
 
 ENFORCED_WITHIN = 30.0
 """Seconds after which a policy that is enforced at all is in force."""
@@ -60,11 +60,15 @@ def enforced(cluster: Cluster, base_values: Json, remarks: list[str]) -> Iterato
 
 @pytest.fixture
 def guarded(scripted: Release) -> Iterator[Release]:
-    """With policies; only pods with the label `app: friend` may reach the API."""
+    """With policies; only pods with the label `app: friend` may reach the API. API and workers start under them."""
     friend = {"podSelector": {"matchLabels": {"app": "friend"}}}
-    scripted.upgrade({"networkPolicy": {"enabled": True, "apiFrom": [friend]}})
+    renewed = {"podAnnotations": {"k8s-test/policies": "1"}}  # a connection from before would go on
+    policies = {"networkPolicy": {"enabled": True, "apiFrom": [friend]}}
+    scripted.upgrade(merged(policies, {"api": renewed, "modelDefaults": renewed}))
+    scripted.until_ready(SCRIPT)
     yield scripted
     scripted.upgrade()
+    scripted.until_ready(SCRIPT)
 
 
 def test_with_policies_on_a_chat_still_reaches_its_end(guarded: Release) -> None:
