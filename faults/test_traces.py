@@ -1,6 +1,7 @@
 """What a real OTLP receiver gets to see of one task: the whole tree, also when a worker dies in the middle of it."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ async def start_worker(running: Stack, receiver: Receiver) -> None:
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.grpc_url,
         OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
         OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test",
+        HEADRACE_DRAIN_SECONDS="0",
     )
 
 
@@ -137,7 +139,25 @@ async def test_an_engine_that_dies_leaves_two_attempts_with_their_spans(traced: 
     assert len({span.parent_id for span in spans}) == 1
 
 
-async def test_a_handover_and_a_cancellation_are_events_of_the_inference(traced: Stack, receiver: Receiver) -> None:
+async def test_a_handover_is_an_event_of_the_inference_and_the_next_attempt_links_to_it(
+    traced: Stack, receiver: Receiver
+) -> None:
+    await start_worker(traced, receiver)
+    history = await traced.submit(words=150)
+    following = await traced.until_tokens(history, 5)
+    (await traced.holder(history)).send(signal.SIGTERM)
+    await following
+    assert history.state == "SUCCESS"
+    _, send, given, first, taken, second = sorted(await tree(receiver, 6), key=lambda span: span.begin)
+    assert [span.name for span in (given, first, taken, second)] == [PROCESS, CHAT, PROCESS, CHAT]
+    assert given.attributes["headrace.attempt.outcome"] == "handover"
+    assert first.begin < first.events["handover"] <= first.end
+    assert [given.parent_id, taken.parent_id] == [send.span_id] * 2
+    assert taken.links == [(TRACE, given.span_id)]
+    assert second.attributes["headrace.earlier_tokens"]
+
+
+async def test_a_cancellation_is_an_event_of_the_inference(traced: Stack, receiver: Receiver) -> None:
     history = await traced.submit(words=2000)
     following = await traced.until_tokens(history, 5)
     await traced.rpc("cancel_message", {"taskId": history.task_id})
