@@ -12,7 +12,7 @@ from bench.results_file import Result
 
 
 async def delivery(scale: Scale) -> Result:
-    """500 streams of 10 tokens/s, 500 of 50 tokens/s, and 2,000 open streams of 2 tokens/s."""
+    """500 streams of 10 tokens/s, 500 of 50 tokens/s, and 2,000 open streams of 1 token/s."""
     result = Result("delivery", "python -m bench run delivery")
     seconds = 12 * scale.size if scale.size >= 1 else 5
     arms = {
@@ -35,6 +35,9 @@ async def delivery(scale: Scale) -> Result:
     ):
         value = percentile([repetition[metric] for repetition in found[name]], 50)
         result.add_ratio(f"{metric}, {name}", value, most, at_least=False, unit=unit)
+    if fast := found.get("500 streams x 50/s"):
+        delivered = percentile([repetition["delivered_per_second"] for repetition in fast], 50)
+        result.add_ratio("delivered over offered, 500 streams x 50/s", delivered / (500 * 50), 0.98)
     return result
 
 
