@@ -38,6 +38,7 @@ def test_every_version_comes_from_the_constraints(dockerfile: str) -> None:
 
 def test_code_comes_after_dependencies(dockerfile: str) -> None:
     assert dockerfile.index("requirements.txt") < dockerfile.index("/src/ ")
+    assert dockerfile.index("COPY --from=dependencies") < dockerfile.index("COPY --from=code")
 
 
 def test_the_api_image_installs_neither_torch_nor_transformers() -> None:
