@@ -5,10 +5,12 @@ import time
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.result import AsyncResult
 from redis.asyncio import Redis
 
 from api.lost_results import SETTLE_SECONDS
+from faults.history import History
 from faults.stack import Stack
 from shared.celery_app import make_celery
 from shared.keys import Keys
@@ -16,6 +18,15 @@ from shared.settings import SharedSettings
 
 RESULTS_REFUSED = [f"{SharedSettings().key_prefix}*", "_kombu*"]
 """The keys that everybody may still use: all of Headrace's and no Celery result."""
+
+
+def state(app: Celery, history: History) -> str:
+    return str(AsyncResult(history.task_id, app=app).state)
+
+
+def wait(app: Celery, history: History) -> Any:
+    """As any Celery client does."""
+    return AsyncResult(history.task_id, app=app).get(timeout=SETTLE_SECONDS + 5)
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
@@ -34,13 +45,8 @@ async def test_a_result_that_its_worker_could_not_store_any_more_is_stored_by_th
     worker.kill()
     await redis.acl_setuser("default", enabled=True, keys=["*"], reset_keys=True)
 
-    result = AsyncResult(history.task_id, app=app)
-    assert result.state == "STARTED"
-
-    def get() -> Any:
-        return result.get(timeout=SETTLE_SECONDS + 5)
-
-    assert (await asyncio.to_thread(get))["cleaned_response_text"] == history.text
+    assert await asyncio.to_thread(state, app, history) == "STARTED"
+    assert (await asyncio.to_thread(wait, app, history))["cleaned_response_text"] == history.text
     assert time.monotonic() - ended_at <= SETTLE_SECONDS + 3
     assert await redis.zcard(keys.ended) == 0
     app.close()

@@ -92,6 +92,13 @@ def celery_result(backend: Backend, task_id: str) -> Exception:
     return error
 
 
+def stored_result(backend: Backend, task_id: str) -> tuple[str, Any]:
+    """State and result that a Celery client waits for."""
+    result = AsyncResult(task_id, app=backend.celery)
+    told = result.get(timeout=5, propagate=False)
+    return result.state, told
+
+
 @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
 async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
     backend: Backend, worker: Worker, ledger: TaskLedger, monkeypatch: pytest.MonkeyPatch, state: EndState
@@ -108,9 +115,8 @@ async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
             await ledger.end(task_id, 1, "FAILURE", error)
         case "REVOKED":
             await ledger.end(task_id, 1, "REVOKED", None)
-    result = AsyncResult(task_id, app=backend.celery)
-    told = await asyncio.to_thread(lambda: result.get(timeout=5, propagate=False))
-    assert result.state == state
+    stored, told = await asyncio.to_thread(stored_result, backend, task_id)
+    assert stored == state
     match state:
         case "SUCCESS":
             assert told == {"cleaned_response_text": "hello"}
@@ -133,7 +139,7 @@ async def test_a_result_that_was_stored_stays(
         return not await redis.zcard(keys.ended)
 
     await until(settled)
-    assert AsyncResult(task_id, app=backend.celery).get(timeout=5) == "mine"
+    assert await asyncio.to_thread(stored_result, backend, task_id) == ("SUCCESS", "mine")
 
 
 async def test_a_task_whose_worker_died_is_handed_over(
