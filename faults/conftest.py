@@ -57,6 +57,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def report_silence(request: pytest.FixtureRequest, running: Stack) -> None:
+    """Adds the test to the table that a run ends with."""
+    silence = max((history.longest_silence for history in running.histories), default=0.0)
+    request.node.user_properties.append((SILENCE, (len(running.histories), round(silence, 2))))
+
+
 @pytest.fixture
 async def headrace(
     valkey: Valkey, redis: Redis, keys: Keys, tmp_path: Path, request: pytest.FixtureRequest
@@ -70,8 +76,7 @@ async def headrace(
             for history in running.histories:
                 print(history.describe())
             return
-        silence = max((history.longest_silence for history in running.histories), default=0.0)
-        request.node.user_properties.append((SILENCE, (len(running.histories), round(silence, 2))))
+        report_silence(request, running)
         stream = EventStream(redis, keys)
         for history in running.histories:
             check_client(history, history.expected)

