@@ -77,16 +77,17 @@ async def test_a_worker_exits_within_its_budget_even_with_a_stuck_engine(headrac
 
 @pytest.mark.slow
 async def test_a_kill_in_the_middle_of_the_drain_loses_nothing(headrace: Stack) -> None:
-    await headrace.start_worker(HEADRACE_DRAIN_SECONDS="20")
+    for _ in range(2):
+        await headrace.start_worker(HEADRACE_DRAIN_SECONDS="20")
     undisturbed = await headrace.run(words=300)
     history = await headrace.submit(words=300)
     history.expected = undisturbed.text
     following = await headrace.until_tokens(history, 5)
-    await headrace.start_worker()
-    headrace.workers[0].send(signal.SIGTERM)
+    victim = await headrace.holder(history)
+    victim.send(signal.SIGTERM)
     await until(lambda: len(history.of("token")) >= 20, 10, "tokens while it drains")
     killed_at = time.monotonic()
-    headrace.workers[0].kill()
+    victim.kill()
     await following
     assert (started(history), history.state) == ([1, 2], "SUCCESS")
     assert first_token_of_attempt(history, 2) - killed_at <= LEASE + 2
