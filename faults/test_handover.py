@@ -97,14 +97,14 @@ async def test_a_kill_in_the_middle_of_the_drain_loses_nothing(headrace: Stack) 
 async def test_a_kill_in_the_middle_of_the_hand_over_loses_nothing(headrace: Stack) -> None:
     for _ in range(2):
         await headrace.start_worker("scripted:?token_ms=20", HEADRACE_DRAIN_SECONDS="0")
-    undisturbed = await headrace.run(words=300)
-    histories = [await headrace.submit(words=300) for _ in range(16)]
+    undisturbed = await headrace.run(words=600)
+    histories = [await headrace.submit(words=600) for _ in range(16)]
     followings = [await headrace.until_tokens(history, 1) for history in histories]
     victim = await headrace.holder(histories[-1])
     held = [history for history in histories if await headrace.holder(history) is victim]
     victim.send(signal.SIGTERM)
     # Some are handed over, of some the message is not sent yet, some are still held.
-    await until(lambda: any(retries(history) for history in held), 5, "the first is handed over")
+    await until(lambda: any(retries(history) for history in held), 10, "the first is handed over")
     killed_at = time.monotonic()
     victim.kill()
     await asyncio.gather(*followings)
