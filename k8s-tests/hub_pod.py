@@ -30,7 +30,7 @@ class Endpoint(BaseHTTPRequestHandler):
             self._answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode())
         elif path.startswith(f"/{REPOSITORY}/resolve/") and (file := FOLDER / Path(path).name).is_file():
             if self.command == "GET":
-                print(json.dumps({"sent": file.name}), flush=True)
+                sys.stdout.write(json.dumps({"sent": file.name}) + "\n")  # in one piece: files go out side by side
             self._answer(200, file.read_bytes(), {"ETag": f'"{_id(file)}"', "X-Repo-Commit": COMMIT})
         else:
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
