@@ -111,7 +111,7 @@ def base_values(cluster: Cluster, images: Json, remarks: list[str]) -> Json:
         remarks.append(f"values of {path}: {own}")
     storage: Json = {}
     if not own.get("redis", {}).get("bundled", {}).get("persistence") and not cluster.provisions_volumes():
-        remarks.append("no default StorageClass: the bundled Valkey ran without a volume")
+        remarks.append("no default StorageClass: the bundled Valkey ran without a volume, but for the tests of volumes")
         storage = {"redis": {"bundled": {"persistence": {"enabled": False}}}}
     return merged(storage, images, own)
 
