@@ -122,7 +122,7 @@ class Process:
 
 def stock_manager(connection: Connection, options: EngineOptions) -> None:
     """The peer: transformers' manager as its documentation uses it, results taken from its queue, greedy."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the engine process has it
+    os.environ.setdefault("GOMP_SPINCOUNT", engine_process.SPIN_COUNT)  # as the engine process has it
     import torch
     from transformers import ContinuousBatchingConfig, GenerationConfig
 

@@ -18,6 +18,7 @@ from bench.servers import REAL_MODEL, Server
 from bench.trace import Turn
 from shared.schemas import InferenceRequest
 from worker.engine import Engine, Patience
+from worker.engine_process import SPIN_COUNT
 from worker.engine_protocol import EngineOptions, Generate, Output, Step
 from worker.scripted_engine import SCHEME
 
@@ -114,7 +115,7 @@ async def raw_manager(folder: str = "") -> AsyncIterator[RawManager]:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+            env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT},
             limit=1 << 26,
         )
         assert process.stdin

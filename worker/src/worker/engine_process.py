@@ -24,6 +24,13 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 5.0
 """The generation thread's time to finish its step after `Stop`."""
 
+SPIN_COUNT = "5000"
+"""Rounds (some tenths of a millisecond) for which a torch thread waits awake before it sleeps.
+
+libgomp's own 300,000 make steps six times longer beside a busy process; sleeping at once, 10 to 30 % longer on cores that
+nobody else wants (docs/decisions/0003-engine.md). The environment variable of libgomp goes first.
+"""
+
 
 def serve(connection: Connection, options: EngineOptions) -> None:
     """The process's main function: loads the model, answers commands until `Stop`, SIGTERM or the parent's end.
@@ -31,9 +38,8 @@ def serve(connection: Connection, options: EngineOptions) -> None:
     Ends the process: with 0 after `Stop`, with 1 when the engine cannot start or its generation loop has died. torch is
     imported in here, so that the parent can name this function without loading it.
     """
-    # Idle torch threads shall sleep, not spin: beside other processes on two cores spinning made steps five times
-    # longer. libgomp reads it when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # libgomp reads it when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     code = EngineProcess(connection, options).run()
     if code:
         logging.shutdown()
