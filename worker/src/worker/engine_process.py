@@ -27,8 +27,8 @@ STOP_SECONDS = 5.0
 SPIN_COUNT = "5000"
 """Rounds (some tenths of a millisecond) for which a torch thread waits awake before it sleeps.
 
-libgomp's own 300,000 make steps six times longer beside a busy process; sleeping at once, 10 to 30 % longer on cores that
-nobody else wants (docs/decisions/0003-engine.md). The environment variable of libgomp goes first.
+libgomp's own 300,000 make steps six times longer beside a busy process; sleeping at once, 10 to 30 % longer on cores
+that nobody else wants (docs/decisions/0003-engine.md). The environment variable of libgomp goes first.
 """
 
 
