@@ -21,27 +21,30 @@ BOUND = Bound(first_token=2.0, per_token=0.25)
 async def whole_path(scale: Scale) -> Result:
     """Tokens per second at 1, 8, 16 and 32 tasks over the same engine without a path to it."""
     result = Result("whole_path", "python -m bench run whole_path")
-    users = USERS if scale.size >= 1 else (1, 16)
-    async with direct_engine() as engine, raw_manager() as raw, headrace() as server:
-        for count in users:
-            requests = max(4 if scale.size >= 1 else 2, count)
+    full = scale.size >= 1
+    async with contextlib.AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(direct_engine())
+        server = await stack.enter_async_context(headrace())
+        raw = await stack.enter_async_context(raw_manager()) if full else None
+        for count in USERS if full else (16,):
+            requests = max(4, count)
             print(f"{count} users, {requests} requests of {TOKENS} tokens", flush=True)
-            found = await interleaved(
-                {
-                    "engine alone": partial(_server, engine, count, requests),
-                    "headrace": partial(_server, server, count, requests),
-                    "raw manager": partial(_raw, raw, count, requests),
-                },
-                scale.repetitions,
-            )
+            arms = {
+                "engine alone": partial(_server, engine, count, requests),
+                "headrace": partial(_server, server, count, requests),
+            }
+            if raw is not None:
+                arms["raw manager"] = partial(_raw, raw, count, requests)
+            found = await interleaved(arms, scale.repetitions)
             for name, repetitions in found.items():
                 result.add_arm(f"{name}, {count}", repetitions)
             over_engine = ratio(found["headrace"], found["engine alone"], "tokens_per_s")
             result.add_ratio(f"tokens/s over the engine alone, {count} tasks", over_engine, 0.95)
             shares = [{"share": _engine_share(each)} for each in found["headrace"]]
             result.add_ratio(f"engine's share of the path's CPU, {count} tasks", medians(shares)["share"])
-            over_raw = ratio(found["headrace"], found["raw manager"], "tokens_per_s")
-            result.add_ratio(f"tokens/s over the raw manager, {count} tasks", over_raw)
+            if raw is not None:
+                over_raw = ratio(found["headrace"], found["raw manager"], "tokens_per_s")
+                result.add_ratio(f"tokens/s over the raw manager, {count} tasks", over_raw)
     return result
 
 
