@@ -270,7 +270,7 @@ async def test_a_restart_of_redis_is_a_pause_and_no_more(hub: EventHub, worker: 
     await worker.say(task_id, "a", "b")
     await reading.until(4)
     await asyncio.to_thread(valkey.stop)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # the outage itself
     late = Reading(hub, task_id)  # a reader that comes while nobody can tell it anything
     await asyncio.to_thread(valkey.start)
     await worker.say(task_id, "c")

@@ -252,11 +252,11 @@ async def test_after_an_outage_workers_get_a_lease_of_time_to_renew(
     task_id = await worker.accept()
     attempt = await worker.claim(task_id, lease_seconds=1)
     await asyncio.to_thread(valkey.stop)
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(2.5)  # the outage itself, longer than the lease
     await asyncio.to_thread(valkey.start)
     await asyncio.sleep(0.7)  # the janitor is back before the worker is
     assert not await ledger.heartbeat([(task_id, attempt)], lease_seconds=60)
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(2.5)  # more sweeps, in which nothing shall happen
     assert await wire_state(ledger, task_id) == "STARTED"
     rests = [record for record in caplog.records if "the janitor rests" in record.message]
     assert len(rests) == 1
@@ -280,12 +280,12 @@ async def test_one_janitor_works_and_another_takes_over_when_it_is_gone(
     # Whoever holds it is killed: nobody renews, and nobody releases.
     await redis.set(keys.janitor, "a janitor that is dead", px=3000)
     task_id = await worker.accept()
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.5)  # sweeps of a janitor that has no lock
     assert not await queued("normal")
 
     async def sent() -> bool:
         return await queued("normal") == [task_id]
 
     await until(sent)
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(2.5)  # more sweeps, in which it shall not be sent again
     assert await queued("normal") == [task_id]
