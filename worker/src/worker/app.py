@@ -85,8 +85,9 @@ class WorkerProcess:
         thread = threading.Thread(target=self._run_loop, name="event-loop")
         thread.start()
         try:
-            consumer = self._make_consumer()  # takes a second, in which the engine loads
+            # Not before: the engine's process is started in the other thread, undisturbed.
             if self._ready.result():
+                consumer = self._make_consumer()
                 consumer.start()  # until `stop_worker`
                 self._exit_code = self._exit_code or consumer.exitcode or 0
         finally:
