@@ -86,6 +86,8 @@ def _run(names: tuple[str, ...], scale: Scale, folder: Path) -> None:
         print(f"{name}: {(EXPERIMENTS[name].__doc__ or '').strip()}", flush=True)
         begin = time.perf_counter()
         result = asyncio.run(EXPERIMENTS[name](scale))
+        if scale is QUICK:
+            result.command += " --quick"
         print(_table(result) + f"\n  {time.perf_counter() - begin:.0f} s, {result.save(folder)}\n", flush=True)
 
 

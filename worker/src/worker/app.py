@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from shared.celery_app import make_celery
 from shared.logs import set_up_logging
 from shared.telemetry import start_tracing
-from worker.celery_worker import QuietWorker, make_worker, register_task, stop_worker
+from worker.celery_worker import make_worker, register_task, stop_worker
 from worker.consumption import Consumption
 from worker.engine import EngineUnavailable
 from worker.health import InternalServer
@@ -87,9 +87,7 @@ class WorkerProcess:
         try:
             # Not before: the engine's process is started in the other thread, undisturbed.
             if self._ready.result():
-                consumer = self._make_consumer()
-                consumer.start()  # until `stop_worker`
-                self._exit_code = self._exit_code or consumer.exitcode or 0
+                self._consume()
         finally:
             self._end_within(self._settings.handover_seconds)
             self._on_loop(self._worker_loop.stop)
@@ -127,11 +125,12 @@ class WorkerProcess:
                 self._ready.set_result(False)
             stop_worker(self._exit_code, self._consumption)
 
-    def _make_consumer(self) -> QuietWorker:
+    def _consume(self) -> None:
+        """Runs Celery's consumer in this thread until `stop_worker`."""
         settings = self._settings
         app = make_celery(settings)
         register_task(app, settings.model_name, self._run_task)
-        return make_worker(
+        worker = make_worker(
             app,
             name=settings.worker_name,
             model=settings.model_name,
@@ -139,6 +138,8 @@ class WorkerProcess:
             consumption=self._consumption,
             task_events=settings.task_events,
         )
+        worker.start()
+        self._exit_code = self._exit_code or worker.exitcode or 0
 
     def _run_task(self, task_id: str, context: str) -> Verdict:
         """Called in a thread of Celery's pool; blocks it until the task is over for this worker."""
