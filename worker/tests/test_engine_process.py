@@ -297,6 +297,24 @@ def test_an_engine_that_cannot_start_says_why_and_leaves(start: StartChild, tmp_
     assert child.ended()[0] == 1
 
 
+def test_the_threads_that_loaded_the_model_are_gone(
+    start: StartChild, engine_options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside those of the generation thread they would be more than the cores: libgomp lets all sleep early then."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # numpy's library keeps one otherwise
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    child = start(model=engine_options.model, threads=None)
+    assert isinstance(child.started(), Ready)
+    main_commands_generation = 3
+    for _ in range(10):  # signs of life: the kernel takes a moment to end a thread
+        assert child.connection.poll(5)
+        child.connection.recv()
+        threads = os.listdir(f"/proc/{child.process.pid}/task")
+        if len(threads) == main_commands_generation:
+            break
+    assert len(threads) == main_commands_generation
+
+
 def test_an_engine_leaves_with_its_parent(start: StartChild) -> None:
     child = start()
     assert isinstance(child.started(), Ready)

@@ -66,7 +66,10 @@ class EngineProcess:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._receive, name="commands", daemon=True).start()
         try:
-            ready = self._load()
+            # A thread of its own takes its OpenMP helpers with it when it ends. Beside those of the generation thread they
+            # would be more than there are cores, and libgomp then lets every thread sleep early: half as long again a step.
+            with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loading") as loading:
+                ready = loading.submit(self._load).result()
         except ModelUnavailable as error:
             self._send(StartFailed(str(error)))
             return 1
