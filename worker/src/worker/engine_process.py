@@ -27,8 +27,8 @@ STOP_SECONDS = 5.0
 SPIN_COUNT = "5000"
 """Rounds (some tenths of a millisecond) for which a torch thread waits awake before it sleeps.
 
-libgomp's own 300,000 make steps six times longer beside a busy process; sleeping at once, 10 to 30 % longer on cores
-that nobody else wants (docs/decisions/0003-engine.md). The environment variable of libgomp goes first.
+libgomp's own 300,000 make steps six times longer beside a busy process; sleeping at once, a third to two thirds longer
+on cores that nobody else wants (docs/decisions/0003-engine.md). The environment variable of libgomp goes first.
 """
 
 
@@ -66,8 +66,8 @@ class EngineProcess:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._receive, name="commands", daemon=True).start()
         try:
-            # A thread of its own takes its OpenMP helpers with it when it ends. Beside those of the generation thread they
-            # would be more than there are cores, and libgomp then lets every thread sleep early: half as long again a step.
+            # In a thread of its own, whose OpenMP helpers end with it: beside those of the generation thread they would
+            # be more than the cores, and libgomp lets every thread sleep early then. A step took half as long again.
             with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loading") as loading:
                 ready = loading.submit(self._load).result()
         except ModelUnavailable as error:
