@@ -1,18 +1,22 @@
 """What consumption.py takes from Celery and kombu; a failure here after an upgrade means: read it again."""
 
 import inspect
+import sys
+import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import celery
 import kombu
+import pytest
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import OutOfMemoryError
 
-from worker.consumption import Consumption, PatientConsumer
+from worker.consumption import Consumption, PatientConsumer, let_requests_end_while_they_are_counted
 
 
 def test_the_versions_are_the_ones_whose_faults_are_known() -> None:
@@ -86,3 +90,43 @@ def test_a_consumer_that_gets_no_answers_is_stalled_and_a_paused_one_is_not() ->
     may_take[0] = True
     channel.handlers["BRPOP"]()
     assert consumption.stalled_seconds() < 90
+
+
+class Request:
+    """Compared by identity, as Celery's are."""
+
+
+@pytest.fixture
+def eager_switches() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_requests_begin_and_end_in_other_threads_while_they_are_counted(eager_switches: None) -> None:
+    consumption, channel = _attached([True])
+    let_requests_end_while_they_are_counted()
+    over = threading.Event()
+
+    def pool() -> None:
+        while not over.is_set():
+            requests = [Request() for _ in range(50)]
+            for request in requests:
+                state.active_requests.add(request)
+            for request in requests:
+                state.active_requests.discard(request)
+
+    threads = [threading.Thread(target=pool) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        counted = [consumption.full for _ in range(3000)]
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert any(counted)
+    assert not consumption.full
+    assert channel.qos.can_consume()

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
 from shared.logs import begin_thread
 from shared.telemetry import message_headers, received
-from worker.consumption import Consumption, consumption_step
+from worker.consumption import Consumption, consumption_step, let_requests_end_while_they_are_counted
 from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def make_worker(
     app: Celery, *, name: str, model: str, slots: int, consumption: Consumption, task_events: bool
 ) -> QuietWorker:
     """The worker, not started. `start()` blocks the main thread until `stop_worker`."""
+    let_requests_end_while_they_are_counted()
     app.steps["consumer"].add(consumption_step(consumption))
     app.conf.update(
         worker_consumer="worker.consumption:PatientConsumer",

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from celery import bootsteps
 from celery.worker import state
@@ -81,6 +82,24 @@ class Consumption:
         """Lets the consumer's loop look again whether it may take messages."""
         if self._hub is not None:
             self._hub.call_soon(self.tick)
+
+
+class IteratedByCopy(WeakSet[Any]):
+    """A set that other threads may change while it is iterated over."""
+
+    def __iter__(self) -> Iterator[Any]:
+        # Copying a set is one step for the interpreter, iterating over it is not.
+        references = self.data.copy()  # type: ignore[attr-defined]  # its type stub leaves it out
+        return (item for reference in references if (item := reference()) is not None)
+
+
+def let_requests_end_while_they_are_counted() -> None:
+    """Celery's consumer, and `Consumption.full`, iterate over its sets of requests while the pool's threads change
+    them: now and then that was "Unrecoverable error: Set changed size during iteration", and the end of the worker.
+    """
+    for requests in (state.reserved_requests, state.active_requests):
+        # Its methods are bound all over Celery, so that the sets cannot be replaced.
+        requests.__class__ = IteratedByCopy
 
 
 def consumption_step(consumption: Consumption) -> type[bootsteps.StartStopStep]:
