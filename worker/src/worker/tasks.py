@@ -1,21 +1,20 @@
-"""The life of a task on this worker: claim, submit, follow, exactly one ending."""
+"""The life of a task on this worker: claim, submit, follow; its ending is `endings.py`'s."""
 
 import asyncio
-import json
 import logging
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from shared.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall
 from shared.event_stream import EventStream, TokenWriter
-from shared.schemas import EndState, ErrorCode, ErrorEvent, InferenceRequest, ToolCallsEvent
-from shared.task_ledger import RequeueCause, TaskLedger
+from shared.schemas import InferenceRequest
+from shared.task_ledger import TaskLedger
 from shared.task_record import Claim, NoClaim
 from worker.answer_grammars import UnsupportedSchema
 from worker.attempt import Attempt, Over
 from worker.codec import Codec
 from worker.emitter import Emitter
+from worker.endings import Endings
 from worker.engine import Engine
 from worker.engine_protocol import Generate, Ready, Step
 from worker.metrics import WorkerMetrics
@@ -24,11 +23,9 @@ from worker.prompt_rendering import PromptRefused
 from worker.settings import WorkerSettings
 from worker.suspect_gate import SuspectGate
 from worker.telemetry import AttemptTelemetry
-from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+from worker.verdict import Dropped, HandedOver, Verdict
 
 log = logging.getLogger(__name__)
-
-CONVERSATION = TypeAdapter(list[ChatMessage])
 
 
 class TaskRunner:
@@ -55,6 +52,7 @@ class TaskRunner:
         self._empty = asyncio.Event()
         self._empty.set()
         self.emitter = Emitter(stream, self._lose)
+        self._endings = Endings(settings, ledger, self.emitter, metrics)
         self.held: set[Attempt] = set()
         self.draining = False
         self.tokens = 0
@@ -116,19 +114,19 @@ class TaskRunner:
                 log.exception("The task %s met a fault of the worker's own.", task_id)
                 message = "The worker made a mistake; its log says more."
                 telemetry.over(Over("failed", code="internal", message=message))
-                return await self._fail(task_id, claim.attempt, "internal", message)
+                return await self._endings.fail(task_id, claim.attempt, "internal", message)
 
     async def _unclaimed(self, task_id: str, claim: NoClaim) -> Verdict:
         match claim.reason:
             case "version":
                 message = "The task was accepted by a newer version of Headrace, which this worker cannot read."
-                return await self._fail(task_id, None, "version_unsupported", message)
+                return await self._endings.fail(task_id, None, "version_unsupported", message)
             case "late":
                 message = "The task's time was over before it started."
-                return await self._fail(task_id, None, "deadline_exceeded", message)
+                return await self._endings.fail(task_id, None, "deadline_exceeded", message)
             case "ended":
                 # Its result may have been lost between the ledger and the result backend: it is written again.
-                return await self._ending(task_id)
+                return await self._endings.recorded(task_id)
             case _:
                 return Dropped()
 
@@ -139,7 +137,7 @@ class TaskRunner:
         except ValidationError:
             log.exception("The record of the task %s cannot be read.", task_id)
             message = "The task's request cannot be read by this version of Headrace."
-            return await self._fail(task_id, claim.attempt, "version_unsupported", message)
+            return await self._endings.fail(task_id, claim.attempt, "version_unsupported", message)
         attempt = Attempt(claim, request, telemetry)
         self.held.add(attempt)
         self._empty.clear()
@@ -151,7 +149,7 @@ class TaskRunner:
         try:
             over = await self._generate(attempt, engine)
             telemetry.over(over)
-            return await self._conclude(attempt, over)
+            return await self._endings.conclude(attempt, over)
         finally:
             deadline.cancel()
             self.held.remove(attempt)
@@ -227,120 +225,7 @@ class TaskRunner:
             grammar=attempt.grammar,
         )
 
-    async def _conclude(self, attempt: Attempt, over: Over) -> Verdict:
-        match over.cause:
-            case "finished":
-                assert over.finish is not None
-                return await self._succeed(attempt, over)
-            case "failed":
-                await self.emitter.flush(attempt.writer)
-                return await self._fail(attempt.task_id, attempt.number, over.code, over.message)
-            case "cancelled":
-                await self.emitter.flush(attempt.writer)
-                done, _ = await persist(lambda: self._ledger.end(attempt.task_id, attempt.number, "REVOKED", None))
-                if done:
-                    self._count_end("REVOKED", "cancelled")
-                return await self._ending(attempt.task_id)
-            case "lost":
-                log.warning("The task %s is no longer this worker's; it is dropped.", attempt.task_id)
-                return await self._drop(attempt)
-            case "crash" | "handover":
-                return await self._requeue(attempt, over.cause)
-
-    async def _succeed(self, attempt: Attempt, over: Over) -> Verdict:
-        assert over.finish is not None
-        outcome = attempt.outcome(over.finish)
-        await self.emitter.flush(attempt.writer)
-        calls = isinstance(outcome, ToolCallsEvent)
-        result: Result = {
-            "cleaned_response_text": outcome.text,
-            "raw_response_text": attempt.answer.raw_text,
-            "tool_calls": [call.model_dump(by_alias=False) for call in attempt.answer.tool_calls],
-            "finish_reason": "tool_calls" if calls else over.finish,
-            "usage": outcome.usage.model_dump(by_alias=False),
-        }
-        done, _ = await persist(
-            lambda: self._ledger.end(
-                attempt.task_id,
-                attempt.number,
-                "SUCCESS",
-                outcome,
-                result=json.dumps(result, ensure_ascii=False),
-                conversation=_conversation(attempt),
-                conversation_seconds=self._settings.conversation_seconds,
-                written=str(attempt.writer.written),
-            )
-        )
-        if not done:
-            return await self._ending(attempt.task_id)
-        attempt.telemetry.answered(outcome)
-        self._count_end("SUCCESS", str(result["finish_reason"]))
-        return Answered(result)
-
-    async def _fail(self, task_id: str, attempt: int | None, code: ErrorCode, message: str) -> Verdict:
-        retryable = code in ("engine_failed", "internal", "deadline_exceeded")
-        event = ErrorEvent(task_id=task_id, code=code, message=message, retryable=retryable)
-        done, _ = await persist(lambda: self._ledger.end(task_id, attempt, "FAILURE", event))
-        if not done:
-            return await self._ending(task_id)
-        self._count_end("FAILURE", code)
-        return Failed(message)
-
-    async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> Verdict:
-        await self.emitter.flush(attempt.writer)
-        requeued, repeated = await persist(
-            lambda: self._ledger.requeue(attempt.task_id, attempt.number, cause, written=str(attempt.writer.written))
-        )
-        if requeued.outcome == "requeued" or (repeated and requeued.outcome == "not_running"):
-            return HandedOver()
-        if requeued.outcome == "poisoned":
-            self._count_end("FAILURE", "poisoned")
-        elif requeued.outcome == "revoked":
-            self._count_end("REVOKED", "cancelled")
-        elif requeued.outcome == "data_lost":
-            self._count_end("FAILURE", "data_lost")
-        return await self._ending(attempt.task_id)
-
-    async def _drop(self, attempt: Attempt) -> Verdict:
-        """Nothing is left to do; but that Redis lost what this attempt wrote, only this worker knows."""
-        await persist(lambda: self._ledger.tell_lost(attempt.task_id, attempt.number, str(attempt.writer.written)))
-        return Dropped()
-
-    def _count_end(self, state: EndState, reason: str) -> None:
-        self._metrics.ended.labels(self._settings.model_name, state, reason).inc()
-        log.info("The task is over: %s, %s.", state, reason)
-
-    async def _ending(self, task_id: str) -> Verdict:
-        """What the ledger says of a task that has ended, whoever ended it."""
-        record, _ = await persist(lambda: self._ledger.get(task_id))
-        if record is None or record.state != "ended":
-            return Dropped()
-        match record.wire_state:
-            case "SUCCESS":
-                return Answered(json.loads(record.result))
-            case "REVOKED":
-                return Revoked()
-            case _:
-                return Failed(ErrorEvent.model_validate_json(record.outcome).message)
-
     def _lose(self, writer: TokenWriter) -> None:
         for attempt in self.held:
             if attempt.writer is writer:
                 attempt.end(Over("lost"))
-
-
-def _conversation(attempt: Attempt) -> tuple[str, str] | None:
-    """The conversation with its new answer, as the ledger keeps it: its name and its JSON."""
-    request, answer = attempt.request, attempt.answer
-    if request.conversation_id is None:
-        return None
-    calls = [
-        MessageToolCall(
-            id=call.id,
-            function=FunctionCall(name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)),
-        )
-        for call in answer.tool_calls
-    ]
-    said = AssistantMessage(role="assistant", content=answer.text, tool_calls=calls or None)
-    messages = CONVERSATION.dump_json([*request.conversation, said], exclude_none=True)
-    return f"{attempt.record.tenant}:{request.conversation_id}", messages.decode()

@@ -1,0 +1,146 @@
+"""How an attempt at a task ends: exactly one ending in the ledger, and the same for Celery."""
+
+import json
+import logging
+
+from pydantic import TypeAdapter
+
+from shared.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall
+from shared.schemas import EndState, ErrorCode, ErrorEvent, ToolCallsEvent
+from shared.task_ledger import RequeueCause, TaskLedger
+from worker.attempt import Attempt, Over
+from worker.emitter import Emitter
+from worker.metrics import WorkerMetrics
+from worker.patience import persist
+from worker.settings import WorkerSettings
+from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+
+log = logging.getLogger(__name__)
+
+CONVERSATION = TypeAdapter(list[ChatMessage])
+
+
+class Endings:
+    """Writes endings into the ledger, behind the attempt's last tokens; whoever comes second gets the first one's."""
+
+    def __init__(self, settings: WorkerSettings, ledger: TaskLedger, emitter: Emitter, metrics: WorkerMetrics) -> None:
+        self._model = settings.model_name
+        self._conversation_seconds = settings.conversation_seconds
+        self._ledger = ledger
+        self._emitter = emitter
+        self._metrics = metrics
+
+    async def conclude(self, attempt: Attempt, over: Over) -> Verdict:
+        """Ends the attempt as it was decided, or hands its task over."""
+        match over.cause:
+            case "finished":
+                assert over.finish is not None
+                return await self._succeed(attempt, over)
+            case "failed":
+                await self._emitter.flush(attempt.writer)
+                return await self.fail(attempt.task_id, attempt.number, over.code, over.message)
+            case "cancelled":
+                await self._emitter.flush(attempt.writer)
+                done, _ = await persist(lambda: self._ledger.end(attempt.task_id, attempt.number, "REVOKED", None))
+                if done:
+                    self._count_end("REVOKED", "cancelled")
+                return await self.recorded(attempt.task_id)
+            case "lost":
+                log.warning("The task %s is no longer this worker's; it is dropped.", attempt.task_id)
+                return await self._drop(attempt)
+            case "crash" | "handover":
+                return await self._requeue(attempt, over.cause)
+
+    async def fail(self, task_id: str, attempt: int | None, code: ErrorCode, message: str) -> Verdict:
+        """Ends the task in an error; `attempt` is None where no attempt began."""
+        retryable = code in ("engine_failed", "internal", "deadline_exceeded")
+        event = ErrorEvent(task_id=task_id, code=code, message=message, retryable=retryable)
+        done, _ = await persist(lambda: self._ledger.end(task_id, attempt, "FAILURE", event))
+        if not done:
+            return await self.recorded(task_id)
+        self._count_end("FAILURE", code)
+        return Failed(message)
+
+    async def recorded(self, task_id: str) -> Verdict:
+        """What the ledger says of a task that has ended, whoever ended it."""
+        record, _ = await persist(lambda: self._ledger.get(task_id))
+        if record is None or record.state != "ended":
+            return Dropped()
+        match record.wire_state:
+            case "SUCCESS":
+                return Answered(json.loads(record.result))
+            case "REVOKED":
+                return Revoked()
+            case _:
+                return Failed(ErrorEvent.model_validate_json(record.outcome).message)
+
+    async def _succeed(self, attempt: Attempt, over: Over) -> Verdict:
+        assert over.finish is not None
+        outcome = attempt.outcome(over.finish)
+        await self._emitter.flush(attempt.writer)
+        calls = isinstance(outcome, ToolCallsEvent)
+        result: Result = {
+            "cleaned_response_text": outcome.text,
+            "raw_response_text": attempt.answer.raw_text,
+            "tool_calls": [call.model_dump(by_alias=False) for call in attempt.answer.tool_calls],
+            "finish_reason": "tool_calls" if calls else over.finish,
+            "usage": outcome.usage.model_dump(by_alias=False),
+        }
+        done, _ = await persist(
+            lambda: self._ledger.end(
+                attempt.task_id,
+                attempt.number,
+                "SUCCESS",
+                outcome,
+                result=json.dumps(result, ensure_ascii=False),
+                conversation=_conversation(attempt),
+                conversation_seconds=self._conversation_seconds,
+                written=str(attempt.writer.written),
+            )
+        )
+        if not done:
+            return await self.recorded(attempt.task_id)
+        attempt.telemetry.answered(outcome)
+        self._count_end("SUCCESS", str(result["finish_reason"]))
+        return Answered(result)
+
+    async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> Verdict:
+        await self._emitter.flush(attempt.writer)
+        requeued, repeated = await persist(
+            lambda: self._ledger.requeue(attempt.task_id, attempt.number, cause, written=str(attempt.writer.written))
+        )
+        if requeued.outcome == "requeued" or (repeated and requeued.outcome == "not_running"):
+            return HandedOver()
+        if requeued.outcome == "poisoned":
+            self._count_end("FAILURE", "poisoned")
+        elif requeued.outcome == "revoked":
+            self._count_end("REVOKED", "cancelled")
+        elif requeued.outcome == "data_lost":
+            self._count_end("FAILURE", "data_lost")
+        return await self.recorded(attempt.task_id)
+
+    async def _drop(self, attempt: Attempt) -> Verdict:
+        """Nothing is left to do; but that Redis lost what this attempt wrote, only this worker knows."""
+        await persist(lambda: self._ledger.tell_lost(attempt.task_id, attempt.number, str(attempt.writer.written)))
+        return Dropped()
+
+    def _count_end(self, state: EndState, reason: str) -> None:
+        self._metrics.ended.labels(self._model, state, reason).inc()
+        log.info("The task is over: %s, %s.", state, reason)
+
+
+def _conversation(attempt: Attempt) -> tuple[str, str] | None:
+    """The conversation with its new answer, as the ledger keeps it: its name and its JSON."""
+    request, answer = attempt.request, attempt.answer
+    if request.conversation_id is None:
+        return None
+    calls = [
+        MessageToolCall(
+            id=call.id,
+            function=FunctionCall(name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)),
+        )
+        for call in answer.tool_calls
+    ]
+    said = AssistantMessage(role="assistant", content=answer.text, tool_calls=calls or None)
+    messages = CONVERSATION.dump_json([*request.conversation, said], exclude_none=True)
+    return f"{attempt.record.tenant}:{request.conversation_id}", messages.decode()
