@@ -37,6 +37,14 @@ class Usage:
         return cls(cpu, resident)
 
 
+def ended(pid: int) -> bool:
+    """Whether the process is gone, or waits as a zombie for its parent."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
