@@ -25,11 +25,19 @@ MODEL = "fake"
 LEASE = 3.0
 """Seconds. Short, so that a takeover is quick to test; the default is 10."""
 
+TEST_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Below the ports that the kernel gives to clients (from 32768), 2,000 for each process of a test run: a port that was
+# free is not taken by anything else before its server listens.
+PORTS = itertools.cycle(range(20000 + 2000 * TEST_PROCESS, 22000 + 2000 * TEST_PROCESS))
+
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port of this machine that nothing uses, for a server that is started next."""
+    for port in PORTS:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float, what: str) -> None:
