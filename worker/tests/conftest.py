@@ -149,7 +149,7 @@ def app(shared_settings: SharedSettings) -> Iterator[Celery]:
     yield app
     app.close()
     app.backend.result_consumer.stop()
-    app.backend.client.close()
+    app.backend.client.connection_pool.disconnect()  # its client's `close` leaves them to the garbage collector
 
 
 @pytest.fixture
