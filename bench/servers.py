@@ -32,7 +32,7 @@ class Server:
 
     def usage(self) -> dict[str, Usage]:
         """Of each process; a worker's engine counts apart."""
-        return {name: Usage.of(pid, tree=name != "worker") for name, pid in self.pids.items()}
+        return {name: Usage.of(pid, tree=not name.startswith("worker")) for name, pid in self.pids.items()}
 
 
 @contextlib.asynccontextmanager
