@@ -54,10 +54,10 @@ def write(document: Path = DOCUMENT, results: Path = RESULTS) -> None:
 def section(result: Result) -> str:
     """Markdown: how it was taken, the targets, the medians."""
     machine = result.machine
-    taken = (
-        f"`{result.command}`; medians of {result.repetitions} interleaved repetitions; "
-        f"{machine.get('device', machine.get('cpu'))}, {machine.get('cores')} cores"
-    )
+    taken = f"`{result.command}`; "
+    if result.repetitions:
+        taken += f"medians of {result.repetitions} interleaved repetitions; "
+    taken += f"{machine.get('device', machine.get('cpu'))}, {machine.get('cores')} cores"
     loads = [metrics["load_average"] for metrics in result.arms.values() if "load_average" in metrics]
     if loads:
         taken += f"; load average {min(loads):g} to {max(loads):g}"
