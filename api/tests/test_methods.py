@@ -1,6 +1,7 @@
 """The five methods, against a real ledger and a stand-in for the worker."""
 
 import asyncio
+import base64
 import json
 from typing import Any
 
@@ -51,9 +52,10 @@ async def test_create_message_answers_with_the_id_of_a_task_that_waits_and_whose
     assert (record.state, record.model, record.tenant, record.priority) == ("waiting", MODEL, "default", "normal")
     messages = await redis.lrange(keys.prefix + queue_for(MODEL, "normal"), 0, -1)
     assert len(messages) == 1
-    headers = json.loads(messages[0])["headers"]
-    assert (headers["id"], headers["task"]) == (task_id, TASK_NAME)
-    assert b"hi" not in messages[0]
+    message = json.loads(messages[0])
+    assert (message["headers"]["id"], message["headers"]["task"]) == (task_id, TASK_NAME)
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    assert (args, kwargs) == ([task_id], {})
 
 
 async def test_history_and_message_give_the_same_conversation_as_messages(call: Any, ledger: TaskLedger) -> None:
