@@ -10,7 +10,6 @@ from api.lost_messages import RESEND_SECONDS
 from faults.stack import LEASE, Stack, until
 from faults.test_cancel_and_deadlines import cancel
 from faults.test_takeover import first_token_of_attempt, retries, started
-from worker.celery_worker import SPARE_THREADS
 
 
 async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: Stack) -> None:
@@ -29,10 +28,8 @@ async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: S
     for history in running:
         history.expected = undisturbed.text
         assert (started(history), retries(history), history.state) == ([1, 2], 1, "SUCCESS")
-    # The worker had up to two of the backlog in hand (`SPARE_THREADS`), without a slot for them: handed over too.
-    untouched = backlog[SPARE_THREADS:]
-    assert all(started(history) == [1] for history in untouched)
-    first_of_backlog = min(history.of("token")[0].at for history in untouched)
+    assert all(started(history) == [1] for history in backlog)
+    first_of_backlog = min(history.of("token")[0].at for history in backlog)
     for history in running:
         resumed = next(one.at for one in history.of("token") if one.id.attempt == 2)
         assert resumed < first_of_backlog, "the backlog went first"

@@ -21,9 +21,6 @@ from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoke
 
 log = logging.getLogger(__name__)
 
-SPARE_THREADS = 2
-"""Messages in hand beyond the engine's slots, so that a freed slot is filled without a round trip."""
-
 
 class TaskFailed(Exception):
     """The task ended in FAILURE; the message is the one of its error event."""
@@ -107,7 +104,8 @@ def make_worker(
     return QuietWorker(
         app=app,
         hostname=f"{model}@{name}",
-        concurrency=slots + SPARE_THREADS,
+        # None beyond the slots: what waits here waits beside another worker's free slot.
+        concurrency=slots,
         queues=[queue_for(model, queue_class) for queue_class in QUEUE_CLASSES],
         without_gossip=True,
         without_mingle=True,
