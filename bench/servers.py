@@ -172,7 +172,11 @@ async def litellm(token_ms: float) -> AsyncIterator[Server]:
                 f"    api_base: http://127.0.0.1:{upstream.port}/v1\n"
             )
             command = ["{bin}/litellm", "--config", str(config), "--port", "{port}", "--host", "127.0.0.1"]
-            env = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+            env = {
+                "LITELLM_LOG": "ERROR",
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+            }
             async with peer("litellm", command, OpenAiDialect("fake"), path="/health/liveliness", env=env) as server:
                 yield server
 

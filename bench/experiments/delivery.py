@@ -1,7 +1,5 @@
 """Target 5: tokens from the worker's write to the client's socket, through one API process."""
 
-import asyncio
-import itertools
 from functools import partial
 
 from bench.delivery import arguments, deliver
@@ -42,12 +40,4 @@ async def delivery(scale: Scale) -> Result:
 
 
 async def _repetition(given: list[str], number: int) -> Metrics:
-    return await measure(given)
-
-
-async def measure(given: list[str]) -> Metrics:
-    """One run of `bench/delivery.py`, as flat metrics. In a thread: it has an event loop of its own."""
-    found = await asyncio.to_thread(deliver, arguments(given))
-    nested = ((f"{name}_{p}", v) for name, value in found.items() if isinstance(value, dict) for p, v in value.items())
-    plain = ((name, value) for name, value in found.items() if isinstance(value, int | float))
-    return {name: float(value) for name, value in itertools.chain(plain, nested)}
+    return await deliver(arguments(given))

@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Callable
 
 from bench import servers
+from bench.delivery import arguments, deliver
 from bench.dialects import EventsDialect
 from bench.experiments import Scale
-from bench.experiments.delivery import measure as deliver
 from bench.interleave import observed
 from bench.load import HttpClients, closed_loop
 from bench.measures import Metrics
@@ -42,17 +42,16 @@ async def serving(scale: Scale) -> Result:
             name = f"headrace, {rate}/s"
             lean = ["--lean"] if rate > 10 else []
             seconds = str(SECONDS if scale.size >= 1 else 5.0)
-            ours = await deliver(["--streams", "500", "--rate", str(rate), "--seconds", seconds, *lean])
+            ours = await deliver(arguments(["--streams", "500", "--rate", str(rate), "--seconds", seconds, *lean]))
             found.setdefault(name, []).append(_as_a_peer(ours))
             _say(name, number, found[name][-1])
             for peer, (start, streams) in peers.items():
                 name = f"{peer}, {rate}/s"
-                if peer == "LiteLLM proxy" and number:
-                    continue  # minutes each, and far from the others
                 try:
                     metrics = await _peer(peer, start, streams, rate)
                 except (RuntimeError, OSError) as error:
-                    result.notes.append(f"{name}: not measured, {str(error)[:200]}")
+                    result.notes.append(f"{name}: not measured, {str(error)[-200:]}")
+                    print(f"  {name}: {error}", flush=True)
                     continue
                 found.setdefault(name, []).append(metrics)
                 _say(name, number, metrics)
