@@ -214,7 +214,7 @@ async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: i
         "opened_per_second": round(options.streams / opening),
         "store_cpu_share": round(store_cpu / elapsed, 3),
         "own_cpu_share": round(own_cpu / elapsed, 3),
-        "load_average": os.getloadavg()[0],
+        "load_average": round(os.getloadavg()[0], 2),
     }
     if tokens:
         metrics |= spread("latency", latencies) | spread("own_lateness", late)

@@ -26,7 +26,15 @@ async def interleaved(arms: Mapping[str, Measure], repetitions: int) -> dict[str
 
 
 def _line(metrics: Metrics) -> str:
-    shown = ("tokens_per_s", "first_token_ms_p50", "per_token_ms_p50", "per_token_ms_p99", "submit_ms_p50", "errors")
+    times = (
+        "first_token_ms_p50",
+        "per_token_ms_p50",
+        "per_token_ms_p99",
+        "submit_ms_p50",
+        "latency_ms_p50",
+        "latency_ms_p95",
+    )
+    shown = ("tokens_per_s", "delivered_per_second", *times, "errors")
     return ", ".join(f"{name} {metrics[name]:g}" for name in shown if name in metrics)
 
 

@@ -60,7 +60,7 @@ def section(result: Result) -> str:
     taken += f"{machine.get('device', machine.get('cpu'))}, {machine.get('cores')} cores"
     loads = [metrics["load_average"] for metrics in result.arms.values() if "load_average" in metrics]
     if loads:
-        taken += f"; load average {min(loads):g} to {max(loads):g}"
+        taken += f"; load average {min(loads):.3g} to {max(loads):.3g}"
     parts = [taken + "."]
     if result.ratios:
         rows = [[r.name, f"{_number(r.value)} {r.unit}".strip(), _target(r)] for r in result.ratios]
