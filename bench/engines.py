@@ -16,11 +16,11 @@ from bench.environments import converted_model
 from bench.measures import Timeline
 from bench.servers import REAL_MODEL, Server
 from bench.trace import Turn
-from shared.schemas import InferenceRequest
-from worker.engine import Engine, Patience
-from worker.engine_process import SPIN_COUNT
+from shared.wire.schemas import InferenceRequest
 from worker.engine_protocol import EngineOptions, Generate, Output, Step
-from worker.scripted_engine import SCHEME
+from worker.engines.scripted.process import SCHEME
+from worker.engines.supervisor import Engine, Patience
+from worker.engines.transformers.process import SPIN_COUNT
 
 CACHE = str(Path("~/.cache/headrace").expanduser())
 PATIENCE = Patience(start=300, stall=300, attempts=1)
@@ -29,11 +29,11 @@ PATIENCE = Patience(start=300, stall=300, attempts=1)
 def prompts_of(source: str) -> Any:
     """Renders as the worker does, so that the engine gets the same tokens by both ways."""
     if source.startswith(SCHEME):
-        from worker.scripted_codec import ScriptedPrompts
+        from worker.engines.scripted.prompts import ScriptedPrompts
 
         return ScriptedPrompts()
-    from worker.model import load_tokenizer
-    from worker.prompt_rendering import PromptRenderer
+    from worker.engines.transformers.weights import load_tokenizer
+    from worker.text.prompt_rendering import PromptRenderer
 
     return PromptRenderer(load_tokenizer(EngineOptions(source, CACHE)), 2048)
 

@@ -13,7 +13,7 @@ PEERS = ("sse-starlette", "litserve", "bentoml", "ray", "litellm", "transformers
 
 def python_of(peer: str) -> Path:
     """The interpreter of the peer's environment, which is made when it is not there or its pins have changed."""
-    pins = HERE / f"requirements-{peer}.txt"
+    pins = HERE / f"peers/requirements-{peer}.txt"
     folder = CACHE / peer
     python, stamp = folder / "bin" / "python", folder / "installed"
     digest = hashlib.sha256(pins.read_bytes()).hexdigest()

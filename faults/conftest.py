@@ -4,16 +4,16 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Valkey
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from faults.history import check_client, check_quiet, check_stream
-from faults.stack import MODEL, Stack, stack
-from shared.event_stream import EventStream
-from shared.keys import Keys
 from shared.settings import SharedSettings
+from shared.store.event_stream import EventStream
+from shared.store.keys import Keys
+from testbed.history import check_client, check_quiet, check_stream
+from testbed.stack import MODEL, Stack, stack
+from testbed.valkey import Valkey
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Valkey
 from redis.asyncio import Redis
 
-from faults.history import History
-from faults.stack import MODEL, Stack, until
-from faults.tcp_proxy import TcpProxy
 from shared.celery_app import queue_for
 from shared.settings import SharedSettings
+from testbed.history import History
+from testbed.stack import MODEL, Stack, until
+from testbed.tcp_proxy import TcpProxy
+from testbed.valkey import Valkey
 
 QUEUE = SharedSettings().key_prefix + queue_for(MODEL, "normal")
 

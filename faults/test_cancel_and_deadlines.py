@@ -4,8 +4,8 @@ import asyncio
 import time
 from typing import Any
 
-from faults.history import History
-from faults.stack import LEASE, Stack, until
+from testbed.history import History
+from testbed.stack import LEASE, Stack, until
 
 
 async def cancel(headrace: Stack, history: History) -> dict[str, Any]:

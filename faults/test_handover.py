@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from api.lost_messages import RESEND_SECONDS
-from faults.stack import LEASE, Stack, until
+from api.repair.lost_messages import RESEND_SECONDS
 from faults.test_cancel_and_deadlines import cancel
 from faults.test_takeover import first_token_of_attempt, retries, started
+from testbed.stack import LEASE, Stack, until
 
 
 async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: Stack) -> None:

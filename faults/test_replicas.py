@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 from redis.asyncio import Redis
 
-from faults.history import History, follow
-from faults.stack import Stack, until
+from testbed.history import History, follow
+from testbed.stack import Stack, until
 
 
 async def test_a_client_of_a_killed_replica_resumes_at_another(headrace: Stack) -> None:

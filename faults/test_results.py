@@ -8,10 +8,10 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from api.lost_results import SETTLE_SECONDS
-from faults.stack import Stack
-from shared.keys import Keys
+from api.repair.lost_results import SETTLE_SECONDS
 from shared.settings import SharedSettings
+from shared.store.keys import Keys
+from testbed.stack import Stack
 
 RESULTS_REFUSED = [f"{SharedSettings().key_prefix}*", "_kombu*"]
 """The keys that everybody may still use: all of Headrace's and no Celery result."""

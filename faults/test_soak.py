@@ -15,15 +15,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from conftest import Valkey
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from faults.footprint import Footprint, engine_of
-from faults.history import History, check_stream
-from faults.stack import LEASE, Process, Stack, until
-from shared.event_stream import EventStream
-from shared.keys import Keys
+from shared.store.event_stream import EventStream
+from shared.store.keys import Keys
+from testbed.footprint import Footprint, engine_of
+from testbed.history import History, check_stream
+from testbed.stack import LEASE, Process, Stack, until
+from testbed.valkey import Valkey
 
 SECONDS = float(os.environ.get("HEADRACE_SOAK_SECONDS", "20"))
 SEED = int(os.environ.get("HEADRACE_SOAK_SEED", "1"))

@@ -6,11 +6,11 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from api.lost_messages import RESEND_SECONDS
-from faults.history import History
-from faults.stack import LEASE, MODEL, Stack, until
+from api.repair.lost_messages import RESEND_SECONDS
 from shared.celery_app import queue_for
 from shared.settings import SharedSettings
+from testbed.history import History
+from testbed.stack import LEASE, MODEL, Stack, until
 
 
 def started(history: History) -> list[int]:

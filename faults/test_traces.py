@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Valkey
 
-from faults.otlp_receiver import Receiver, Span, otlp_receiver
-from faults.stack import MODEL, Stack, free_port, stack, until
+from testbed.otlp_receiver import Receiver, Span, otlp_receiver
+from testbed.stack import MODEL, Stack, free_port, stack, until
+from testbed.valkey import Valkey
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"

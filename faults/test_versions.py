@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from api.lost_messages import RESEND_SECONDS
-from faults.stack import MODEL, Stack
+from api.repair.lost_messages import RESEND_SECONDS
 from faults.test_takeover import started
 from shared.celery_app import queue_for
-from shared.keys import Keys
-from shared.schemas import SCHEMA_VERSION
 from shared.settings import SharedSettings
+from shared.store.keys import Keys
+from shared.wire.schemas import SCHEMA_VERSION
+from testbed.stack import MODEL, Stack
 
 QUEUE = SharedSettings().key_prefix + queue_for(MODEL, "normal")
 

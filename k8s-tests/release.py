@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from faults.history import History, follow
 from helm_python import Config
 
 from headrace import Client
-from shared.keys import Keys
 from shared.settings import SharedSettings
-from worker.scripted_engine import WORDS
+from shared.store.keys import Keys
+from testbed.history import History, follow
+from worker.engines.scripted.process import WORDS
 
 from .cluster import START_SECONDS, Cluster, until
 from .doors import Doors

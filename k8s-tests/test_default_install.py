@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
-from faults.history import check_client
 from helm_python import Config
 
 from headrace import Client
+from testbed.history import check_client
 
 from .cluster import Cluster
 from .release import Json, Reader, Release, merged

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from faults.history import check_client
+
+from testbed.history import check_client
 
 from .cluster import START_SECONDS, Cluster, until
 from .conftest import SCRIPT, python_image

@@ -1,7 +1,8 @@
 """Two API replicas: a stream that one of them served goes on at the other."""
 
 import pytest
-from faults.history import check_client
+
+from testbed.history import check_client
 
 from .conftest import SCRIPT
 from .release import Release, scripted_text

@@ -1,9 +1,9 @@
 """What clients are told while no worker is there, and what an autoscaler reads meanwhile."""
 
 import httpx
-from faults.history import check_client
 
 from headrace import Client
+from testbed.history import check_client
 
 from .cluster import until
 from .conftest import SCRIPT, WANTS_GPUS

@@ -3,7 +3,8 @@
 from typing import Any
 
 import httpx
-from faults.history import check_client
+
+from testbed.history import check_client
 
 from .cluster import until
 from .conftest import SCRIPT

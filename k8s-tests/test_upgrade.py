@@ -1,6 +1,6 @@
 """`helm upgrade` under load."""
 
-from faults.history import check_client
+from testbed.history import check_client
 
 from .conftest import SCRIPT
 from .release import Release, scripted_text

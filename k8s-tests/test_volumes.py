@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.history import check_client
 from helm_python import Config
 
 from headrace import Client, FinalText
+from testbed.history import check_client
 
 from .cluster import START_SECONDS, Cluster, until
 from .conftest import SCRIPT, SCRIPTED, python_image

@@ -1,7 +1,8 @@
 """A worker pod that goes away in the middle of an answer."""
 
 import pytest
-from faults.history import check_client
+
+from testbed.history import check_client
 
 from .conftest import SCRIPT
 from .release import Release, scripted_text

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from shared.event_stream import EntryId, EventStream
-from shared.keys import Keys
+from shared.store.event_stream import EntryId, EventStream
+from shared.store.keys import Keys
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import httpx
-from faults.stack import MODEL, Stack, free_port, stack, until
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from worker.gpus import Gpus
+from testbed.stack import MODEL, Stack, free_port, stack, until
+from worker.status.gpus import Gpus
 
-RULES = Path(__file__).parent / "headrace/files/alerts.yaml"
+RULES = Path(__file__).parents[1] / "charts/headrace/files/alerts.yaml"
 WINDOW = "8s"
 """What stands for Grafana's $__rate_interval at a scrape per second."""
 
@@ -44,7 +44,7 @@ class Prometheus:
 
     async def query_range(self, expression: str, begin: float, end: float) -> list[Json]:
         """The same over time, a value per second."""
-        span = {"query": concrete(expression), "start": begin, "end": end, "step": 1}
+        span: dict[str, str | float] = {"query": concrete(expression), "start": begin, "end": end, "step": 1}
         reply = await self.client.get(f"{self.url}/api/v1/query_range", params=span)
         return list(reply.json()["data"]["result"])
 

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from faults.history import History, follow
-from shared.keys import Keys
 from shared.settings import SharedSettings
+from shared.store.keys import Keys
+from testbed.history import History, follow
 
 MODEL = "fake"
 LEASE = 3.0

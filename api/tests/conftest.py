@@ -16,14 +16,14 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.backend import Backend
 from api.settings import Settings
-from shared.event_stream import EventStream, TokenWriter
-from shared.keys import Keys
-from shared.schemas import EndState, FinalTextEvent, InferenceRequest, ModelAbilities, ModelCard, Timings, Usage
 from shared.settings import SharedSettings
-from shared.task_id import new_task_id
-from shared.task_ledger import TaskLedger
-from shared.task_record import Claim
-from shared.workers import WorkerRegistry
+from shared.store.event_stream import EventStream, TokenWriter
+from shared.store.keys import Keys
+from shared.store.task_id import new_task_id
+from shared.store.task_ledger import TaskLedger
+from shared.store.task_record import Claim
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import EndState, FinalTextEvent, InferenceRequest, ModelAbilities, ModelCard, Timings, Usage
 
 MODEL = "smollm2-135m-instruct"
 

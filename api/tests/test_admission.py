@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from api.admission import LONGEST_RETRY_SECONDS, UNKNOWN_WAIT_SECONDS
-from shared.keys import Keys
-from shared.schemas import ModelCard
-from shared.workers import WorkerRegistry
+from shared.store.keys import Keys
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import ModelCard
 
 MODEL = "smollm2-135m-instruct"
 CREATE = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}

@@ -17,11 +17,12 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from api import errors, methods
-from shared.keys import Keys
-from shared.schemas import ErrorCode, ModelCard
-from shared.task_ledger import TaskLedger
-from shared.workers import WorkerRegistry
+from api import errors
+from api.rpc import methods
+from shared.store.keys import Keys
+from shared.store.task_ledger import TaskLedger
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import ErrorCode, ModelCard
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
 JSON = {"Content-Type": "application/json"}

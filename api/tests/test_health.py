@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from api.app import create_app, create_internal_app
 from api.backend import Backend
 from api.settings import Settings
-from shared.schemas import ModelCard
-from shared.workers import WorkerRegistry
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import ModelCard
 
 MODEL = "smollm2-135m-instruct"
 

@@ -13,8 +13,8 @@ from bench.measures import Metrics, medians, percentile
 from bench.results_file import Result
 from bench.servers import Server, headrace
 from bench.trace import Turn
-from shared.event_stream import Entry, EntryId, TokenWrite
-from shared.keys import Keys
+from shared.store.event_stream import Entry, EntryId, TokenWrite
+from shared.store.keys import Keys
 
 TASKS = 100
 SHORT, LONG = 20, 220

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from worker.engine_protocol import EngineOptions
-from worker.model import load_tokenizer, load_weights
+from worker.engines.transformers.weights import load_tokenizer, load_weights
 
 
 def main(folder: Path) -> None:

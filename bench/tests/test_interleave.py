@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from bench.interleave import observed
 from bench.load import Load
 from bench.measures import Timeline

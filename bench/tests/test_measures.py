@@ -1,6 +1,7 @@
 """The bench's arithmetic."""
 
 import pytest
+
 from bench.measures import Bound, Timeline, cpu_per_1000, medians, percentile, ratio, summary
 
 

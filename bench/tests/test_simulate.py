@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from bench.measures import percentile
 from bench.simulate import Cluster, Costs, predict, waits
 

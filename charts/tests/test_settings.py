@@ -8,8 +8,8 @@ import pytest
 
 from api.settings import Settings
 from shared.celery_app import make_celery
-from shared.redis_client import connect
 from shared.settings import SharedSettings
+from shared.store.redis_client import connect
 from worker.settings import WorkerSettings
 
 from .conftest import CASES, Json, container, env
@@ -99,8 +99,8 @@ async def test_the_clients_understand_every_kind_of_url_that_the_chart_offers(ur
 
 
 def test_what_the_code_looks_for_in_the_cluster_is_what_the_chart_puts_there(render: Any) -> None:
-    from api.capacity import MODEL_LABEL
-    from api.pod_state import FETCHING
+    from api.cluster.capacity import MODEL_LABEL
+    from api.cluster.pod_state import FETCHING
 
     manifests = render({"models": {"m": {"source": "hf://a/b", "cache": {"enabled": True}}}})
     worker = manifests.one("Deployment", "worker-m")

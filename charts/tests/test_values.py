@@ -8,15 +8,16 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
-from generate import generated
 from helm_python import HelmError, HelmRenderError, HelmValuesError
+
+from charts.generate.chart_files import generated
 
 from .conftest import QWEN, Json, render_chart
 
 
 def test_schema_and_readme_are_up_to_date() -> None:
     for path, text in generated().items():
-        assert path.read_text() == text, f"{path.name} is stale: run `python charts/generate.py`"
+        assert path.read_text() == text, f"{path.name} is stale: run `python -m charts.generate`"
 
 
 def test_every_default_passes_its_own_schema(chart_path: Path) -> None:

@@ -3,7 +3,7 @@
 from pydantic.alias_generators import to_camel
 
 from headrace.calls import Options
-from shared.schemas import CreateMessageParams
+from shared.wire.schemas import CreateMessageParams
 
 
 def test_every_parameter_of_the_server_can_be_given() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from headrace import cli, plan
-from headrace.plan import Plan, StackError
+from headrace import cli
+from headrace.local import plan
+from headrace.local.plan import Plan, StackError
 
 TIMES = {"timings": {"queued": 0, "total": 1}, "usage": {"promptTokens": 1, "completionTokens": 1}}
 
@@ -107,7 +108,9 @@ def test_wrong_usage_has_its_own_exit_code(arguments: tuple[str, ...], capsys: p
 
 def test_demo_once_stands_for_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("headrace.up.run", lambda plan, question, *, once: seen.append((plan.port, question, once)))
+    monkeypatch.setattr(
+        "headrace.local.up.run", lambda plan, question, *, once: seen.append((plan.port, question, once))
+    )
     monkeypatch.setenv("DEMO_ONCE", "1")
     cli.main(["up", "--ask", "Why?", "--port", "0"])
     monkeypatch.setenv("DEMO_ONCE", "0")

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel
 
-import shared.schemas as wire
+import shared.wire.schemas as wire
 from headrace import events
 from headrace.events import EVENT_TYPES
 

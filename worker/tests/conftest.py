@@ -19,19 +19,19 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.celery_app import make_celery, send_task
-from shared.chat import UserMessage
-from shared.event_stream import Entry, EventStream
-from shared.keys import Keys
-from shared.schemas import InferenceRequest, TokenEvent
 from shared.settings import SharedSettings
-from shared.task_id import new_task_id
-from shared.task_ledger import TaskLedger
-from shared.task_record import TaskRecord
-from shared.workers import WorkerRegistry
-from worker import engine_process
-from worker.engine import EngineUnavailable
+from shared.store.event_stream import Entry, EventStream
+from shared.store.keys import Keys
+from shared.store.task_id import new_task_id
+from shared.store.task_ledger import TaskLedger
+from shared.store.task_record import TaskRecord
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.chat import UserMessage
+from shared.wire.schemas import InferenceRequest, TokenEvent
 from worker.engine_protocol import Command, EngineOptions, Generate, Message, Output, Ready, Step, Stop
-from worker.model import load_tokenizer
+from worker.engines.supervisor import EngineUnavailable
+from worker.engines.transformers import process as engine_process
+from worker.engines.transformers.weights import load_tokenizer
 from worker.settings import PACKAGED_MODEL, WorkerSettings
 from worker.worker_loop import WorkerLoop
 

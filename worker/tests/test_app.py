@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from shared.schemas import ErrorEvent
+from shared.wire.schemas import ErrorEvent
 from worker.app import main
-from worker.patience import persist
+from worker.tasks.redis_retry import persist
 
 
 async def test_any_celery_client_gets_the_result_dict(client: Any, start_worker: Any) -> None:

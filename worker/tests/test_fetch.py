@@ -9,8 +9,8 @@ import pytest
 
 from worker import fetch as fetch_module
 from worker.engine_protocol import EngineOptions
+from worker.engines.transformers.weights import ModelFiles, ModelUnavailable
 from worker.fetch import fetch, mark_of
-from worker.model import ModelFiles, ModelUnavailable
 from worker.settings import WorkerSettings
 
 

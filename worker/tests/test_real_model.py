@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from shared.chat import FunctionDefinition, Tool
-from shared.schemas import ErrorEvent
+from shared.wire.chat import FunctionDefinition, Tool
+from shared.wire.schemas import ErrorEvent
 from worker.settings import PACKAGED_MODEL
 
 WEATHER = Tool(

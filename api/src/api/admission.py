@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from api.errors import ModelQueueFull, RateExceeded, StoreFull, TooManyTasks
 from api.settings import Settings
-from shared.keys import Keys
-from shared.task_ledger import QueueFull, TaskLedger, TenantFull
-from shared.workers import WorkerRegistry
+from shared.store.keys import Keys
+from shared.store.task_ledger import QueueFull, TaskLedger, TenantFull
+from shared.store.worker_registry import WorkerRegistry
 
 LONGEST_RETRY_SECONDS = 300.0
 UNKNOWN_WAIT_SECONDS = 30.0

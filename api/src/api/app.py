@@ -11,25 +11,27 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 
-from api import health, rpc, sse
+from api import health
 from api.admission import Admission
 from api.backend import Backend
-from api.cancellation import cancel_and_wait
-from api.capacity import Capacity, capacity_of_this_cluster
+from api.cluster.capacity import Capacity, capacity_of_this_cluster
 from api.errors import ApiError, as_api_error, http_headers, problem
-from api.event_hub import EventHub
-from api.janitor import Janitor
+from api.hub.event_hub import EventHub
 from api.metrics import make_metrics
 from api.publisher import Publisher
+from api.repair.janitor import Janitor
+from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
+from api.sse import stream as sse
+from shared.cancellation import cancel_and_wait
 from shared.celery_app import make_celery
-from shared.event_stream import EventStream
-from shared.keys import Keys
-from shared.loop_prevention import LoopPolicy
-from shared.redis_client import connect
-from shared.task_ledger import TaskLedger
-from shared.workers import WorkerRegistry
+from shared.conversation.loop_prevention import LoopPolicy
+from shared.store.event_stream import EventStream
+from shared.store.keys import Keys
+from shared.store.redis_client import connect
+from shared.store.task_ledger import TaskLedger
+from shared.store.worker_registry import WorkerRegistry
 
 log = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from fastapi import Request
 from redis.asyncio import Redis
 
 from api.admission import Admission
-from api.capacity import Capacity
-from api.event_hub import EventHub
+from api.cluster.capacity import Capacity
+from api.hub.event_hub import EventHub
 from api.metrics import Metrics
 from api.publisher import Publisher
 from api.settings import Settings
-from shared.event_stream import EventStream
-from shared.keys import Keys
-from shared.loop_prevention import LoopPolicy
-from shared.task_ledger import TaskLedger
-from shared.workers import WorkerRegistry
+from shared.conversation.loop_prevention import LoopPolicy
+from shared.store.event_stream import EventStream
+from shared.store.keys import Keys
+from shared.store.task_ledger import TaskLedger
+from shared.store.worker_registry import WorkerRegistry
 
 
 @dataclass(frozen=True, slots=True)

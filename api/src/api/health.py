@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from api.backend import backend_of
 from api.snapshot import Snapshot
-from shared.metrics import expose
+from shared.telemetry.metrics import expose
 
 router = APIRouter()
 

@@ -12,7 +12,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from shared.metrics import BoundedLabel, tasks_ended
+from shared.telemetry.metrics import BoundedLabel, tasks_ended
 
 
 @dataclass(frozen=True, slots=True)

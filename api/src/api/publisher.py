@@ -10,7 +10,7 @@ import celery
 from prometheus_client import Counter
 
 from shared.celery_app import send_task
-from shared.schemas import Priority
+from shared.wire.schemas import Priority
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from api.app import create_app, create_internal_app
 from api.settings import Settings
 from api.tracing import trace_requests
-from shared.logs import set_up_logging
-from shared.telemetry import start_tracing
+from shared.telemetry.logs import set_up_logging
+from shared.telemetry.tracing import start_tracing
 
 log = logging.getLogger("api.server")
 

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from shared.celery_app import LONGEST_TASK_SECONDS
-from shared.chat import MAX_TOOLS, Tool
 from shared.settings import SharedSettings
+from shared.wire.chat import MAX_TOOLS, Tool
 
 
 def _json_or_file(value: Any) -> Any:

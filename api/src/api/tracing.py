@@ -7,11 +7,11 @@ from fastapi import FastAPI, Request
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from shared import semantic_conventions as names
 from shared.celery_app import queue_for
-from shared.schemas import Priority
-from shared.task_record import TaskRecord
-from shared.telemetry import context_of, context_text, link_to, received, tracing_is_on
+from shared.store.task_record import TaskRecord
+from shared.telemetry import semantic_conventions as names
+from shared.telemetry.tracing import context_of, context_text, link_to, received, tracing_is_on
+from shared.wire.schemas import Priority
 
 _tracer = trace.get_tracer("headrace.api")
 
@@ -81,7 +81,7 @@ def tell_lost_attempt(record: TaskRecord) -> None:
     lost = link_to(record.attempt_context)
     if not (tracing_is_on() and lost.is_valid and lost.trace_flags.sampled and record.started_at):
         return
-    from shared.span_export import span_id
+    from shared.telemetry.span_export import span_id
 
     attributes: dict[str, str | int] = {
         names.MESSAGING_SYSTEM: "celery",

@@ -12,10 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, AppsV1Api, Configuration, CoreV1Api
 
-from api import capacity as capacity_module
-from api.capacity import Capacity, capacity_of_this_cluster
-from api.cluster_objects import Event, Pod
-from api.pod_state import PodState, pod_state
+from api.cluster import capacity as capacity_module
+from api.cluster.capacity import Capacity, capacity_of_this_cluster
+from api.cluster.cluster_objects import Event, Pod
+from api.cluster.pod_state import PodState, pod_state
 
 Json = dict[str, Any]
 SELECTOR = "app.kubernetes.io/instance=headrace,app.kubernetes.io/component=worker"

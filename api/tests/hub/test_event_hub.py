@@ -9,11 +9,11 @@ import pytest
 from redis.asyncio import Redis
 from sse_starlette import ServerSentEvent
 
-from api.event_hub import EventHub
-from api.subscription import BUFFER_BYTES, Frame, Subscription, framed
-from shared.event_stream import CLOSED, START, EntryId, EventStream
-from shared.keys import Keys
-from shared.schemas import EndState
+from api.hub.event_hub import EventHub
+from api.hub.subscription import BUFFER_BYTES, Frame, Subscription, framed
+from shared.store.event_stream import CLOSED, START, EntryId, EventStream
+from shared.store.keys import Keys
+from shared.wire.schemas import EndState
 
 
 class Worker(Protocol):

@@ -13,17 +13,17 @@ from celery.result import AsyncResult
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-import api.lost_messages
-import api.lost_results
+import api.repair.lost_messages
+import api.repair.lost_results
 from api.app import create_app
 from api.backend import Backend
-from api.readers import Readership
+from api.hub.readership import Readership
 from api.settings import Settings
 from shared.celery_app import queue_for
-from shared.event_stream import EventStream
-from shared.keys import Keys
-from shared.schemas import EndState, ErrorEvent
-from shared.task_ledger import TaskLedger
+from shared.store.event_stream import EventStream
+from shared.store.keys import Keys
+from shared.store.task_ledger import TaskLedger
+from shared.wire.schemas import EndState, ErrorEvent
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
 
@@ -54,7 +54,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture(autouse=True)
 def _resend_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.lost_messages, "RESEND_SECONDS", 1.0)
+    monkeypatch.setattr(api.repair.lost_messages, "RESEND_SECONDS", 1.0)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def stored_result(backend: Backend, task_id: str) -> tuple[str, Any]:
 async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
     backend: Backend, worker: Worker, ledger: TaskLedger, monkeypatch: pytest.MonkeyPatch, state: EndState
 ) -> None:
-    monkeypatch.setattr(api.lost_results, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(api.repair.lost_results, "SETTLE_SECONDS", 0.5)
     task_id = await worker.accept()
     await worker.claim(task_id)
     backend.celery.backend.store_result(task_id, {"hostname": "w"}, "STARTED")
@@ -129,7 +129,7 @@ async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
 async def test_a_result_that_was_stored_stays(
     backend: Backend, worker: Worker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.lost_results, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(api.repair.lost_results, "SETTLE_SECONDS", 0.5)
     task_id = await worker.accept()
     await worker.claim(task_id)
     await worker.end(task_id)

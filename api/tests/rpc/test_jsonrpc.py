@@ -8,7 +8,7 @@ import pytest
 from pydantic import JsonValue
 
 from api.errors import TaskNotFound
-from api.jsonrpc import Limits, Method, answer
+from api.rpc.jsonrpc import Limits, Method, answer
 
 
 async def _subtract(_: None, params: dict[str, JsonValue]) -> JsonValue:

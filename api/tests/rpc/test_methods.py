@@ -10,11 +10,14 @@ from celery.exceptions import TaskRevokedError
 from redis.asyncio import Redis
 
 from api.backend import Backend
-from api.methods import METHODS
+from api.rpc.methods import METHODS
 from shared.celery_app import TASK_NAME, make_celery, queue_for
-from shared.chat import AssistantMessage
-from shared.keys import Keys
-from shared.schemas import (
+from shared.settings import SharedSettings
+from shared.store.keys import Keys
+from shared.store.task_ledger import TaskLedger
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.chat import AssistantMessage
+from shared.wire.schemas import (
     CreateMessageParams,
     ErrorEvent,
     ModelCard,
@@ -23,9 +26,6 @@ from shared.schemas import (
     ToolCallsEvent,
     Usage,
 )
-from shared.settings import SharedSettings
-from shared.task_ledger import TaskLedger
-from shared.workers import WorkerRegistry
 
 MODEL = "smollm2-135m-instruct"
 TOOL = {"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}}}}

@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from api.backend import Backend
-from shared.event_stream import CLOSED
-from shared.schemas import EndState, ModelCard
-from shared.task_id import new_task_id
-from shared.task_ledger import TaskLedger
-from shared.workers import WorkerRegistry
+from shared.store.event_stream import CLOSED
+from shared.store.task_id import new_task_id
+from shared.store.task_ledger import TaskLedger
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import EndState, ModelCard
 
 
 class Worker(Protocol):

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from headrace import up
 from headrace.calls import Message, Options
 from headrace.chat import answer, converse
 from headrace.client import DEFAULT_URL, Client
 from headrace.errors import HeadraceError, Unreachable
-from headrace.plan import Plan
+from headrace.local import up
+from headrace.local.plan import Plan
 
 FAILED, UNREACHABLE, INTERRUPTED = 1, 3, 130
 """Exit codes; argparse exits with 2 for a command line that it does not understand."""

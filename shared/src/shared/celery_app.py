@@ -7,8 +7,8 @@ from celery import Celery
 from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import RedisError
 
-from shared.schemas import Priority
 from shared.settings import SharedSettings
+from shared.wire.schemas import Priority
 
 TASK_NAME = "run_llm_inference_task"
 

@@ -4,9 +4,9 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall, ToolMessage, UserMessage
-from shared.conversation_rules import check_conversation
-from shared.loop_prevention import LoopPolicy, call_key, prevent_loops
+from shared.conversation.loop_prevention import LoopPolicy, call_key, prevent_loops
+from shared.conversation.rules import check_conversation
+from shared.wire.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall, ToolMessage, UserMessage
 
 Call = tuple[str, str, str]
 """Name, arguments as JSON text, answer."""

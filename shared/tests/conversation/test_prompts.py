@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from shared.prompts import InvalidConversation, LoopPolicy, ToolLoop, assemble, with_tool_prompt
-from shared.schemas import CreateMessageParams
+from shared.conversation.prompts import InvalidConversation, LoopPolicy, ToolLoop, assemble, with_tool_prompt
+from shared.wire.schemas import CreateMessageParams
 
 USER = {"role": "user", "content": "Weather in Paris?"}
 TOOL = {

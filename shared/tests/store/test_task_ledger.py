@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.event_stream import (
+from shared.store.event_stream import (
     CLOSED,
     Entry,
     EntryId,
@@ -16,11 +16,11 @@ from shared.event_stream import (
     TokenWrite,
     TokenWriter,
 )
-from shared.keys import Keys
-from shared.schemas import ErrorEvent, FinalTextEvent, Guard, InferenceRequest, Timings, Usage
-from shared.task_id import new_task_id, task_id_time
-from shared.task_ledger import IdempotencyConflict, QueueFull, TaskLedger, TenantFull
-from shared.task_record import Claim, NoClaim
+from shared.store.keys import Keys
+from shared.store.task_id import new_task_id, task_id_time
+from shared.store.task_ledger import IdempotencyConflict, QueueFull, TaskLedger, TenantFull
+from shared.store.task_record import Claim, NoClaim
+from shared.wire.schemas import ErrorEvent, FinalTextEvent, Guard, InferenceRequest, Timings, Usage
 
 REQUEST = InferenceRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
 

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from shared.logs import LogOptions, adopt, begin_thread, bind, scope, set_up_logging
+from shared.telemetry.logs import LogOptions, adopt, begin_thread, bind, scope, set_up_logging
 
 Lines = Callable[[], list[dict[str, Any]]]
 

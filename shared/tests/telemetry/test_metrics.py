@@ -3,7 +3,7 @@
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, TraceFlags
 from prometheus_client import CollectorRegistry, Histogram
 
-from shared.metrics import MOST_LABELS, OTHER, Alias, BoundedLabel, exemplar, expose
+from shared.telemetry.metrics import MOST_LABELS, OTHER, Alias, BoundedLabel, exemplar, expose
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from opentelemetry import trace
 
-from shared.telemetry import (
+from shared.telemetry.tracing import (
     TelemetrySettings,
     context_of,
     context_text,
@@ -87,14 +87,14 @@ def modules_after(code: str, **env: str) -> set[str]:
 
 
 def test_a_process_that_does_not_trace_never_imports_the_sdk() -> None:
-    modules = modules_after("from shared.telemetry import start_tracing; start_tracing('test')()")
+    modules = modules_after("from shared.telemetry.tracing import start_tracing; start_tracing('test')()")
     assert not {name for name in modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter", "grpc"))}
 
 
 def test_resource_attributes_and_the_service_name_come_from_the_environment_first() -> None:
     code = """
 from opentelemetry import trace
-from shared.telemetry import start_tracing
+from shared.telemetry.tracing import start_tracing
 end = start_tracing("headrace-test")
 attributes = trace.get_tracer_provider().resource.attributes
 assert attributes["service.name"] == "renamed", attributes
@@ -115,8 +115,8 @@ end()
 def test_a_span_can_be_told_under_the_id_that_its_process_had_announced() -> None:
     code = """
 from opentelemetry import trace
-from shared.span_export import span_id
-from shared.telemetry import start_tracing
+from shared.telemetry.span_export import span_id
+from shared.telemetry.tracing import start_tracing
 end = start_tracing("headrace-test")
 tracer = trace.get_tracer("test")
 with span_id(0x1234):

@@ -16,14 +16,14 @@ from types import FrameType
 from pydantic import ValidationError
 
 from shared.celery_app import make_celery
-from shared.logs import set_up_logging
-from shared.telemetry import start_tracing
-from worker.celery_worker import make_worker, register_task, stop_worker
-from worker.consumption import Consumption
-from worker.engine import EngineUnavailable
-from worker.health import InternalServer
+from shared.telemetry.logs import set_up_logging
+from shared.telemetry.tracing import start_tracing
+from worker.consumer.celery_worker import make_worker, register_task, stop_worker
+from worker.consumer.consumption import Consumption
+from worker.engines.supervisor import EngineUnavailable
 from worker.settings import WorkerSettings
-from worker.verdict import Dropped, Verdict
+from worker.status.health import InternalServer
+from worker.tasks.outcomes import Dropped, Verdict
 from worker.worker_loop import WorkerLoop
 
 log = logging.getLogger(__name__)

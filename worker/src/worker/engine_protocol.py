@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.logs import LogOptions
+from shared.telemetry.logs import LogOptions
 
 FinishReason = Literal["stop", "length"]
 """`stop`: an end-of-sequence token, or the grammar is complete; `length`: `max_new_tokens` reached."""

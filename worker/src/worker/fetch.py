@@ -7,8 +7,8 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import ValidationError
 
-from shared.logs import set_up_logging
-from worker.model import ModelUnavailable, locate
+from shared.telemetry.logs import set_up_logging
+from worker.engines.transformers.weights import ModelUnavailable, locate
 from worker.settings import WorkerSettings
 
 log = logging.getLogger("worker.fetch")

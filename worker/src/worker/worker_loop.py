@@ -9,23 +9,23 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from shared.event_stream import EventStream
-from shared.keys import Keys
-from shared.logs import adopt
-from shared.redis_client import connect
-from shared.schemas import ModelCard
-from shared.task_ledger import TaskLedger
-from shared.workers import WorkerRegistry
-from worker.codec import Codec, Prompts
-from worker.deletion_cost import keep_deletion_cost
-from worker.engine import Engine, EngineUnavailable, Patience
+from shared.store.event_stream import EventStream
+from shared.store.keys import Keys
+from shared.store.redis_client import connect
+from shared.store.task_ledger import TaskLedger
+from shared.store.worker_registry import WorkerRegistry
+from shared.telemetry.logs import adopt
+from shared.wire.schemas import ModelCard
 from worker.engine_protocol import Step
-from worker.leases import Leases
-from worker.metrics import WorkerMetrics
-from worker.presence import Presence
-from worker.scripted_engine import SCHEME
+from worker.engines.scripted.process import SCHEME
+from worker.engines.supervisor import Engine, EngineUnavailable, Patience
 from worker.settings import WorkerSettings
-from worker.tasks import TaskRunner
+from worker.status.deletion_cost import keep_deletion_cost
+from worker.status.metrics import WorkerMetrics
+from worker.status.presence import Presence
+from worker.tasks.leases import Leases
+from worker.tasks.task_runner import TaskRunner
+from worker.text.codec import Codec, Prompts
 
 log = logging.getLogger(__name__)
 
@@ -179,11 +179,11 @@ def _load_codec(settings: WorkerSettings, eos_token_ids: Iterable[int]) -> Codec
 def _load_prompts(settings: WorkerSettings) -> Prompts:
     """Imports what this model needs and nothing else: a scripted engine has no use for transformers."""
     if settings.model_source.startswith(SCHEME):
-        from worker.scripted_codec import ScriptedPrompts
+        from worker.engines.scripted.prompts import ScriptedPrompts
 
         return ScriptedPrompts()
-    from worker.model import load_tokenizer
-    from worker.prompt_rendering import PromptRenderer
+    from worker.engines.transformers.weights import load_tokenizer
+    from worker.text.prompt_rendering import PromptRenderer
 
     adopt("transformers")
     return PromptRenderer(load_tokenizer(settings.engine_options), settings.default_max_tokens)

@@ -16,7 +16,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import OutOfMemoryError
 
-from worker.consumption import Consumption, PatientConsumer, let_requests_end_while_they_are_counted
+from worker.consumer.consumption import Consumption, PatientConsumer, let_requests_end_while_they_are_counted
 
 
 def test_the_versions_are_the_ones_whose_faults_are_known() -> None:

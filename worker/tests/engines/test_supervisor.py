@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from worker.engine import Engine, EngineUnavailable, Patience
 from worker.engine_protocol import EngineOptions, Generate, Output, Step
-from worker.scripted_codec import ScriptedPrompts
-from worker.scripted_engine import FIRST_BYTE, LAST_USER
+from worker.engines.scripted.process import FIRST_BYTE, LAST_USER
+from worker.engines.scripted.prompts import ScriptedPrompts
+from worker.engines.supervisor import Engine, EngineUnavailable, Patience
 
 
 @dataclass

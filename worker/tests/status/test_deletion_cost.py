@@ -10,8 +10,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api
 
-from worker import deletion_cost, worker_loop
-from worker.deletion_cost import ANNOTATION, BUSY_COST, DeletionCost, keep_deletion_cost
+from worker import worker_loop
+from worker.status import deletion_cost
+from worker.status.deletion_cost import ANNOTATION, BUSY_COST, DeletionCost, keep_deletion_cost
 
 PATH = "/api/v1/namespaces/ml/pods/worker-1/status"
 

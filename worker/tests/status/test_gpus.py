@@ -6,7 +6,7 @@ from typing import Any
 import pynvml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from worker.gpus import Gpus
+from worker.status.gpus import Gpus
 
 
 class OneGpu:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from worker.health import InternalServer
+from worker.status.health import InternalServer
 
 
 class Worker:

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared.event_stream import EventStream, TokenWrite, TokenWriter
-from worker.emitter import Emitter
+from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
+from worker.tasks.emitter import Emitter
 
 
 class Stream:

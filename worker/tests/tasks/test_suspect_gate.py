@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from worker.suspect_gate import SuspectGate
+from worker.tasks.suspect_gate import SuspectGate
 
 
 class Visitor:

@@ -3,11 +3,11 @@ import json
 from itertools import accumulate
 from typing import Any
 
-from shared.chat import FunctionDefinition, Tool, UserMessage
-from shared.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent
-from shared.task_record import Claim
-from worker.patience import persist
-from worker.verdict import Answered, Dropped, Failed, HandedOver, Revoked
+from shared.store.task_record import Claim
+from shared.wire.chat import FunctionDefinition, Tool, UserMessage
+from shared.wire.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent
+from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked
+from worker.tasks.redis_retry import persist
 
 SIXTEEN_WORDS = "!tokens 16"
 

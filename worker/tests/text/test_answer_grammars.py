@@ -12,11 +12,11 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.schemas import InferenceRequest
-from worker.answer_grammars import CallSyntax, UnsupportedSchema, call_syntax, grammar_for
-from worker.answer_stream import parse_answer
+from shared.wire.schemas import InferenceRequest
 from worker.engine_protocol import Grammar
-from worker.template_abilities import CallForm
+from worker.text.answer_grammars import CallSyntax, UnsupportedSchema, call_syntax, grammar_for
+from worker.text.answer_stream import parse_answer
+from worker.text.template_abilities import CallForm
 
 FORMS: list[CallForm] = ["hermes", "mistral", "mistral_named", "llama"]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.chat import Tool
-from worker.answer_stream import AnswerStream, parse_answer
+from shared.wire.chat import Tool
+from worker.text.answer_stream import AnswerStream, parse_answer
 
 
 def tool(name: str, schema: dict[str, Any]) -> Tool:

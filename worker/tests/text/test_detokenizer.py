@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from worker.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
+from worker.text.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
 
 CORPUS = ["the cat sat on the mat", "größer 漢字 🏳️‍🌈 naïve café", '{"name": "get_weather", "arguments": {}}']
 

@@ -5,8 +5,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from shared.schemas import InferenceRequest
-from worker.prompt_rendering import PromptRefused, PromptRenderer
+from shared.wire.schemas import InferenceRequest
+from worker.text.prompt_rendering import PromptRefused, PromptRenderer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from shared.chat import Tool
-from worker.template_answer_stream import TemplateAnswerStream
+from shared.wire.chat import Tool
+from worker.text.template_answer_stream import TemplateAnswerStream
 
 TEMPLATE = {
     "version": 1,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from api.cluster_objects import Deployment, Event, ListOf, Pod
-from api.pod_state import pod_state
+from api.cluster.cluster_objects import Deployment, Event, ListOf, Pod
+from api.cluster.pod_state import pod_state
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse

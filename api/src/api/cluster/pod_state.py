@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from api.cluster_objects import ContainerStatus, Event, Pod
+from api.cluster.cluster_objects import ContainerStatus, Event, Pod
 
 FETCHING = "fetch-model"
 """Name of the chart's init container that fills the model cache."""

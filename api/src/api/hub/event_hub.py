@@ -7,10 +7,10 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from api.cancellation import cancel_and_wait
-from api.doorbell import Doorbell
-from api.subscription import Subscription, framed
-from shared.event_stream import START, EntryId, EventStream
+from api.hub.doorbell import Doorbell
+from api.hub.subscription import Subscription, framed
+from shared.cancellation import cancel_and_wait
+from shared.store.event_stream import START, EntryId, EventStream
 
 log = logging.getLogger(__name__)
 

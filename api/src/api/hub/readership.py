@@ -9,7 +9,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from shared.keys import Keys
+from shared.store.keys import Keys
 
 
 class Readership:

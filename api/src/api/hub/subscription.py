@@ -9,8 +9,8 @@ from itertools import groupby
 
 from redis.exceptions import RedisError
 
-from shared.event_stream import Entry, EntryId, EntryLost
-from shared.schemas import EndEvent, ErrorEvent
+from shared.store.event_stream import Entry, EntryId, EntryLost
+from shared.wire.schemas import EndEvent, ErrorEvent
 
 log = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
 from api.backend import Backend
-from api.lost_messages import LostMessages
-from api.lost_results import LostResults
-from api.readers import Readership
+from api.hub.readership import Readership
+from api.repair.lost_messages import LostMessages
+from api.repair.lost_results import LostResults
 from api.tracing import tell_lost_attempt
-from shared.logs import scope
-from shared.schemas import ErrorEvent
-from shared.task_record import Message, TaskRecord
-from shared.telemetry import message_headers, trace_id
+from shared.store.task_record import Message, TaskRecord
+from shared.telemetry.logs import scope
+from shared.telemetry.tracing import message_headers, trace_id
+from shared.wire.schemas import ErrorEvent
 
 log = logging.getLogger(__name__)
 

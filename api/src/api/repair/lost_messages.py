@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from api.backend import Backend
 from shared.celery_app import QUEUE_CLASSES, queue_for
-from shared.task_record import Message
+from shared.store.task_record import Message
 
 RESEND_SECONDS = 5.0
 """A message that was sent so long ago, is in no queue and was not claimed, is sent again."""

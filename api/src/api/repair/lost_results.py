@@ -7,7 +7,7 @@ from celery.states import STARTED
 from redis.asyncio import Redis
 
 from api.backend import Backend
-from shared.schemas import ErrorEvent
+from shared.wire.schemas import ErrorEvent
 
 SETTLE_SECONDS = 5.0
 """A worker has this long to store the result itself."""

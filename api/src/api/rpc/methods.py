@@ -11,12 +11,12 @@ from pydantic_core import from_json
 from api.backend import Backend
 from api.errors import TaskNotFound, as_api_error
 from api.invalid_params import invalid_params
-from api.jsonrpc import Method
-from api.new_task import start_task
-from shared.event_stream import Entry
-from shared.logs import scope
-from shared.schemas import CreateMessageParams, ModelStatus, TaskParams, WireType
-from shared.task_record import TaskRecord
+from api.rpc.jsonrpc import Method
+from api.tasks.new_task import start_task
+from shared.store.event_stream import Entry
+from shared.store.task_record import TaskRecord
+from shared.telemetry.logs import scope
+from shared.wire.schemas import CreateMessageParams, ModelStatus, TaskParams, WireType
 
 LARGE_BODY_BYTES = 64 * 1024
 """Bodies above this are checked in a thread: thousands of messages or schemas take longer than others may wait."""

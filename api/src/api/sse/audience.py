@@ -9,10 +9,10 @@ from redis.exceptions import RedisError
 from sse_starlette import ServerSentEvent
 
 from api.backend import Backend
-from api.readers import Readership
-from api.subscription import Subscription
-from api.waiting_room import tell_positions
-from shared.schemas import State
+from api.hub.readership import Readership
+from api.hub.subscription import Subscription
+from api.sse.positions import tell_positions
+from shared.wire.schemas import State
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from api.backend import Backend
-from shared.schemas import State, StatusEvent
+from shared.wire.schemas import State, StatusEvent
 
 
 class Waiting(Protocol):

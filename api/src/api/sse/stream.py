@@ -10,18 +10,18 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.audience import Audience, Reader
 from api.auth import reader as tenant_of
 from api.backend import Backend, backend_of
-from api.cancellation import cancel_and_wait
 from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
-from api.readers import Readership
+from api.hub.readership import Readership
+from api.sse.audience import Audience, Reader
+from api.sse.positions import note_status
 from api.tracing import link_stream
-from api.waiting_room import note_status
-from shared.event_stream import START, EntryId, EntryLost
-from shared.logs import bind
-from shared.task_id import task_id_time
-from shared.task_record import TaskRecord
+from shared.cancellation import cancel_and_wait
+from shared.store.event_stream import START, EntryId, EntryLost
+from shared.store.task_id import task_id_time
+from shared.store.task_record import TaskRecord
+from shared.telemetry.logs import bind
 
 
 @asynccontextmanager

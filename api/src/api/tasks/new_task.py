@@ -12,13 +12,13 @@ from api.backend import Backend
 from api.errors import ContextTooLong, ConversationNotFound, InvalidParams, ToolLoopRefused, UnknownModel
 from api.invalid_params import invalid_param
 from api.tracing import sending
-from shared.chat import AssistantMessage, ChatMessage, ToolMessage
-from shared.logs import bind
-from shared.prompts import Assembled, InvalidConversation, LoopPolicy, ToolLoop, assemble
-from shared.schemas import CreateMessageParams, InferenceRequest, ModelCard, Sampling
-from shared.task_id import new_task_id
-from shared.task_ledger import IdempotencyConflict, QueueFull, TenantFull
-from shared.telemetry import message_headers
+from shared.conversation.prompts import Assembled, InvalidConversation, LoopPolicy, ToolLoop, assemble
+from shared.store.task_id import new_task_id
+from shared.store.task_ledger import IdempotencyConflict, QueueFull, TenantFull
+from shared.telemetry.logs import bind
+from shared.telemetry.tracing import message_headers
+from shared.wire.chat import AssistantMessage, ChatMessage, ToolMessage
+from shared.wire.schemas import CreateMessageParams, InferenceRequest, ModelCard, Sampling
 
 Result = TypeVar("Result")
 

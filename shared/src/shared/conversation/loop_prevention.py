@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from shared.chat import AssistantMessage, ChatMessage, MessageToolCall, ToolMessage, UserMessage
-from shared.schemas import Guard
+from shared.wire.chat import AssistantMessage, ChatMessage, MessageToolCall, ToolMessage, UserMessage
+from shared.wire.schemas import Guard
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.chat import (
+from shared.conversation.loop_prevention import LoopPolicy, ToolLoop, prevent_loops
+from shared.conversation.rules import InvalidConversation, check_conversation
+from shared.wire.chat import (
     AssistantMessage,
     ChatMessage,
     JsonSchemaFormat,
@@ -16,10 +18,8 @@ from shared.chat import (
     ToolMessage,
     UserMessage,
 )
-from shared.conversation_rules import InvalidConversation, check_conversation
-from shared.json_schemas import InvalidSchema, check_schema
-from shared.loop_prevention import LoopPolicy, ToolLoop, prevent_loops
-from shared.schemas import CreateMessageParams, Guard
+from shared.wire.json_schemas import InvalidSchema, check_schema
+from shared.wire.schemas import CreateMessageParams, Guard
 
 __all__ = ["Assembled", "InvalidConversation", "LoopPolicy", "ToolLoop", "assemble", "with_tool_prompt"]
 

@@ -9,7 +9,7 @@
 
 from collections.abc import Sequence
 
-from shared.chat import AssistantMessage, ChatMessage, SystemMessage, ToolMessage, UserMessage
+from shared.wire.chat import AssistantMessage, ChatMessage, SystemMessage, ToolMessage, UserMessage
 
 MAX_MESSAGES = 2_000
 """Messages of one conversation."""

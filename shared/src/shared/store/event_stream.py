@@ -14,14 +14,14 @@ from typing import NamedTuple, cast
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from shared.keys import Keys
-from shared.schemas import TokenEvent
+from shared.store.keys import Keys
+from shared.wire.schemas import TokenEvent
 
 CLOSED = 2**32 - 1
 """Sequence number that closes an attempt; its ending follows at CLOSED + 1. No answer has as many tokens."""
 
 
-APPEND_TOKEN = (files("shared") / "lua" / "append_token.lua").read_text()
+APPEND_TOKEN = (files("shared.store") / "lua" / "append_token.lua").read_text()
 
 
 class EntryId(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any, Literal, cast
 
 from redis.asyncio import Redis
 
-from shared.keys import Keys
-from shared.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome, State
-from shared.task_record import Acceptance, Claim, Load, Message, NoClaim, Requeued, TaskRecord, parse_record
+from shared.store.keys import Keys
+from shared.store.task_record import Acceptance, Claim, Load, Message, NoClaim, Requeued, TaskRecord, parse_record
+from shared.wire.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome, State
 
 RequeueCause = Literal["handover", "crash", "loss"]
 """A planned stop of the worker; the engine died under the task; the worker's lease ran out."""
@@ -49,7 +49,7 @@ class TaskLedger:
         self._keys = keys
         self._retention_ms = int(retention_seconds * 1000)
         self._max_failures = max_failures
-        lua = files("shared") / "lua"
+        lua = files("shared.store") / "lua"
         prelude = (lua / "prelude.lua").read_text()
         self._scripts = {
             name: redis.register_script(prelude + (lua / f"{name}.lua").read_text())

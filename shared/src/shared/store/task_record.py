@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from shared.schemas import State
+from shared.wire.schemas import State
 
 
 @dataclass(frozen=True, slots=True)

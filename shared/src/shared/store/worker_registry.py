@@ -4,8 +4,8 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from shared.keys import Keys
-from shared.schemas import ModelCard
+from shared.store.keys import Keys
+from shared.wire.schemas import ModelCard
 
 
 class WorkerRegistry:

@@ -53,7 +53,7 @@ def start_tracing(service: str, settings: TelemetrySettings | None = None) -> Ca
     settings = settings or TelemetrySettings()
     if not settings.on:
         return lambda: None
-    from shared.span_export import export_spans
+    from shared.telemetry.span_export import export_spans
 
     return export_spans(service, settings.protocol)
 

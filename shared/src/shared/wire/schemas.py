@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
-from shared.chat import MAX_TOOLS, ChatMessage, ResponseFormat, Tool, ToolChoice, UserMessage
+from shared.wire.chat import MAX_TOOLS, ChatMessage, ResponseFormat, Tool, ToolChoice, UserMessage
 
 SCHEMA_VERSION = 1
 """Version of the task record and of the Celery message; a worker refuses a record of a version it does not know."""

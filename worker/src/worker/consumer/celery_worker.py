@@ -14,10 +14,10 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
-from shared.logs import begin_thread
-from shared.telemetry import message_headers, received
-from worker.consumption import Consumption, consumption_step, let_requests_end_while_they_are_counted
-from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+from shared.telemetry.logs import begin_thread
+from shared.telemetry.tracing import message_headers, received
+from worker.consumer.consumption import Consumption, consumption_step, let_requests_end_while_they_are_counted
+from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def make_worker(
     let_requests_end_while_they_are_counted()
     app.steps["consumer"].add(consumption_step(consumption))
     app.conf.update(
-        worker_consumer="worker.consumption:PatientConsumer",
+        worker_consumer="worker.consumer.consumption:PatientConsumer",
         worker_send_task_events=task_events,
         # Our commands and cancellations go through the ledger; Celery's raise NotImplementedError in this pool.
         worker_enable_remote_control=False,

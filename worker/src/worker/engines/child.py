@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from shared.logs import set_up_logging
+from shared.telemetry.logs import set_up_logging
 from worker.engine_protocol import Command, EngineOptions, Message, Stop
-from worker.scripted_engine import SCHEME
+from worker.engines.scripted.process import SCHEME
 
 PR_SET_PDEATHSIG = 1
 
@@ -101,7 +101,8 @@ def _serve(connection: Connection, options: EngineOptions) -> None:
     os.setsid()
     set_up_logging(options.logs)
     if options.model.startswith(SCHEME):
-        from worker import scripted_engine as engine
+        from worker.engines.scripted import process as engine
     else:
-        from worker import engine_process as engine  # type: ignore[no-redef]  # the same function in another module
+        # The same function in another module.
+        from worker.engines.transformers import process as engine  # type: ignore[no-redef]
     engine.serve(connection, options)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worker.engine_child import EngineChild
 from worker.engine_protocol import Cancel, EngineOptions, Generate, Loading, Message, Ready, StartFailed, Stats, Step
+from worker.engines.child import EngineChild
 
 log = logging.getLogger(__name__)
 

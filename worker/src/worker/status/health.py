@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry
 
-from shared.metrics import expose
+from shared.telemetry.metrics import expose
 
 Check = Callable[[], str]
 """Returns what is wrong, in words; empty when nothing is."""

@@ -15,11 +15,11 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from shared import semantic_conventions as names
-from shared.metrics import REQUEST_BUCKETS, TOKEN_BUCKETS, WAIT_BUCKETS, Alias, BoundedLabel, tasks_ended
-from worker.consumption import Consumption
+from shared.telemetry import semantic_conventions as names
+from shared.telemetry.metrics import REQUEST_BUCKETS, TOKEN_BUCKETS, WAIT_BUCKETS, Alias, BoundedLabel, tasks_ended
+from worker.consumer.consumption import Consumption
 from worker.engine_protocol import Ready, Step
-from worker.gpus import Gpus
+from worker.status.gpus import Gpus
 
 STEP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from shared.schemas import ModelCard
-from shared.workers import WorkerRegistry
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import ModelCard
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.event_stream import Entry, TokenWriter
-from shared.schemas import (
+from shared.store.event_stream import Entry, TokenWriter
+from shared.store.task_record import Claim
+from shared.wire.schemas import (
     ErrorCode,
     FinalTextEvent,
     FinishReason,
@@ -18,10 +19,9 @@ from shared.schemas import (
     ToolCallsEvent,
     Usage,
 )
-from shared.task_record import Claim
-from worker.codec import Answer
 from worker.engine_protocol import Grammar, Output
-from worker.telemetry import AttemptTelemetry
+from worker.tasks.attempt_telemetry import AttemptTelemetry
+from worker.text.codec import Answer
 
 OverCause = Literal["finished", "failed", "cancelled", "lost", "crash", "handover"]
 

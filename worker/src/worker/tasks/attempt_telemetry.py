@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from shared import semantic_conventions as names
-from shared.logs import bind
-from shared.metrics import exemplar
-from shared.schemas import FinalTextEvent, ToolCallsEvent
-from shared.task_record import Claim
-from shared.telemetry import context_of, context_text, link_to
+from shared.store.task_record import Claim
+from shared.telemetry import semantic_conventions as names
+from shared.telemetry.logs import bind
+from shared.telemetry.metrics import exemplar
+from shared.telemetry.tracing import context_of, context_text, link_to
+from shared.wire.schemas import FinalTextEvent, ToolCallsEvent
 from worker.engine_protocol import Generate, Output
-from worker.metrics import WorkerMetrics
+from worker.status.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
-    from worker.attempt import Over
+    from worker.tasks.attempt import Over
 
 _tracer = trace.get_tracer("headrace.worker")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from redis.exceptions import RedisError
 
-from shared.event_stream import EventStream, TokenWrite, TokenWriter
-from worker.patience import pauses
+from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
+from worker.tasks.redis_retry import pauses
 
 log = logging.getLogger(__name__)
 

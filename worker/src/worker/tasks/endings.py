@@ -5,15 +5,15 @@ import logging
 
 from pydantic import TypeAdapter
 
-from shared.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall
-from shared.schemas import EndState, ErrorCode, ErrorEvent, ToolCallsEvent
-from shared.task_ledger import RequeueCause, TaskLedger
-from worker.attempt import Attempt, Over
-from worker.emitter import Emitter
-from worker.metrics import WorkerMetrics
-from worker.patience import persist
+from shared.store.task_ledger import RequeueCause, TaskLedger
+from shared.wire.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall
+from shared.wire.schemas import EndState, ErrorCode, ErrorEvent, ToolCallsEvent
 from worker.settings import WorkerSettings
-from worker.verdict import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+from worker.status.metrics import WorkerMetrics
+from worker.tasks.attempt import Attempt, Over
+from worker.tasks.emitter import Emitter
+from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+from worker.tasks.redis_retry import persist
 
 log = logging.getLogger(__name__)
 

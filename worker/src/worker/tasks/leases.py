@@ -8,11 +8,11 @@ from contextlib import aclosing
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.keys import Keys
-from shared.task_ledger import TaskLedger
-from worker.attempt import Over
-from worker.patience import pauses
-from worker.tasks import TaskRunner
+from shared.store.keys import Keys
+from shared.store.task_ledger import TaskLedger
+from worker.tasks.attempt import Over
+from worker.tasks.redis_retry import pauses
+from worker.tasks.task_runner import TaskRunner
 
 log = logging.getLogger(__name__)
 

@@ -6,24 +6,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared.event_stream import EventStream, TokenWriter
-from shared.schemas import InferenceRequest
-from shared.task_ledger import TaskLedger
-from shared.task_record import Claim, NoClaim
-from worker.answer_grammars import UnsupportedSchema
-from worker.attempt import Attempt, Over
-from worker.codec import Codec
-from worker.emitter import Emitter
-from worker.endings import Endings
-from worker.engine import Engine
+from shared.store.event_stream import EventStream, TokenWriter
+from shared.store.task_ledger import TaskLedger
+from shared.store.task_record import Claim, NoClaim
+from shared.wire.schemas import InferenceRequest
 from worker.engine_protocol import Generate, Ready, Step
-from worker.metrics import WorkerMetrics
-from worker.patience import persist
-from worker.prompt_rendering import PromptRefused
+from worker.engines.supervisor import Engine
 from worker.settings import WorkerSettings
-from worker.suspect_gate import SuspectGate
-from worker.telemetry import AttemptTelemetry
-from worker.verdict import Dropped, HandedOver, Verdict
+from worker.status.metrics import WorkerMetrics
+from worker.tasks.attempt import Attempt, Over
+from worker.tasks.attempt_telemetry import AttemptTelemetry
+from worker.tasks.emitter import Emitter
+from worker.tasks.endings import Endings
+from worker.tasks.outcomes import Dropped, HandedOver, Verdict
+from worker.tasks.redis_retry import persist
+from worker.tasks.suspect_gate import SuspectGate
+from worker.text.answer_grammars import UnsupportedSchema
+from worker.text.codec import Codec
+from worker.text.prompt_rendering import PromptRefused
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
 
-from shared.chat import JsonObjectFormat, JsonSchemaFormat, NamedToolChoice, ResponseFormat, Tool
-from shared.schemas import InferenceRequest
-from worker.call_regions import CLOSE, LISTED, OPEN
+from shared.wire.chat import JsonObjectFormat, JsonSchemaFormat, NamedToolChoice, ResponseFormat, Tool
+from shared.wire.schemas import InferenceRequest
 from worker.engine_protocol import Grammar
-from worker.template_abilities import CallForm
-from worker.tool_calls import offered_tools
+from worker.text.call_regions import CLOSE, LISTED, OPEN
+from worker.text.template_abilities import CallForm
+from worker.text.tool_calls import offered_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.chat import Tool
-from shared.schemas import ToolCall
-from worker.call_regions import CLOSE, FORMS, LISTED, Over, Region
-from worker.tool_calls import NamedCall, OfferedTools, numbered
+from shared.wire.chat import Tool
+from shared.wire.schemas import ToolCall
+from worker.text.call_regions import CLOSE, FORMS, LISTED, Over, Region
+from worker.text.tool_calls import NamedCall, OfferedTools, numbered
 
 CALL_MARKERS = (*FORMS, CLOSE, "[ARGS]", "[CALL_ID]")
 """Special tokens of some models that the detokenizer must leave in the text while tools are offered."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from worker.tool_calls import CALL_KEYS, NamedCall, OfferedTools
+from worker.text.tool_calls import CALL_KEYS, NamedCall, OfferedTools
 
 OPEN, CLOSE, LISTED, PYTHON = "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
 

@@ -5,11 +5,11 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from shared.schemas import FinishReason, InferenceRequest, ModelAbilities, ToolCall
-from worker.answer_stream import CALL_MARKERS, AnswerStream
-from worker.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
+from shared.wire.schemas import FinishReason, InferenceRequest, ModelAbilities, ToolCall
 from worker.engine_protocol import Grammar
-from worker.template_answer_stream import TemplateAnswerStream
+from worker.text.answer_stream import CALL_MARKERS, AnswerStream
+from worker.text.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
+from worker.text.template_answer_stream import TemplateAnswerStream
 
 
 class Prompts(Protocol):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, cast
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 
-from shared.chat import AssistantMessage, ChatMessage, SystemMessage, Tool, ToolMessage, UserMessage
-from shared.prompts import with_tool_prompt
-from shared.schemas import InferenceRequest, ModelAbilities
-from worker.answer_grammars import call_syntax, grammar_for
-from worker.answer_stream import AnswerStream
+from shared.conversation.prompts import with_tool_prompt
+from shared.wire.chat import AssistantMessage, ChatMessage, SystemMessage, Tool, ToolMessage, UserMessage
+from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
-from worker.template_abilities import Turn, abilities_of
-from worker.template_answer_stream import TemplateAnswerStream
-from worker.tool_calls import offered_tools
+from worker.text.answer_grammars import call_syntax, grammar_for
+from worker.text.answer_stream import AnswerStream
+from worker.text.template_abilities import Turn, abilities_of
+from worker.text.template_answer_stream import TemplateAnswerStream
+from worker.text.tool_calls import offered_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

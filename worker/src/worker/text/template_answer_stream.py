@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shared.chat import Tool
-from shared.schemas import ToolCall
-from worker.tool_calls import NamedCall, OfferedTools, numbered
+from shared.wire.chat import Tool
+from shared.wire.schemas import ToolCall
+from worker.text.tool_calls import NamedCall, OfferedTools, numbered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -20,9 +20,9 @@ import json_repair
 from jsonschema.exceptions import ValidationError
 from pydantic import JsonValue
 
-from shared.chat import Tool
-from shared.json_schemas import validator_of
-from shared.schemas import InferenceRequest, ToolCall
+from shared.wire.chat import Tool
+from shared.wire.json_schemas import validator_of
+from shared.wire.schemas import InferenceRequest, ToolCall
 
 CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
 """Keys that a bare JSON object may have to be taken for a call."""

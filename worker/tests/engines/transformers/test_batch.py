@@ -12,10 +12,10 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.continuous_batching import continuous_api, requests
 
-from worker.batch import Batch
 from worker.engine_protocol import EngineOptions, Generate, Step
-from worker.model import load_weights
-from worker.sizing import batch_config, context_length
+from worker.engines.transformers.batch import Batch
+from worker.engines.transformers.sizing import batch_config, context_length
+from worker.engines.transformers.weights import load_weights
 
 PAGE = 4
 

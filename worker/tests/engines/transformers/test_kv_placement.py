@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from worker.placement import layer_devices, spread
+from worker.engines.transformers.kv_placement import layer_devices, spread
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from worker.loading_progress import weights_reported
+from worker.engines.transformers.loading_progress import weights_reported
 
 
 def test_the_loaded_fraction_grows_to_one(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_greedy_answers_are_those_of_plain_transformers(engine: Any, engine_opti
     import torch
     from transformers import GenerationConfig
 
-    from worker.model import load_weights
+    from worker.engines.transformers.weights import load_weights
 
     model = load_weights(engine_options, lambda detail, fraction: None)
     questions = ["What is the capital of France?", "Name three colours.", "Why is the sky blue? Answer at length. " * 4]
@@ -237,7 +237,7 @@ def test_sigint_is_left_to_the_parent(engine: Any) -> None:
 CHILD = """
 import sys
 from multiprocessing.connection import Connection
-from worker import engine_process
+from worker.engines.transformers import process as engine_process
 from worker.engine_protocol import EngineOptions
 {patch}
 engine_process.serve(Connection(int(sys.argv[1])), EngineOptions(**eval(sys.argv[2])))
@@ -339,7 +339,7 @@ def test_sigterm_stops_an_engine_in_the_middle_of_an_answer(start: StartChild) -
 def test_a_dead_generation_loop_ends_the_process_and_no_request(start: StartChild) -> None:
     """The worker starts the engine again and its requests go on there: none of them may look failed."""
     patch = """
-from worker.batch import Batch
+from worker.engines.transformers.batch import Batch
 def boom(self): raise RuntimeError("no memory left")
 Batch._generation_step = boom
 """

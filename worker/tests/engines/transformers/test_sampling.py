@@ -10,9 +10,9 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from worker.engine_protocol import Generate
-from worker.grammar import Constraint
-from worker.sampling import Sampler
-from worker.sequence import Answer, Sequence
+from worker.engines.grammar import Constraint
+from worker.engines.transformers.sampling import Sampler
+from worker.engines.transformers.sequence import Answer, Sequence
 
 GREEDY = Generate("r", (5, 6, 7))
 

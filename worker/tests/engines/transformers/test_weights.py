@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from worker.engine_protocol import EngineOptions
-from worker.model import load_tokenizer, load_weights
+from worker.engines.transformers.weights import load_tokenizer, load_weights
 from worker.model_files import ModelUnavailable, built_once, locate, model_revision
 
 
@@ -148,9 +148,9 @@ def test_the_tokenizer_loads_without_torch(engine_options: EngineOptions) -> Non
     load_tokenizer(engine_options)
     code = """
 import sys
-from worker import engine_process
+from worker.engines.transformers import process as engine_process
 from worker.engine_protocol import EngineOptions
-from worker.model import load_tokenizer
+from worker.engines.transformers.weights import load_tokenizer
 tokenizer = load_tokenizer(EngineOptions(model=sys.argv[1], cache_dir=sys.argv[2]))
 tokenizer.apply_chat_template([{'role': 'user', 'content': 'Hello'}])
 sys.exit('torch is loaded' if 'torch' in sys.modules else 0)

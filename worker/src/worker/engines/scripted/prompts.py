@@ -2,12 +2,12 @@
 
 from tokenizers import Tokenizer, decoders, models
 
-from shared.chat import AssistantMessage
-from shared.schemas import InferenceRequest, ModelAbilities
-from worker.answer_stream import AnswerStream
+from shared.wire.chat import AssistantMessage
+from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
-from worker.scripted_engine import EOS, FIRST_BYTE, FIRST_WORD, LAST_USER, WORDS
-from worker.tool_calls import offered_tools
+from worker.engines.scripted.process import EOS, FIRST_BYTE, FIRST_WORD, LAST_USER, WORDS
+from worker.text.answer_stream import AnswerStream
+from worker.text.tool_calls import offered_tools
 
 
 class ScriptedPrompts:

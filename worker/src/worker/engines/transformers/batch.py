@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 
-from worker import attention as per_request
-from worker import placement
 from worker.engine_protocol import Attention, Generate, Output, Stats, Step
+from worker.engines.transformers import attention as per_request
+from worker.engines.transformers import kv_placement as placement
+from worker.engines.transformers.sampling import Sampler
+from worker.engines.transformers.sequence import Answer, Sequence
 from worker.model_files import ModelUnavailable
-from worker.sampling import Sampler
-from worker.sequence import Answer, Sequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,14 +10,14 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from shared.logs import adopt
+from shared.telemetry.logs import adopt
 from worker.engine_protocol import Cancel, EngineOptions, Generate, Loading, Message, Output, Ready, StartFailed, Step
 from worker.model_files import ModelUnavailable, model_revision
 
 if TYPE_CHECKING:
-    from worker.batch import Batch
-    from worker.grammar import Grammars
-    from worker.sequence import Answer
+    from worker.engines.grammar import Grammars
+    from worker.engines.transformers.batch import Batch
+    from worker.engines.transformers.sequence import Answer
 
 log = logging.getLogger(__name__)
 
@@ -116,10 +116,10 @@ class EngineProcess:
 
         adopt("transformers")
 
-        from worker.batch import Batch
-        from worker.grammar import Grammars, InvalidGrammar
-        from worker.model import load_tokenizer, load_weights
-        from worker.sizing import batch_config, context_length
+        from worker.engines.grammar import Grammars, InvalidGrammar
+        from worker.engines.transformers.batch import Batch
+        from worker.engines.transformers.sizing import batch_config, context_length
+        from worker.engines.transformers.weights import load_tokenizer, load_weights
 
         disable_progress_bar()
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
@@ -201,7 +201,7 @@ class EngineProcess:
 
     def _compile(self, answer: "Answer") -> None:
         """Compiles a grammar beside the generation thread: a large schema does not stall the batch."""
-        from worker.grammar import InvalidGrammar
+        from worker.engines.grammar import InvalidGrammar
 
         generate = answer.generate
         assert generate.grammar is not None

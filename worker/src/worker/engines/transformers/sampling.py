@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
-from worker.grammar import InvalidGrammar
-from worker.sequence import Answer, Sequence
+from worker.engines.grammar import InvalidGrammar
+from worker.engines.transformers.sequence import Answer, Sequence
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.requests import FutureRequestState

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from transformers import ContinuousBatchingConfig
 
-from worker import scheduling
 from worker.engine_protocol import EngineOptions
-from worker.placement import layer_devices
+from worker.engines.transformers import scheduling
+from worker.engines.transformers.kv_placement import layer_devices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from worker.engine_protocol import EngineOptions
-from worker.loading_progress import weights_reported
+from worker.engines.transformers.loading_progress import weights_reported
 from worker.model_files import ModelFiles, ModelUnavailable, built_once, locate
 
 if TYPE_CHECKING:

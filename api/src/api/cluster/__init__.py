@@ -1,0 +1,1 @@
+"""What Kubernetes is doing about a model without a ready worker."""

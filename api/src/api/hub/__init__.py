@@ -1,0 +1,1 @@
+"""All streams that this process follows, over one connection to Redis. Knows no HTTP."""

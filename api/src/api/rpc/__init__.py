@@ -1,0 +1,1 @@
+"""The door `/rpc`: JSON-RPC 2.0 over HTTP."""

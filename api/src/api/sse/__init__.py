@@ -1,0 +1,1 @@
+"""The door `/stream/{taskId}`: a task's events as Server-Sent Events."""

@@ -1,0 +1,1 @@
+"""`python -m charts.generate` writes what stands in the chart by generation: schema, table of values, dashboard."""

@@ -1,0 +1,1 @@
+"""`headrace up`: the processes of a local stack, started, watched and stopped."""

@@ -1,0 +1,1 @@
+"""Logs, metrics and traces, as API and workers both write them."""

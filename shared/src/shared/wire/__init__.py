@@ -1,0 +1,1 @@
+"""The types that cross a border: events, requests, OpenAI's conversations, JSON schemas."""

@@ -1,0 +1,1 @@
+"""The engine on transformers' continuous batching. The only room that imports torch."""
