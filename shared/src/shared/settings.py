@@ -40,7 +40,7 @@ class SharedSettings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto`: text on a terminal, JSON lines otherwise."""
     log_levels: Annotated[dict[str, Level], NoDecode, BeforeValidator(_pairs)] = {}
-    """Levels of single loggers, which hold for those below them too: `celery=WARNING,shared.store.task_ledger=DEBUG`."""
+    """Levels of single loggers, which hold for those below them too: `celery=WARNING,shared.store=DEBUG`."""
 
     def log_options(self, **fields: str) -> LogOptions:
         """How this process logs, with `fields` on all its lines."""
