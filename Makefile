@@ -43,7 +43,7 @@ soak: $(INSTALLED_DEV) ## Random faults under load for MINUTES (10); then accept
 lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES:%=%/src) testbed faults bench
+	$(BIN)/mypy $(PACKAGES:%=%/src) testbed faults bench docs
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.

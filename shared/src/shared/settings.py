@@ -18,7 +18,9 @@ def _pairs(value: Any) -> Any:
 class SharedSettings(BaseSettings):
     """Read once from `HEADRACE_*` environment variables (or a `.env` file) and handed down as arguments."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_", env_file=".env", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """Ledger, event streams and results. `redis://`, `rediss://` (TLS), or `sentinel://host:port;sentinel://…/db`."""
@@ -37,6 +39,7 @@ class SharedSettings(BaseSettings):
     """Engine crashes, or losses without a token in between, after which a task is poisoned."""
 
     log_level: Level = "INFO"
+    """Least severe log line that is written."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto`: text on a terminal, JSON lines otherwise."""
     log_levels: Annotated[dict[str, Level], NoDecode, BeforeValidator(_pairs)] = {}

@@ -14,7 +14,7 @@ ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 class ChatType(BaseModel):
     """Base of the OpenAI-shaped types: unknown fields are refused, so that a typo is an error and not a silence."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class TextPart(ChatType):
