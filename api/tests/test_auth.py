@@ -28,7 +28,7 @@ async def test_the_key_names_the_tenant(start_app: Any, ledger: Any, scheme: str
 )
 async def test_anything_but_a_known_key_is_unauthorized(start_app: Any, header: str) -> None:
     async with start_app(api_keys=KEYS) as http:
-        reply = await http.post("/rpc", json=LIST, headers={"Authorization": header.encode("latin-1")})  # type: ignore[dict-item]
+        reply = await http.post("/rpc", json=LIST, headers={"Authorization": header.encode("latin-1")})
     assert reply.status_code == 401
     assert reply.headers["WWW-Authenticate"] == 'Bearer realm="headrace"'
     assert reply.json()["error"]["code"] == -32001

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from api import errors
 from api.rpc import methods
+from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.worker_registry import WorkerRegistry
@@ -368,8 +369,8 @@ async def stream_from(world: World, last_event_id: str, *, ended: bool = False) 
         task_id = await task_id_of(await create(http))
         if ended:
             await call(http, "cancel_message", {"taskId": task_id})
-            entries = await world.redis.xrevrange(world.keys.events(task_id), count=1)
-            last_event_id = entries[0][0].decode()
+            *_, last = await EventStream(world.redis, world.keys).read(task_id)
+            last_event_id = str(last.id)
         return await http.get(f"/stream/{task_id}", headers={"Last-Event-ID": last_event_id})
 
 

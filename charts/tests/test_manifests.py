@@ -9,9 +9,14 @@ import pytest
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, ServiceMonitor
 from kubernetes_validate import utils
+from pydantic import BaseModel
 
 Json = dict[str, Any]
-TYPED = {"ScaledObject": ScaledObject, "ServiceMonitor": ServiceMonitor, "PodMonitor": PodMonitor}
+TYPED: dict[str, type[BaseModel]] = {
+    "ScaledObject": ScaledObject,
+    "ServiceMonitor": ServiceMonitor,
+    "PodMonitor": PodMonitor,
+}
 UNTYPED = {"HTTPRoute"}
 """Neither in Kubernetes' own schemas nor in a package of types; test_routes.py looks at it field by field."""
 

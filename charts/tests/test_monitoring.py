@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ def alert_selectors() -> dict[str, str]:
 
 
 async def until_all_say_something(
-    query: Callable[[str], Awaitable[list[object]]], expressions: dict[str, str]
+    query: Callable[[str], Awaitable[Sequence[object]]], expressions: dict[str, str]
 ) -> list[str]:
     """The names of those that never did."""
     silent = dict(expressions)

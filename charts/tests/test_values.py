@@ -120,11 +120,12 @@ def test_renamed_values_fail_with_their_new_name(chart_path: Path, tmp_path: Pat
     for path, text in generated(chart).items():
         path.write_text(text)
     render_chart(chart=chart)
-    for values, sentence in [
+    refused: list[tuple[Json, str]] = [
         ({"replicas": 3}, "the value replicas is called api.replicas since version 0.2.0"),
         ({"models": {"m": {**QWEN, "workers": 2}}}, "called models.*.scaling.min since"),
         ({"api": {"keys": {"map": {}}}}, "api.keys.map is called auth.apiKeys since version 0.3.0"),
-    ]:
+    ]
+    for values, sentence in refused:
         with pytest.raises(HelmError) as refusal:
             render_chart(values, chart=chart)
         assert sentence in str(refusal.value)

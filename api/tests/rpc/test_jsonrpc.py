@@ -71,7 +71,7 @@ def bare(reply: Any) -> Any:
     return reply
 
 
-SPECIFICATION = {
+SPECIFICATION: dict[str, tuple[str, object]] = {
     "positional parameters": (
         '{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}',
         {"jsonrpc": "2.0", "result": 19, "id": 1},

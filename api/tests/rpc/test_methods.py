@@ -13,6 +13,7 @@ from api.backend import Backend
 from api.rpc.methods import METHODS
 from shared.celery_app import TASK_NAME, make_celery, queue_for
 from shared.settings import SharedSettings
+from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.worker_registry import WorkerRegistry
@@ -138,8 +139,8 @@ async def test_what_loop_prevention_did_is_stored_and_stands_in_the_first_event(
     request = await stored(ledger, task_id)
     assert request["guard"]["toolsWithheld"] is True
     assert (request["tools"], request["toolChoice"]) == ([], "none")
-    entries = await redis.xrange(keys.events(task_id))
-    assert json.loads(entries[0][1][b"d"])["guard"]["repeatedCallsRemoved"] == 2
+    [entry, *_] = await EventStream(redis, keys).read(task_id)
+    assert json.loads(entry.data)["guard"]["repeatedCallsRemoved"] == 2
 
 
 async def test_the_same_idempotency_key_gives_the_same_task(call: Any, redis: Redis, keys: Keys) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from headrace import Client, FinalText
+from headrace import Client, Event, FinalText
+from headrace.events import End
 
 Start = Callable[..., Any]
 BOUND_SECONDS = 120.0
@@ -88,11 +89,12 @@ def test_what_dies_is_restarted_and_the_answer_goes_on(start: Start, module: str
     up.says("Ctrl-C stops it")
     with Client(up.addresses()["HEADRACE_URL"]) as client:
         events = client.stream(client.create("Hello"), within=BOUND_SECONDS)
-        read = [next(event for event in events if event.type == "token")]
+        read: list[Event] = [next(event for event in events if event.type == "token")]
         up.child(module).kill()
-        read += events
+        read.extend(events)
     final = next(event for event in read if isinstance(event, FinalText))
     assert "".join(event.text for event in read if event.type == "token") == final.text
+    assert isinstance(read[-1], End)
     assert read[-1].state == "SUCCESS"
     assert "was killed by SIGKILL and is started again" in up.output
 

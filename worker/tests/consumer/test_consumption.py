@@ -36,7 +36,7 @@ def test_the_hooks_find_what_they_wrap() -> None:
     assert isinstance(state.reserved_requests, type(state.active_requests))
 
 
-class FullQos(virtual.QoS):  # type: ignore[misc]  # kombu has no types
+class FullQos(virtual.QoS):
     """A QoS whose broker is out of memory."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -45,7 +45,7 @@ class FullQos(virtual.QoS):  # type: ignore[misc]  # kombu has no types
 
 def _attached(may_take: list[bool]) -> tuple[Consumption, Any]:
     consumption = Consumption(lambda: may_take[0])
-    qos = FullQos(SimpleNamespace(), prefetch_count=4)
+    qos = FullQos(SimpleNamespace(), prefetch_count=4)  # type: ignore[no-untyped-call]  # kombu types in parts
     qos._on_collect.cancel()
     channel = SimpleNamespace(qos=qos, handlers={"BRPOP": lambda: True}, _in_poll=None)
     consumer = SimpleNamespace(

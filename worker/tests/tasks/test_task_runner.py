@@ -323,7 +323,7 @@ async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(client: Any, start
     hanging, mate = await client.accept("!tokens 20\n!hang 10"), await client.accept("!tokens 20")
 
     first = await asyncio.gather(worker.runner.run(hanging), worker.runner.run(mate))
-    assert first == [HandedOver(), HandedOver()]
+    assert [*first] == [HandedOver(), HandedOver()]
     await client.until(lambda: worker.takes_tasks)
 
     assert isinstance(await worker.runner.run(mate), Answered)
