@@ -15,7 +15,8 @@ from api import health
 from api.admission import Admission
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
-from api.errors import ApiError, as_api_error, http_headers, problem
+from api.error_object import http_headers, problem
+from api.errors import ApiError, as_api_error
 from api.hub.event_hub import EventHub
 from api.metrics import make_metrics
 from api.publisher import Publisher

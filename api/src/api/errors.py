@@ -1,12 +1,14 @@
 """Every error that a client can meet, its JSON-RPC code, and the one place where exceptions become errors."""
 
 import logging
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import JsonValue
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared.conversation.rules import Place
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +53,17 @@ class ApiError(Exception):
     def __init_subclass__(cls, *, code: int, status: int, retryable: bool = False) -> None:
         cls.code, cls.status, cls.retryable = code, status, retryable
 
-    def __init__(self, message: str = "", *, retry_after: float | None = None, **data: JsonValue) -> None:
-        """`message` defaults to the docstring; `retry_after` is in seconds; `data` goes out beside them."""
+    def __init__(
+        self, message: str = "", *, place: Place = (), retry_after: float | None = None, **data: JsonValue
+    ) -> None:
+        """`message` defaults to the docstring. `place` is where the fault stands in the request; the door that tells
+        the client spells it. `retry_after` is in seconds; `data` goes out beside them.
+        """
         self.message = message or (type(self).__doc__ or "")
+        self.place = place
         self.retry_after = None if retry_after is None else max(1, round(retry_after))
         self.data = data
         super().__init__(self.message)
-
-    def as_json(self) -> dict[str, JsonValue]:
-        """The error object of a JSON-RPC reply."""
-        data: dict[str, JsonValue] = {"retryable": self.retryable}
-        if self.retry_after is not None:
-            data["retryAfterSeconds"] = self.retry_after
-        return {"code": self.code, "message": self.message, "data": data | self.data}
 
 
 class ParseError(ApiError, code=PARSE_ERROR, status=400):
@@ -177,18 +177,3 @@ def as_api_error(error: BaseException) -> ApiError:
 
 def _brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def http_headers(error: ApiError) -> dict[str, str]:
-    """Headers of an HTTP reply whose status is the error's."""
-    headers: dict[str, str] = {}
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="headrace"'
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    return headers
-
-
-def problem(error: ApiError) -> dict[str, Any]:
-    """Body of an HTTP error reply outside of JSON-RPC."""
-    return {"error": error.as_json()}

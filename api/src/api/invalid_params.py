@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from api.errors import InvalidParams
+from shared.conversation.rules import Place
 
 MAX_SHOWN = 20
 """Errors that one reply lists."""
@@ -37,10 +38,9 @@ def invalid_params(error: ValidationError, params: JsonValue) -> InvalidParams:
     return InvalidParams(f"{first}{_cut(', or '.join(problems[paths[0]]))}{more}", errors=errors)
 
 
-def invalid_param(path: str, message: str) -> InvalidParams:
-    """One thing that is wrong and that the types do not say."""
-    text = _cut(message)
-    return InvalidParams(f"{path}: {text}" if path else text, errors=[{"path": path, "message": text}])
+def invalid_param(place: Place, reason: str) -> InvalidParams:
+    """One thing that is wrong and that the types do not say; `reason` may hold what the client sent, and is cut."""
+    return InvalidParams(_cut(reason), place=place)
 
 
 Location = tuple[int | str, ...]

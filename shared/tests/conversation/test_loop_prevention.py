@@ -167,8 +167,7 @@ def test_the_guard_keeps_the_role_rules_and_a_second_pass_changes_no_message(
         messages.append(UserMessage(role="user", content="well?"))
     policy = LoopPolicy(max_repeats=repeats, max_tool_rounds=tool_rounds)
     once = prevent_loops(messages, policy)
-    places = [str(at) for at in range(len(once.messages))]
-    check_conversation(once.messages, places)
+    check_conversation(once.messages, [("messages", at) for at in range(len(once.messages))])
     assert prevent_loops(once.messages, policy).messages == once.messages
     if once.guard is None:
         assert once.messages == messages

@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 
-from shared.conversation.prompts import InvalidConversation, LoopPolicy, ToolLoop, assemble, with_tool_prompt
+from shared.conversation.loop_prevention import LoopPolicy, ToolLoop
+from shared.conversation.prompts import assemble, with_tool_prompt
+from shared.conversation.rules import InvalidConversation, Place
 from shared.wire.schemas import CreateMessageParams
 
 USER = {"role": "user", "content": "Weather in Paris?"}
@@ -70,62 +72,109 @@ def with_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return {"message": "hi", "tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}
 
 
+ARGUMENTS = "tool_calls", 0, "function", "arguments"
+PARAMETERS = "tools", 0, "function", "parameters"
+
+
 @pytest.mark.parametrize(
-    ("fields", "sentence"),
+    ("fields", "place", "reason"),
     [
-        ({}, "there is no message"),
-        ({"history": [USER]}, "`history` needs a `message`"),
-        ({"messages": [USER], "message": "hi"}, "not both"),
-        ({"messages": [USER], "history": []}, "not both"),
-        ({"messages": [USER, {"role": "system", "content": "x"}]}, "messages[1]: a system message"),
-        ({"messages": [{"role": "developer", "content": "x"}]}, "no user message"),
-        ({"messages": [USER, said("x")]}, "messages[1]: the last message"),
-        ({"messages": [USER, answers()]}, "messages[1]: no assistant message right before it makes the call 'c1'"),
-        ({"messages": [USER, asks(call()), answers("c2")]}, "messages[2]: no assistant message"),
-        ({"messages": [USER, asks(call()), USER]}, "messages[2]: a tool message is missing for the call weather (c1)"),
-        ({"messages": [USER, asks(call(), call("c2")), answers()]}, "messages[2]: a tool message is missing"),
-        ({"messages": [USER, asks(call()), answers(), answers()]}, "messages[3]: the call 'c1' is answered twice"),
-        ({"messages": [USER, asks(call(), call()), answers()]}, "messages[1].tool_calls[1]: the id 'c1' is used twice"),
-        ({"messages": [USER, asks(call(arguments="{x}")), answers()]}, "messages[1].tool_calls[0].function.arguments"),
-        ({"messages": [USER, asks(call(arguments="[1]")), answers()]}, "not a JSON object"),
-        ({"messages": [USER, asks(call(arguments="[" * 90_000)), answers()]}, "nested too deeply"),
-        ({"messages": [USER, asks(call(arguments='{"x": NaN}')), answers()]}, "NaN is not JSON"),
-        ({"messages": [USER, asks(call()), answers(), USER, answers()]}, "messages[4]: no assistant message"),
-        ({"history": [said("x"), answers()], "message": "hi"}, "history[1]: no assistant message"),
-        ({"messages": [USER] * 2_001}, "2000 are allowed"),
-        ({"message": "hi", "tools": [TOOL, TOOL]}, "tools[1]: the name 'weather' is used twice"),
-        ({"message": "hi", "toolChoice": "required"}, "there are no `tools`"),
+        ({}, (), "there is no message"),
+        ({"history": [USER]}, (), "`history` needs a `message`"),
+        ({"messages": [USER], "message": "hi"}, (), "not both"),
+        ({"messages": [USER], "history": []}, (), "not both"),
+        ({"messages": [USER, {"role": "system", "content": "x"}]}, ("messages", 1), "a system message"),
+        ({"messages": [{"role": "developer", "content": "x"}]}, (), "no user message"),
+        ({"messages": [USER, said("x")]}, ("messages", 1), "the last message"),
+        ({"messages": [USER, answers()]}, ("messages", 1), "no assistant message right before it makes the call 'c1'"),
+        ({"messages": [USER, asks(call()), answers("c2")]}, ("messages", 2), "no assistant message"),
+        (
+            {"messages": [USER, asks(call()), USER]},
+            ("messages", 2),
+            "a tool message is missing for the call weather (c1)",
+        ),
+        ({"messages": [USER, asks(call(), call("c2")), answers()]}, ("messages", 2), "a tool message is missing"),
+        ({"messages": [USER, asks(call()), answers(), answers()]}, ("messages", 3), "the call 'c1' is answered twice"),
+        (
+            {"messages": [USER, asks(call(), call()), answers()]},
+            ("messages", 1, "tool_calls", 1),
+            "the id 'c1' is used twice",
+        ),
+        (
+            {"messages": [USER, asks(call(arguments="{x}")), answers()]},
+            ("messages", 1, *ARGUMENTS),
+            "is not the JSON text of an object",
+        ),
+        (
+            {"messages": [USER, asks(call(arguments="[1]")), answers()]},
+            ("messages", 1, *ARGUMENTS),
+            "not a JSON object",
+        ),
+        (
+            {"messages": [USER, asks(call(arguments="[" * 90_000)), answers()]},
+            ("messages", 1, *ARGUMENTS),
+            "nested too deeply",
+        ),
+        (
+            {"messages": [USER, asks(call(arguments='{"x": NaN}')), answers()]},
+            ("messages", 1, *ARGUMENTS),
+            "NaN is not JSON",
+        ),
+        ({"messages": [USER, asks(call()), answers(), USER, answers()]}, ("messages", 4), "no assistant message"),
+        ({"history": [said("x"), answers()], "message": "hi"}, ("history", 1), "no assistant message"),
+        ({"history": [USER, asks(call())], "message": "hi"}, ("message",), "a tool message is missing"),
+        ({"messages": [USER] * 2_001}, (), "2000 are allowed"),
+        ({"message": "hi", "tools": [TOOL, TOOL]}, ("tools", 1), "the name 'weather' is used twice"),
+        ({"message": "hi", "toolChoice": "required"}, ("tool_choice",), "there are no `tools`"),
         (
             {"message": "hi", "tools": [TOOL], "toolChoice": {"type": "function", "function": {"name": "other"}}},
+            ("tool_choice",),
             "'other', which is not in `tools`",
         ),
-        (with_schema({"type": "string"}), 'must have "type": "object"'),
-        (with_schema({"type": "object", "properties": {"x": {"type": "text"}}}), "$.properties.x.type"),
-        (with_schema({"type": "object", "properties": {"x": {"$ref": "http://localhost/x"}}}), "outside the schema"),
-        (with_schema({"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}}), "leads nowhere"),
-        (with_schema({"type": "object", "properties": {"x": {"pattern": "("}}}), "is not a 'regex'"),
-        (with_schema(DEEP), "nested more than"),
+        (with_schema({"type": "string"}), PARAMETERS, 'must have "type": "object"'),
+        (with_schema({"type": "object", "properties": {"x": {"type": "text"}}}), PARAMETERS, "$.properties.x.type"),
+        (
+            with_schema({"type": "object", "properties": {"x": {"$ref": "http://localhost/x"}}}),
+            PARAMETERS,
+            "outside the schema",
+        ),
+        (with_schema({"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}}), PARAMETERS, "leads nowhere"),
+        (with_schema({"type": "object", "properties": {"x": {"pattern": "("}}}), PARAMETERS, "is not a 'regex'"),
+        (with_schema(DEEP), PARAMETERS, "nested more than"),
         (
             {
                 "message": "hi",
                 "responseFormat": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "text"}}},
             },
-            "responseFormat.json_schema.schema",
+            ("response_format", "json_schema", "schema"),
+            "is not a usable schema",
         ),
     ],
 )
-def test_a_faulty_request_is_refused_with_the_place_of_the_fault(fields: dict[str, Any], sentence: str) -> None:
+def test_a_faulty_request_is_refused_with_the_place_of_the_fault(
+    fields: dict[str, Any], place: Place, reason: str
+) -> None:
     with pytest.raises(InvalidConversation) as refused:
         assemble(params(**fields), LoopPolicy())
-    assert sentence in str(refused.value)
+    assert refused.value.place == place
+    assert reason in refused.value.reason
+    assert not place or place[0] in CreateMessageParams.model_fields
 
 
 def test_a_stored_conversation_takes_neither_history_nor_assistant_messages() -> None:
     stored = assemble(params(message="hi"), LoopPolicy()).messages
     with pytest.raises(InvalidConversation, match="it has one"):
         assemble(params(history=[USER], message="hi"), LoopPolicy(), stored)
-    with pytest.raises(InvalidConversation, match=r"messages\[0\]: only tool and user"):
+    with pytest.raises(InvalidConversation, match="only tool and user") as refused:
         assemble(params(messages=[said("x"), USER]), LoopPolicy(), stored)
+    assert refused.value.place == ("messages", 0)
+
+
+def test_a_fault_of_the_stored_conversation_is_told_as_its_own() -> None:
+    stored = assemble(params(messages=[USER, asks(call()), answers()]), LoopPolicy()).messages
+    with pytest.raises(InvalidConversation) as refused:
+        assemble(params(message="hi"), LoopPolicy(), [stored[0], stored[2]])
+    assert refused.value.place == ("conversation", 1)
 
 
 def test_results_of_one_round_may_come_in_any_order_and_ids_may_return_in_a_later_round() -> None:

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
+from api.error_object import error_object
 from api.errors import ApiError, InvalidParams, InvalidRequest, MethodNotFound, ParseError, as_api_error
 
 Context = TypeVar("Context")
@@ -58,7 +59,7 @@ async def answer(
 
 def error_reply(error: ApiError, request_id: Id = None) -> dict[str, JsonValue]:
     """The reply that reports an error."""
-    return {"jsonrpc": "2.0", "error": error.as_json(), "id": request_id}
+    return {"jsonrpc": "2.0", "error": error_object(error), "id": request_id}
 
 
 def encode(reply: JsonValue) -> bytes:

@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect
 
 from api.auth import caller
 from api.backend import Backend, backend_of
-from api.errors import ApiError, BodyTooLarge, BodyTooSlow, UnsupportedMediaType, http_headers
+from api.error_object import http_headers
+from api.errors import ApiError, BodyTooLarge, BodyTooSlow, UnsupportedMediaType
 from api.rpc.jsonrpc import Limits, answer, encode, error_reply
 from api.rpc.methods import METHODS, Call
 from api.tracing import request_context

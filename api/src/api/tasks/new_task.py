@@ -2,17 +2,18 @@
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
 from pydantic import TypeAdapter
 
 from api.backend import Backend
-from api.errors import ContextTooLong, ConversationNotFound, InvalidParams, ToolLoopRefused, UnknownModel
+from api.errors import ContextTooLong, ConversationNotFound, ToolLoopRefused, UnknownModel
 from api.invalid_params import invalid_param
 from api.tracing import sending
-from shared.conversation.prompts import Assembled, InvalidConversation, LoopPolicy, ToolLoop, assemble
+from shared.conversation.loop_prevention import LoopPolicy, ToolLoop
+from shared.conversation.prompts import Assembled, assemble
+from shared.conversation.rules import InvalidConversation
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import IdempotencyConflict, QueueFull, TenantFull
 from shared.telemetry.logs import bind
@@ -67,7 +68,7 @@ async def start_task(
             except TenantFull as refusal:
                 raise await backend.admission.tenant_full(model, refusal) from None
             except IdempotencyConflict:
-                raise invalid_param("idempotencyKey", "was used before with other parameters") from None
+                raise invalid_param(("idempotency_key",), "was used before with other parameters") from None
         bind(task_id=accepted.task_id, model=model)
         if accepted.new:
             backend.metrics.accepted.labels(model).inc()
@@ -89,7 +90,7 @@ def _timeout_seconds(backend: Backend, wanted: float | None) -> float:
     if wanted is None:
         return min(backend.settings.default_timeout_seconds, backend.settings.max_timeout_seconds)
     if wanted > backend.settings.max_timeout_seconds:
-        raise invalid_param("timeoutSeconds", f"must be at most {backend.settings.max_timeout_seconds:g}")
+        raise invalid_param(("timeout_seconds",), f"must be at most {backend.settings.max_timeout_seconds:g}")
     return wanted
 
 
@@ -118,20 +119,13 @@ def _assembled(params: CreateMessageParams, policy: LoopPolicy, stored: list[Cha
     try:
         return assemble(params, policy, stored)
     except InvalidConversation as error:
-        raise _invalid_conversation(str(error)) from None
+        raise invalid_param(error.place, error.reason) from None
     except ToolLoop as error:
         raise ToolLoopRefused(
-            f'toolChoice demands a tool call, but {error.guard.reason}; send toolChoice "auto" or a new user message',
+            f'demands a tool call, but {error.guard.reason}; send "auto" or a new user message',
+            place=("tool_choice",),
             guard=error.guard.model_dump(mode="json"),
         ) from None
-
-
-_PLACE = re.compile(r"([a-zA-Z_]+(?:\[\d+\]|\.[a-zA-Z_]+)*): (.+)", re.DOTALL)
-
-
-def _invalid_conversation(text: str) -> InvalidParams:
-    place = _PLACE.fullmatch(text)
-    return invalid_param(*place.groups()) if place else invalid_param("", text)
 
 
 def _request(params: CreateMessageParams, model: str, assembled: Assembled) -> InferenceRequest:
@@ -159,7 +153,8 @@ def _check_context(request: InferenceRequest, card: ModelCard) -> None:
     """
     if request.max_tokens is not None and request.max_tokens > card.context_length:
         raise ContextTooLong(
-            f"maxTokens is {request.max_tokens}; the model's context has {card.context_length} tokens",
+            f"is {request.max_tokens}; the model's context has {card.context_length} tokens",
+            place=("max_tokens",),
             maxTokens=request.max_tokens,
             contextLength=card.context_length,
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop, prevent_loops
-from shared.conversation.rules import InvalidConversation, check_conversation
+from shared.conversation.rules import InvalidConversation, Place, check_conversation
 from shared.wire.chat import (
     AssistantMessage,
     ChatMessage,
@@ -20,8 +20,6 @@ from shared.wire.chat import (
 )
 from shared.wire.json_schemas import InvalidSchema, check_schema
 from shared.wire.schemas import CreateMessageParams, Guard
-
-__all__ = ["Assembled", "InvalidConversation", "LoopPolicy", "ToolLoop", "assemble", "with_tool_prompt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +62,28 @@ def assemble(
     return Assembled(guarded.messages, whole, tools, tool_choice, guarded.guard)
 
 
-def _placed(params: CreateMessageParams, conversation: Sequence[ChatMessage] | None) -> list[tuple[str, ChatMessage]]:
-    """Every message with the name of its place in the request."""
+def _placed(params: CreateMessageParams, conversation: Sequence[ChatMessage] | None) -> list[tuple[Place, ChatMessage]]:
+    """Every message with its place."""
     if params.messages is not None and (params.message is not None or params.history is not None):
-        raise InvalidConversation("send either `messages`, or `message` with `history`, not both")
+        raise InvalidConversation((), "send either `messages`, or `message` with `history`, not both")
     if params.history is not None and params.message is None:
-        raise InvalidConversation("`history` needs a `message` that follows it")
+        raise InvalidConversation((), "`history` needs a `message` that follows it")
     if params.history is not None and conversation is not None:
-        raise InvalidConversation("`history` cannot be sent for a stored conversation: it has one")
-    placed = [(f"conversation[{at}]", message) for at, message in enumerate(conversation or [])]
-    placed += [(f"history[{at}]", message) for at, message in enumerate(params.history or [])]
+        raise InvalidConversation((), "`history` cannot be sent for a stored conversation: it has one")
+    placed: list[tuple[Place, ChatMessage]] = []
+    placed += [(("conversation", at), message) for at, message in enumerate(conversation or [])]
+    placed += [(("history", at), message) for at, message in enumerate(params.history or [])]
     for at, message in enumerate(params.messages or []):
         if conversation is not None and not isinstance(message, UserMessage | ToolMessage):
             raise InvalidConversation(
-                f"messages[{at}]: only tool and user messages may be added to a stored conversation"
+                ("messages", at), "only tool and user messages may be added to a stored conversation"
             )
-        placed.append((f"messages[{at}]", message))
+        placed.append((("messages", at), message))
     if params.message is not None:
         said = params.message
-        placed.append(("message", UserMessage(role="user", content=said) if isinstance(said, str) else said))
+        placed.append((("message",), UserMessage(role="user", content=said) if isinstance(said, str) else said))
     elif params.messages is None:
-        raise InvalidConversation("there is no message: send `messages`, or `message`")
+        raise InvalidConversation((), "there is no message: send `messages`, or `message`")
     return placed
 
 
@@ -92,16 +91,17 @@ def _checked_choice(tools: Sequence[Tool], choice: ToolChoice | None) -> ToolCho
     names: set[str] = set()
     for at, tool in enumerate(tools):
         if tool.function.name in names:
-            raise InvalidConversation(f"tools[{at}]: the name {tool.function.name!r} is used twice")
+            raise InvalidConversation(("tools", at), f"the name {tool.function.name!r} is used twice")
         names.add(tool.function.name)
         try:
             check_schema(tool.function.parameters, of_object=True)
         except InvalidSchema as error:
-            raise InvalidConversation(f"tools[{at}].function.parameters is not a usable schema: {error}") from None
+            place = "tools", at, "function", "parameters"
+            raise InvalidConversation(place, f"is not a usable schema: {error}") from None
     if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
-        raise InvalidConversation(f"toolChoice names the tool {choice.function.name!r}, which is not in `tools`")
+        raise InvalidConversation(("tool_choice",), f"names the tool {choice.function.name!r}, which is not in `tools`")
     if choice == "required" and not tools:
-        raise InvalidConversation("toolChoice is `required`, but there are no `tools`")
+        raise InvalidConversation(("tool_choice",), "is `required`, but there are no `tools`")
     return choice or ("auto" if tools else "none")
 
 
@@ -110,7 +110,8 @@ def _check_format(response_format: ResponseFormat | None) -> None:
         try:
             check_schema(response_format.json_schema.schema_, of_object=False)
         except InvalidSchema as error:
-            raise InvalidConversation(f"responseFormat.json_schema.schema is not a usable schema: {error}") from None
+            place = "response_format", "json_schema", "schema"
+            raise InvalidConversation(place, f"is not a usable schema: {error}") from None
 
 
 TOOL_PROMPT = """\

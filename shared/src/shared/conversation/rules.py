@@ -14,27 +14,36 @@ from shared.wire.chat import AssistantMessage, ChatMessage, SystemMessage, ToolM
 MAX_MESSAGES = 2_000
 """Messages of one conversation."""
 
+Place = tuple[str | int, ...]
+"""Where in a request something stands: a field of `CreateMessageParams` as Python names it, then list indices and the
+names that OpenAI gives to what is inside. `("conversation", 3)` is in the stored conversation; `()` is the request."""
+
 
 class InvalidConversation(ValueError):
-    """The conversation or its tools cannot be given to a model; the message names the place and the reason."""
+    """The conversation or its tools cannot be given to a model."""
+
+    def __init__(self, place: Place, reason: str) -> None:
+        """`reason` follows the place, which whoever tells the client spells as the client does: `place: reason`."""
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
 
 
-def check_conversation(messages: Sequence[ChatMessage], places: Sequence[str]) -> None:
-    """Raise InvalidConversation unless the rules above hold; `places[i]` is what the client calls `messages[i]`."""
+def check_conversation(messages: Sequence[ChatMessage], places: Sequence[Place]) -> None:
+    """Raise InvalidConversation unless the rules above hold; `places[i]` is where `messages[i]` stands."""
     if not messages:
-        raise InvalidConversation("the conversation is empty: send `messages`, or `message`")
+        raise InvalidConversation((), "the conversation is empty: send `messages`, or `message`")
     if len(messages) > MAX_MESSAGES:
-        raise InvalidConversation(f"the conversation has {len(messages)} messages, {MAX_MESSAGES} are allowed")
+        raise InvalidConversation((), f"the conversation has {len(messages)} messages, {MAX_MESSAGES} are allowed")
     spoken = False
     open_calls: dict[str, str] = {}
     round_ids: set[str] = set()
     for message, place in zip(messages, places, strict=True):
         if open_calls and not isinstance(message, ToolMessage):
-            raise InvalidConversation(f"{place}: {_unanswered(open_calls)} before this message")
+            raise InvalidConversation(place, f"{_unanswered(open_calls)} before this message")
         match message:
             case SystemMessage():
                 if spoken:
-                    raise InvalidConversation(f"{place}: a {message.role} message may only stand at the start")
+                    raise InvalidConversation(place, f"a {message.role} message may only stand at the start")
             case UserMessage():
                 round_ids = set()
             case AssistantMessage():
@@ -43,30 +52,30 @@ def check_conversation(messages: Sequence[ChatMessage], places: Sequence[str]) -
             case ToolMessage():
                 if message.tool_call_id not in round_ids:
                     raise InvalidConversation(
-                        f"{place}: no assistant message right before it makes the call {message.tool_call_id!r}"
+                        place, f"no assistant message right before it makes the call {message.tool_call_id!r}"
                     )
                 if open_calls.pop(message.tool_call_id, None) is None:
-                    raise InvalidConversation(f"{place}: the call {message.tool_call_id!r} is answered twice")
+                    raise InvalidConversation(place, f"the call {message.tool_call_id!r} is answered twice")
         spoken = spoken or not isinstance(message, SystemMessage)
     if open_calls:
-        raise InvalidConversation(f"{places[-1]}: {_unanswered(open_calls)} after this message")
+        raise InvalidConversation(places[-1], f"{_unanswered(open_calls)} after this message")
     if not any(isinstance(message, UserMessage) for message in messages):
-        raise InvalidConversation("the conversation has no user message")
+        raise InvalidConversation((), "the conversation has no user message")
     if isinstance(messages[-1], AssistantMessage):
-        raise InvalidConversation(f"{places[-1]}: the last message must be a user's or a tool's")
+        raise InvalidConversation(places[-1], "the last message must be a user's or a tool's")
 
 
-def _calls(message: AssistantMessage, place: str) -> dict[str, str]:
+def _calls(message: AssistantMessage, place: Place) -> dict[str, str]:
     """Call id -> function name of one assistant message."""
     calls: dict[str, str] = {}
     for at, call in enumerate(message.tool_calls or []):
         if call.id in calls:
-            raise InvalidConversation(f"{place}.tool_calls[{at}]: the id {call.id!r} is used twice")
+            raise InvalidConversation((*place, "tool_calls", at), f"the id {call.id!r} is used twice")
         try:
             call.function.parsed_arguments()
         except ValueError as error:
             raise InvalidConversation(
-                f"{place}.tool_calls[{at}].function.arguments is not the JSON text of an object: {error}"
+                (*place, "tool_calls", at, "function", "arguments"), f"is not the JSON text of an object: {error}"
             ) from None
         calls[call.id] = call.function.name
     return calls
