@@ -29,16 +29,19 @@ class WireType(BaseModel):
     )
 
 
+StopString = Annotated[str, Field(min_length=1)]
+
+
 class Sampling(WireType):
     """How the next token is chosen. All fields are the client's; `None` means the model's own default."""
 
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens to generate; `None`: what is left of the context, at most the worker's own limit."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """0 is greedy decoding."""
+    """0 is greedy decoding, and so is what is below the smallest normal float32, 1.2e-38."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4, fail_fast=True)] | str | None = None
+    stop: Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | StopString | None = None
     """Text at which generation ends; the text itself is not part of the answer."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """The same seed, prompt and model give the same answer, also across workers."""

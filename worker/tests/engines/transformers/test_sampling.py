@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +81,23 @@ def test_top_k_and_top_p_leave_the_tokens_that_transformers_leaves(top_k: int, t
         drawn |= set(draw(one, scores.expand(64, -1), requests))
     assert drawn <= allowed
     assert len(drawn) >= min(len(allowed), 5)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize(
+    "near_greedy",
+    [
+        *({"temperature": temperature} for temperature in (5e-324, 1e-40, 1.2e-38, 1e-37, 1e-12)),
+        *({"temperature": temperature, "top_p": 0.9} for temperature in (1e-40, 1.2e-38, 1e-37)),
+        *({"temperature": 1.0, "top_p": top_p} for top_p in (5e-324, 1e-46, 1e-30)),
+        {"temperature": 1.0, "top_k": 1},
+    ],
+)
+def test_next_to_no_temperature_or_top_p_is_greedy(near_greedy: dict[str, Any], captured: bool) -> None:
+    """float32 has no such number, or a score divided by it is infinite."""
+    scores = random_scores(64, 800, scale=20.0)
+    requests = [future(replace(GREEDY, **near_greedy), position) for position in range(64)]
+    assert draw(sampler(800, captured=captured), scores, requests) == scores.argmax(-1).tolist()
 
 
 def test_a_nucleus_larger_than_the_first_candidates_is_drawn_from_whole() -> None:

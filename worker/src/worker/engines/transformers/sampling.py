@@ -28,6 +28,8 @@ CAPTURED_CANDIDATES = 1024
 
 TEMPERATURE, TOP_P, TOP_K, KEY_LOW, KEY_HIGH = range(5)
 """Rows of the argument tensor, one column per request; int32, the first two rows hold float32 bits."""
+SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+"""The smallest normal float32. Below it a device may compute with zero: such a temperature is greedy."""
 
 
 class Sampler(ContinuousBatchingLogitsProcessorList):
@@ -69,7 +71,7 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         floats = columns.view(np.float32)
         for row, sequence in enumerate(sequences):
             generate = sequence.answer.generate
-            if generate.temperature <= 0:
+            if generate.temperature < SMALLEST_TEMPERATURE:
                 continue
             filtered = generate.top_k > 0 or generate.top_p < 1
             (self._filtered if filtered else self._plain).append(row)
@@ -109,8 +111,8 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         if self._constrained:
             scores[self._constrained] = self._masked(scores[self._constrained], self._allowed[self._constrained])
         if self._plain:
-            rows = scores[self._plain] / _temperatures(logits_processor_args, self._plain)
-            scores[self._plain] = rows + self._noise(logits_processor_args[:, self._plain])
+            arguments = logits_processor_args[:, self._plain]
+            scores[self._plain] += _temperature(arguments) * self._noise(arguments)
         if self._filtered:
             arguments = logits_processor_args[:, self._filtered]
             tokens = self._draw_filtered(scores[self._filtered], arguments)
@@ -132,7 +134,7 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
 
     def _draw_filtered(self, scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
         """The token drawn for each row among its top-k and, of those, its top-p most likely."""
-        scaled = scores / arguments[TEMPERATURE].view(torch.float32)[:, None]
+        scaled = _scaled(scores, _temperature(arguments))
         normalizer = scaled.logsumexp(-1, keepdim=True)
         count = CANDIDATES
         while True:
@@ -148,9 +150,9 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         """The same for all rows with fixed shapes and no branch on data, as a CUDA graph needs it."""
         count = scores.shape[0]
         scores = self._masked(scores, self._allowed[:count])
-        temperature = arguments[TEMPERATURE].view(torch.float32)[:, None]
+        temperature = _temperature(arguments)
         sampled = temperature > 0
-        scaled = scores / torch.where(sampled, temperature, 1.0)
+        scaled = _scaled(scores, torch.where(sampled, temperature, 1.0))
         values, _ = scaled.topk(min(CAPTURED_CANDIDATES, scaled.shape[1]))
         kept, _ = _kept(values, scaled.logsumexp(-1, keepdim=True), arguments)
         lowest = torch.where(kept, values, torch.inf).amin(-1, keepdim=True)
@@ -173,8 +175,13 @@ def _mixed(bits: torch.Tensor) -> torch.Tensor:
     return bits ^ ((bits >> 16) & 0xFFFF)
 
 
-def _temperatures(arguments: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    return arguments[TEMPERATURE, rows].view(torch.float32)[:, None]
+def _temperature(arguments: torch.Tensor) -> torch.Tensor:
+    return arguments[TEMPERATURE].view(torch.float32)[:, None]
+
+
+def _scaled(scores: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    """Scores over temperature, the best of each row at 0: the quotients of a low temperature would be infinite."""
+    return (scores - scores.amax(-1, keepdim=True)) / temperature
 
 
 def _kept(values: torch.Tensor, normalizer: torch.Tensor, arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,6 +192,7 @@ def _kept(values: torch.Tensor, normalizer: torch.Tensor, arguments: torch.Tenso
     probability = (values - normalizer).exp() * within_k
     mass = torch.where(top_k > 0, probability.sum(-1, keepdim=True), 1.0)
     before = probability.cumsum(-1) - probability
-    kept = within_k & (before < top_p * mass)
+    # The best one always: a top-p next to zero leaves no room for its own probability.
+    kept = within_k & ((before < top_p * mass) | (before == 0))
     enough = ((top_k > 0) & (top_k <= values.shape[1])) | (before + probability)[:, -1:].ge(top_p * mass)
     return kept, enough
