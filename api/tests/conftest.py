@@ -24,6 +24,7 @@ from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Claim
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import EndState, FinalTextEvent, InferenceRequest, ModelAbilities, ModelCard, Timings, Usage
+from shared.wire.task_result import TaskResult
 
 MODEL = "smollm2-135m-instruct"
 
@@ -172,7 +173,17 @@ class FakeWorker:
             usage=Usage(prompt_tokens=1, completion_tokens=1),
             timings=Timings(queued=0, first_token=0, total=0),
         )
-        assert await self.ledger.end(task_id, None, state, text if state == "SUCCESS" else None)
+        if state == "SUCCESS":
+            result = TaskResult(
+                cleaned_response_text=text.text,
+                raw_response_text=text.text,
+                tool_calls=[],
+                finish_reason=text.finish_reason,
+                usage=text.usage,
+            )
+            assert await self.ledger.end(task_id, None, state, text, result=result.as_json())
+        else:
+            assert await self.ledger.end(task_id, None, state, None)
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import celery
 from prometheus_client import Counter
 
 from shared.celery_app import send_task
 from shared.wire.schemas import Priority
+from shared.wire.task_result import TaskResult
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ class Publisher:
             f"failing the result of {task_id}", lambda: self._app.backend.mark_as_failure(task_id, error)
         )
 
-    async def store_result(self, task_id: str, result: dict[str, Any]) -> bool:
+    async def store_result(self, task_id: str, result: TaskResult) -> bool:
         """Stores SUCCESS in the result backend, for whoever waits in `AsyncResult(task_id).get()`."""
         return await self._run(
-            f"storing the result of {task_id}", lambda: self._app.backend.mark_as_done(task_id, result)
+            f"storing the result of {task_id}", lambda: self._app.backend.mark_as_done(task_id, result.as_dict())
         )
 
     async def _run(self, what: str, call: Callable[[], None]) -> bool:

@@ -23,11 +23,19 @@ from shared.celery_app import queue_for
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
-from shared.wire.schemas import EndState, ErrorEvent
+from shared.wire.schemas import EndState, ErrorEvent, Usage
+from shared.wire.task_result import TaskResult
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
 
 MODEL = "smollm2-135m-instruct"
+RESULT = TaskResult(
+    cleaned_response_text="hello",
+    raw_response_text="hello",
+    tool_calls=[],
+    finish_reason="stop",
+    usage=Usage(prompt_tokens=1, completion_tokens=2),
+)
 
 
 class Worker(Protocol):
@@ -109,7 +117,7 @@ async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
     backend.celery.backend.store_result(task_id, {"hostname": "w"}, "STARTED")
     match state:
         case "SUCCESS":
-            await ledger.end(task_id, 1, "SUCCESS", None, result='{"cleaned_response_text": "hello"}')
+            await ledger.end(task_id, 1, "SUCCESS", None, result=RESULT.as_json())
         case "FAILURE":
             error = ErrorEvent(task_id=task_id, code="engine_failed", message="broken", retryable=True)
             await ledger.end(task_id, 1, "FAILURE", error)
@@ -119,7 +127,7 @@ async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
     assert stored == state
     match state:
         case "SUCCESS":
-            assert told == {"cleaned_response_text": "hello"}
+            assert told == RESULT.as_dict()
         case "FAILURE":
             assert str(told) == "engine_failed: broken"
         case "REVOKED":

@@ -5,7 +5,8 @@ from typing import Any
 
 from shared.store.task_record import Claim
 from shared.wire.chat import FunctionDefinition, Tool, UserMessage
-from shared.wire.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent
+from shared.wire.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent, Usage
+from shared.wire.task_result import TaskResult
 from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked
 from worker.tasks.redis_retry import persist
 
@@ -35,13 +36,13 @@ async def test_a_task_is_answered_token_by_token_and_ends_once(client: Any, star
     assert outcome.usage.completion_tokens == 17
     assert outcome.timings.first_token is not None
     assert verdict == Answered(
-        {
-            "cleaned_response_text": outcome.text,
-            "raw_response_text": outcome.text,
-            "tool_calls": [],
-            "finish_reason": "stop",
-            "usage": {"prompt_tokens": 17, "completion_tokens": 17, "cached_tokens": 0},
-        }
+        TaskResult(
+            cleaned_response_text=outcome.text,
+            raw_response_text=outcome.text,
+            tool_calls=[],
+            finish_reason="stop",
+            usage=Usage(prompt_tokens=17, completion_tokens=17),
+        )
     )
 
 
@@ -124,9 +125,9 @@ async def test_without_max_tokens_the_rest_of_the_context_is_the_limit(client: A
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result["finish_reason"] == "length"
-    usage = verdict.result["usage"]
-    assert usage["prompt_tokens"] + usage["completion_tokens"] == 40
+    assert verdict.result.finish_reason == "length"
+    usage = verdict.result.usage
+    assert usage.prompt_tokens + usage.completion_tokens == 40
 
 
 async def test_a_stop_string_ends_the_answer_before_it(client: Any, start_live: Any) -> None:
@@ -136,8 +137,8 @@ async def test_a_stop_string_ends_the_answer_before_it(client: Any, start_live: 
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result["finish_reason"] == "stop_sequence"
-    assert verdict.result["cleaned_response_text"] == "one two "
+    assert verdict.result.finish_reason == "stop_sequence"
+    assert verdict.result.cleaned_response_text == "one two "
 
 
 async def test_a_generation_that_runs_in_circles_is_stopped(client: Any, start_live: Any) -> None:
@@ -147,8 +148,8 @@ async def test_a_generation_that_runs_in_circles_is_stopped(client: Any, start_l
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result["finish_reason"] == "loop"
-    assert verdict.result["usage"]["completion_tokens"] < 1000
+    assert verdict.result.finish_reason == "loop"
+    assert verdict.result.usage.completion_tokens < 1000
 
 
 async def test_tool_calls_end_the_task_as_one_event_with_ids(client: Any, start_live: Any) -> None:
@@ -160,15 +161,13 @@ async def test_tool_calls_end_the_task_as_one_event_with_ids(client: Any, start_
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result["finish_reason"] == "tool_calls"
+    assert verdict.result.finish_reason == "tool_calls"
     entries = await client.stream.read(task_id)
     event = ToolCallsEvent.model_validate_json(entries[-3].data)
     assert event.text == "Let me see." == client.text(entries)
     assert [(made.name, made.arguments) for made in event.tool_calls] == [("add", {"a": 1})]
-    assert verdict.result["tool_calls"] == [
-        {"id": event.tool_calls[0].id, "name": "add", "arguments": {"a": 1}},
-    ]
-    assert verdict.result["raw_response_text"] == f"Let me see.{call}"
+    assert verdict.result.tool_calls == event.tool_calls
+    assert verdict.result.raw_response_text == f"Let me see.{call}"
 
 
 async def test_a_conversation_is_saved_with_its_new_answer(client: Any, start_live: Any) -> None:
@@ -231,7 +230,7 @@ async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(client
     assert isinstance(verdict, Answered)
     assert verdict == undisturbed
     entries = await client.stream.read(task_id)
-    assert client.text(entries) == verdict.result["cleaned_response_text"]
+    assert client.text(entries) == verdict.result.cleaned_response_text
     assert len(client.token_ids(entries)) == 41
     assert [entry.type for entry in entries].count("end") == 1
 
@@ -268,7 +267,7 @@ async def test_another_revision_starts_the_answer_over_and_says_so(client: Any, 
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result["usage"]["completion_tokens"] == 6
+    assert verdict.result.usage.completion_tokens == 6
     entries = await client.stream.read(task_id)
     assert any(b'"restart":true' in entry.data for entry in entries)
 
@@ -314,7 +313,7 @@ async def test_an_engine_crash_is_survived_by_the_batch_mates_and_poisons_its_ca
     assert record.attempt == 3
     for verdict in await asyncio.gather(*running):
         assert isinstance(verdict, Answered)
-        assert verdict.result["usage"]["completion_tokens"] == 41
+        assert verdict.result.usage.completion_tokens == 41
     assert worker.engine.restarts == 3
 
 
@@ -352,6 +351,6 @@ async def test_a_redis_outage_delays_tokens_and_loses_none(client: Any, start_li
 
     assert isinstance(verdict, Answered)
     entries, _ = await persist(lambda: client.stream.read(task_id))
-    assert client.text(entries) == verdict.result["cleaned_response_text"]
+    assert client.text(entries) == verdict.result.cleaned_response_text
     assert len(client.token_ids(entries)) == 61
     assert [entry.type for entry in entries].count("end") == 1

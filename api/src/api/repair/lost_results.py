@@ -1,13 +1,12 @@
 """Ended tasks without a Celery result: their worker died between the ledger's ending and the result backend."""
 
-import json
-
 from celery.backends.base import KeyValueStoreBackend
 from celery.states import STARTED
 from redis.asyncio import Redis
 
 from api.backend import Backend
 from shared.wire.schemas import ErrorEvent
+from shared.wire.task_result import TaskResult
 
 SETTLE_SECONDS = 5.0
 """A worker has this long to store the result itself."""
@@ -48,7 +47,7 @@ class LostResults:
         if record is not None:
             match record.wire_state:
                 case "SUCCESS":
-                    stored = await self._publisher.store_result(task_id, json.loads(record.result or b"null"))
+                    stored = await self._publisher.store_result(task_id, TaskResult.parse(record.result))
                 case "REVOKED":
                     stored = await self._publisher.revoke_result(task_id)
                 case _:

@@ -17,7 +17,7 @@ from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
 from shared.telemetry.logs import begin_thread
 from shared.telemetry.tracing import message_headers, received
 from worker.consumer.consumption import Consumption, consumption_step, let_requests_end_while_they_are_counted
-from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def register_task(app: Celery, model: str, run: Callable[[str, str], Verdict]) -
     blocks until the task is over for this worker.
     """
 
-    def run_llm_inference_task(self: Any, task_id: str) -> Result:
+    def run_llm_inference_task(self: Any, task_id: str) -> dict[str, Any]:
         # Not by `track_started`: there, a Redis that refuses this write makes a FAILURE of a task that still waits.
         with contextlib.suppress(BackendStoreError, RedisError):
             self.backend.store_result(task_id, {"hostname": self.request.hostname}, "STARTED", request=self.request)
@@ -40,7 +40,7 @@ def register_task(app: Celery, model: str, run: Callable[[str, str], Verdict]) -
         verdict = run(task_id, context)
         match verdict:
             case Answered(result):
-                return result
+                return result.as_dict()
             case Failed(message):
                 raise TaskFailed(message)
             case Revoked():

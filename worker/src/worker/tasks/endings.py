@@ -8,11 +8,12 @@ from pydantic import TypeAdapter
 from shared.store.task_ledger import RequeueCause, TaskLedger
 from shared.wire.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall
 from shared.wire.schemas import EndState, ErrorCode, ErrorEvent, ToolCallsEvent
+from shared.wire.task_result import TaskResult
 from worker.settings import WorkerSettings
 from worker.status.metrics import WorkerMetrics
 from worker.tasks.attempt import Attempt, Over
 from worker.tasks.emitter import Emitter
-from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Result, Revoked, Verdict
+from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked, Verdict
 from worker.tasks.redis_retry import persist
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Endings:
             return Dropped()
         match record.wire_state:
             case "SUCCESS":
-                return Answered(json.loads(record.result))
+                return Answered(TaskResult.parse(record.result))
             case "REVOKED":
                 return Revoked()
             case _:
@@ -78,21 +79,20 @@ class Endings:
         assert over.finish is not None
         outcome = attempt.outcome(over.finish)
         await self._emitter.flush(attempt.writer)
-        calls = isinstance(outcome, ToolCallsEvent)
-        result: Result = {
-            "cleaned_response_text": outcome.text,
-            "raw_response_text": attempt.answer.raw_text,
-            "tool_calls": [call.model_dump(by_alias=False) for call in attempt.answer.tool_calls],
-            "finish_reason": "tool_calls" if calls else over.finish,
-            "usage": outcome.usage.model_dump(by_alias=False),
-        }
+        result = TaskResult(
+            cleaned_response_text=outcome.text,
+            raw_response_text=attempt.answer.raw_text,
+            tool_calls=attempt.answer.tool_calls,
+            finish_reason="tool_calls" if isinstance(outcome, ToolCallsEvent) else over.finish,
+            usage=outcome.usage,
+        )
         done, _ = await persist(
             lambda: self._ledger.end(
                 attempt.task_id,
                 attempt.number,
                 "SUCCESS",
                 outcome,
-                result=json.dumps(result, ensure_ascii=False),
+                result=result.as_json(),
                 conversation=_conversation(attempt),
                 conversation_seconds=self._conversation_seconds,
                 written=str(attempt.writer.written),
@@ -101,7 +101,7 @@ class Endings:
         if not done:
             return await self.recorded(attempt.task_id)
         attempt.telemetry.answered(outcome)
-        self._count_end("SUCCESS", str(result["finish_reason"]))
+        self._count_end("SUCCESS", result.finish_reason)
         return Answered(result)
 
     async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> Verdict:

@@ -1,17 +1,15 @@
 """What became of a message: the runner's answer to the Celery thread that took it."""
 
 from dataclasses import dataclass
-from typing import Any
 
-Result = dict[str, Any]
-"""What `AsyncResult(task_id).get()` returns."""
+from shared.wire.task_result import TaskResult
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     """The task succeeded."""
 
-    result: Result
+    result: TaskResult
 
 
 @dataclass(frozen=True, slots=True)

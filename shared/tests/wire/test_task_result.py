@@ -1,0 +1,33 @@
+import json
+
+from shared.wire.schemas import ToolCall, Usage
+from shared.wire.task_result import TaskResult
+
+RESULT = TaskResult(
+    cleaned_response_text="Let me see.",
+    raw_response_text="Let me see.<tool_call>…",
+    tool_calls=[ToolCall(id="c1", name="time", arguments={"zone": None})],
+    finish_reason="tool_calls",
+    usage=Usage(prompt_tokens=3, completion_tokens=5, cached_tokens=2),
+)
+
+
+def test_a_celery_client_gets_snake_case_all_through() -> None:
+    assert RESULT.as_dict() == {
+        "cleaned_response_text": "Let me see.",
+        "raw_response_text": "Let me see.<tool_call>…",
+        "tool_calls": [{"id": "c1", "name": "time", "arguments": {"zone": None}}],
+        "finish_reason": "tool_calls",
+        "usage": {"prompt_tokens": 3, "completion_tokens": 5, "cached_tokens": 2},
+    }
+
+
+def test_the_ledger_keeps_the_same_and_gives_it_back() -> None:
+    assert json.loads(RESULT.as_json()) == RESULT.as_dict()
+    assert TaskResult.parse(RESULT.as_json().encode()) == RESULT
+
+
+def test_what_only_a_newer_worker_says_is_left_out() -> None:
+    newer = RESULT.as_dict() | {"later": {"x": 1}}
+    newer["usage"] |= {"reasoning_tokens": 4}
+    assert TaskResult.parse(json.dumps(newer).encode()) == RESULT
