@@ -1,9 +1,9 @@
-from typing import Any
-
 import pytest
 
 from shared.wire.chat import FunctionDefinition, Tool
 from shared.wire.schemas import ErrorEvent
+from testbed.task_client import TaskClient
+from testbed.worker_process import StartWorker
 from worker.settings import PACKAGED_MODEL
 
 WEATHER = Tool(
@@ -17,7 +17,7 @@ WEATHER = Tool(
 
 
 async def test_the_packaged_model_answers_calls_tools_and_goes_on_where_an_attempt_stopped(
-    client: Any, start_worker: Any
+    client: TaskClient, start_worker: StartWorker
 ) -> None:
     """One test, because a worker with a model takes seconds to start."""
     await start_worker(model_source=PACKAGED_MODEL, engine_stall_seconds=60, threads=2, startup_seconds=240)

@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api
 
+from testbed.live_worker import StartLive
 from worker import worker_loop
 from worker.status import deletion_cost
 from worker.status.deletion_cost import ANNOTATION, BUSY_COST, DeletionCost, keep_deletion_cost
@@ -83,7 +84,7 @@ async def test_outside_of_a_cluster_nothing_is_written(caplog: pytest.LogCapture
     assert "there is no cluster to tell" in caplog.text
 
 
-async def test_a_worker_is_busy_while_it_holds_a_task(start_live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_is_busy_while_it_holds_a_task(start_live: StartLive, monkeypatch: pytest.MonkeyPatch) -> None:
     followed: asyncio.Future[tuple[str, Callable[[], bool]]] = asyncio.get_running_loop().create_future()
 
     async def keep(pod: str, busy: Callable[[], bool]) -> None:

@@ -3,17 +3,23 @@ import json
 from itertools import accumulate
 from typing import Any
 
+from redis.typing import EncodableT, FieldT
+
 from shared.store.task_record import Claim
 from shared.wire.chat import FunctionDefinition, Tool, UserMessage
 from shared.wire.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent, Usage
 from shared.wire.task_result import TaskResult
+from testbed.live_worker import StartLive
+from testbed.task_client import TaskClient
+from testbed.valkey import Valkey
+from testbed.waiting import until
 from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked
 from worker.tasks.redis_retry import persist
 
 SIXTEEN_WORDS = "!tokens 16"
 
 
-async def test_a_task_is_answered_token_by_token_and_ends_once(client: Any, start_live: Any) -> None:
+async def test_a_task_is_answered_token_by_token_and_ends_once(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live()
     task_id = await client.accept(SIXTEEN_WORDS)
 
@@ -46,7 +52,9 @@ async def test_a_task_is_answered_token_by_token_and_ends_once(client: Any, star
     )
 
 
-async def test_a_repeated_message_returns_the_stored_result_and_runs_nothing(client: Any, start_live: Any) -> None:
+async def test_a_repeated_message_returns_the_stored_result_and_runs_nothing(
+    client: TaskClient, start_live: StartLive
+) -> None:
     worker = await start_live()
     task_id = await client.accept(SIXTEEN_WORDS)
     first = await worker.runner.run(task_id)
@@ -56,7 +64,9 @@ async def test_a_repeated_message_returns_the_stored_result_and_runs_nothing(cli
     assert worker.runner.tokens == tokens
 
 
-async def test_a_message_of_a_task_that_is_held_or_unknown_is_dropped(client: Any, start_live: Any) -> None:
+async def test_a_message_of_a_task_that_is_held_or_unknown_is_dropped(
+    client: TaskClient, start_live: StartLive
+) -> None:
     worker = await start_live()
     task_id = await client.accept(SIXTEEN_WORDS)
     claim = await client.ledger.claim(task_id, worker="another", lease_seconds=30, revision="scripted")
@@ -66,7 +76,7 @@ async def test_a_message_of_a_task_that_is_held_or_unknown_is_dropped(client: An
     assert await worker.runner.run("never-accepted") == Dropped()
 
 
-async def test_a_task_whose_time_is_over_ends_with_deadline_exceeded(client: Any, start_live: Any) -> None:
+async def test_a_task_whose_time_is_over_ends_with_deadline_exceeded(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live()
     queued = await client.accept(SIXTEEN_WORDS, timeout_seconds=0.05)
     running = await client.accept("!tokens 1000", timeout_seconds=0.5)
@@ -84,7 +94,9 @@ async def test_a_task_whose_time_is_over_ends_with_deadline_exceeded(client: Any
     assert client.text(await client.stream.read(running))
 
 
-async def test_a_record_of_a_newer_version_is_refused_with_an_error_event(client: Any, start_live: Any) -> None:
+async def test_a_record_of_a_newer_version_is_refused_with_an_error_event(
+    client: TaskClient, start_live: StartLive
+) -> None:
     worker = await start_live()
     task_id = await client.accept(SIXTEEN_WORDS)
     await client.redis.hset(client.keys.task(task_id), "v", 999)
@@ -94,7 +106,9 @@ async def test_a_record_of_a_newer_version_is_refused_with_an_error_event(client
     assert ErrorEvent.model_validate_json(record.outcome).code == "version_unsupported"
 
 
-async def test_a_request_that_cannot_be_read_is_refused_with_an_error_event(client: Any, start_live: Any) -> None:
+async def test_a_request_that_cannot_be_read_is_refused_with_an_error_event(
+    client: TaskClient, start_live: StartLive
+) -> None:
     worker = await start_live()
     task_id = await client.accept(SIXTEEN_WORDS)
     await client.redis.hset(client.keys.task(task_id), "request", '{"model": 7}')
@@ -104,7 +118,9 @@ async def test_a_request_that_cannot_be_read_is_refused_with_an_error_event(clie
     assert ErrorEvent.model_validate_json(record.outcome).code == "version_unsupported"
 
 
-async def test_a_prompt_longer_than_the_context_fails_at_once_with_the_numbers(client: Any, start_live: Any) -> None:
+async def test_a_prompt_longer_than_the_context_fails_at_once_with_the_numbers(
+    client: TaskClient, start_live: StartLive
+) -> None:
     worker = await start_live(context_length=64)
     task_id = await client.accept("x" * 100)
 
@@ -118,7 +134,9 @@ async def test_a_prompt_longer_than_the_context_fails_at_once_with_the_numbers(c
     assert worker.runner.tokens == 0
 
 
-async def test_without_max_tokens_the_rest_of_the_context_is_the_limit(client: Any, start_live: Any) -> None:
+async def test_without_max_tokens_the_rest_of_the_context_is_the_limit(
+    client: TaskClient, start_live: StartLive
+) -> None:
     worker = await start_live(context_length=40)
     task_id = await client.accept("!tokens 1000", max_tokens=None)
 
@@ -130,7 +148,7 @@ async def test_without_max_tokens_the_rest_of_the_context_is_the_limit(client: A
     assert usage.prompt_tokens + usage.completion_tokens == 40
 
 
-async def test_a_stop_string_ends_the_answer_before_it(client: Any, start_live: Any) -> None:
+async def test_a_stop_string_ends_the_answer_before_it(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live()
     task_id = await client.accept("!say one two STOP three", stop=["STOP"])
 
@@ -141,7 +159,7 @@ async def test_a_stop_string_ends_the_answer_before_it(client: Any, start_live: 
     assert verdict.result.cleaned_response_text == "one two "
 
 
-async def test_a_generation_that_runs_in_circles_is_stopped(client: Any, start_live: Any) -> None:
+async def test_a_generation_that_runs_in_circles_is_stopped(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live(stop_loops=True, model_source="scripted:?token_ms=1")
     task_id = await client.accept("!say " + "la " * 800)
 
@@ -152,7 +170,7 @@ async def test_a_generation_that_runs_in_circles_is_stopped(client: Any, start_l
     assert verdict.result.usage.completion_tokens < 1000
 
 
-async def test_tool_calls_end_the_task_as_one_event_with_ids(client: Any, start_live: Any) -> None:
+async def test_tool_calls_end_the_task_as_one_event_with_ids(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live(model_source="scripted:?token_ms=1")
     tool = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object"}))
     call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
@@ -170,7 +188,7 @@ async def test_tool_calls_end_the_task_as_one_event_with_ids(client: Any, start_
     assert verdict.result.raw_response_text == f"Let me see.{call}"
 
 
-async def test_a_conversation_is_saved_with_its_new_answer(client: Any, start_live: Any) -> None:
+async def test_a_conversation_is_saved_with_its_new_answer(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live()
     asked = [UserMessage(role="user", content="!say yes")]
     task_id = await client.accept("!say yes", conversation_id="c1", conversation=asked)
@@ -178,13 +196,14 @@ async def test_a_conversation_is_saved_with_its_new_answer(client: Any, start_li
     await worker.runner.run(task_id)
 
     stored = await client.ledger.conversation("tenant", "c1")
+    assert stored
     assert json.loads(stored) == [
         {"role": "user", "content": "!say yes"},
         {"role": "assistant", "content": "yes"},
     ]
 
 
-async def test_an_error_of_the_engine_fails_that_task_alone(client: Any, start_live: Any) -> None:
+async def test_an_error_of_the_engine_fails_that_task_alone(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live()
     broken, fine = await client.accept("!fail out of luck"), await client.accept(SIXTEEN_WORDS)
 
@@ -197,7 +216,7 @@ async def test_an_error_of_the_engine_fails_that_task_alone(client: Any, start_l
 
 
 async def test_a_cancelled_task_leaves_the_engine_within_a_second_and_its_neighbours_alone(
-    client: Any, start_live: Any
+    client: TaskClient, start_live: StartLive
 ) -> None:
     worker = await start_live()
     task_id, neighbour = await client.accept("!tokens 1000"), await client.accept("!tokens 60")
@@ -214,7 +233,9 @@ async def test_a_cancelled_task_leaves_the_engine_within_a_second_and_its_neighb
     assert await client.ledger.cancel(task_id, "tenant") == ("ended", "REVOKED")
 
 
-async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(client: Any, start_live: Any) -> None:
+async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(
+    client: TaskClient, start_live: StartLive
+) -> None:
     reference = await client.accept("!tokens 40", seed=7)
     first, second = await start_live(), await start_live(worker_name="second")
     undisturbed = await first.runner.run(reference)
@@ -236,7 +257,7 @@ async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(client
 
 
 async def test_an_answer_that_was_whole_when_its_worker_died_is_ended_without_the_engine(
-    client: Any, start_live: Any
+    client: TaskClient, start_live: StartLive
 ) -> None:
     worker = await start_live()
     reference = await client.accept("!tokens 5", seed=7)
@@ -246,7 +267,7 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_ended_without_th
     assert isinstance(claim, Claim)
     for entry in await client.stream.read(reference):
         if entry.type == "token":
-            fields = {"t": "token", "d": entry.data, "i": ",".join(map(str, entry.token_ids))}
+            fields: dict[FieldT, EncodableT] = {"t": "token", "d": entry.data, "i": ",".join(map(str, entry.token_ids))}
             await client.redis.xadd(client.keys.events(task_id), fields, id=str(entry.id))
     await asyncio.sleep(0.02)
     await client.ledger.requeue(task_id, 0, "loss")
@@ -256,7 +277,7 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_ended_without_th
     assert worker.runner.tokens == tokens
 
 
-async def test_another_revision_starts_the_answer_over_and_says_so(client: Any, start_live: Any) -> None:
+async def test_another_revision_starts_the_answer_over_and_says_so(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live()
     task_id = await client.accept("!tokens 5")
     await client.ledger.claim(task_id, worker="dead", lease_seconds=0.01, revision="older")
@@ -272,7 +293,7 @@ async def test_another_revision_starts_the_answer_over_and_says_so(client: Any, 
     assert any(b'"restart":true' in entry.data for entry in entries)
 
 
-async def test_a_drained_worker_hands_over_what_does_not_end_in_time(client: Any, start_live: Any) -> None:
+async def test_a_drained_worker_hands_over_what_does_not_end_in_time(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live()
     short, long = await client.accept("!tokens 20"), await client.accept("!tokens 1000")
     running = [asyncio.create_task(worker.runner.run(each)) for each in (short, long)]
@@ -290,7 +311,7 @@ async def test_a_drained_worker_hands_over_what_does_not_end_in_time(client: Any
 
 
 async def test_an_engine_crash_is_survived_by_the_batch_mates_and_poisons_its_cause(
-    client: Any, start_live: Any
+    client: TaskClient, start_live: StartLive
 ) -> None:
     worker = await start_live()
     poison, mates = await client.accept("!slow 50\n!crash"), [await client.accept("!tokens 40") for _ in range(3)]
@@ -317,18 +338,20 @@ async def test_an_engine_crash_is_survived_by_the_batch_mates_and_poisons_its_ca
     assert worker.engine.restarts == 3
 
 
-async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(client: Any, start_live: Any) -> None:
+async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(client: TaskClient, start_live: StartLive) -> None:
     worker = await start_live(engine_stall_seconds=0.5)
     hanging, mate = await client.accept("!tokens 20\n!hang 10"), await client.accept("!tokens 20")
 
     first = await asyncio.gather(worker.runner.run(hanging), worker.runner.run(mate))
     assert [*first] == [HandedOver(), HandedOver()]
-    await client.until(lambda: worker.takes_tasks)
+    await until(lambda: worker.takes_tasks)
 
     assert isinstance(await worker.runner.run(mate), Answered)
 
 
-async def test_an_engine_that_holds_its_interpreter_disturbs_no_lease(client: Any, start_live: Any) -> None:
+async def test_an_engine_that_holds_its_interpreter_disturbs_no_lease(
+    client: TaskClient, start_live: StartLive
+) -> None:
     worker = await start_live(engine_stall_seconds=30)
     task_id = await client.accept("!tokens 5\n!hold-gil 2.5")
 
@@ -337,7 +360,9 @@ async def test_an_engine_that_holds_its_interpreter_disturbs_no_lease(client: An
     assert record.attempt == 1
 
 
-async def test_a_redis_outage_delays_tokens_and_loses_none(client: Any, start_live: Any, valkey: Any) -> None:
+async def test_a_redis_outage_delays_tokens_and_loses_none(
+    client: TaskClient, start_live: StartLive, valkey: Valkey
+) -> None:
     worker = await start_live()
     task_id = await client.accept("!tokens 60")
     running = asyncio.create_task(worker.runner.run(task_id))

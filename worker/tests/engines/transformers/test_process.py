@@ -15,7 +15,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from worker.engine_protocol import Cancel, EngineOptions, Generate, Grammar, Loading, Output, Ready, StartFailed, Step
+from testbed.real_engine import RealEngine
+from worker.engine_protocol import Cancel, EngineOptions, Generate, Grammar, Output, Ready, StartFailed, Step
 
 PERSON = {
     "type": "object",
@@ -34,7 +35,7 @@ Answers = dict[str, tuple[list[int], Output]]
 
 
 @pytest.fixture(scope="module")
-def mixed(engine: Any) -> list[Generate]:
+def mixed(engine: RealEngine) -> list[Generate]:
     """One of each way to choose the next token."""
     story, person = engine.prompt("Tell me a story about a fox."), engine.prompt("Describe a person as JSON.")
     return [
@@ -47,28 +48,27 @@ def mixed(engine: Any) -> list[Generate]:
 
 
 @pytest.fixture(scope="module")
-def together(engine: Any, mixed: list[Generate]) -> Answers:
+def together(engine: RealEngine, mixed: list[Generate]) -> Answers:
     """Their answers when they share a batch."""
-    return engine.run(*mixed)  # type: ignore[no-any-return]
+    return engine.run(*mixed)
 
 
-def test_the_engine_says_what_it_loads_and_what_it_is(engine: Any) -> None:
-    assert all(isinstance(message, Loading) for message in engine.started_with)
-    fractions = [message.fraction for message in engine.started_with]
+def test_the_engine_says_what_it_loads_and_what_it_is(engine: RealEngine) -> None:
+    fractions = [message.fraction for message in engine.loading]
     assert fractions == sorted(fractions)
     assert engine.ready.context_length == 8192
     assert engine.ready.eos_token_ids == (2,)
     assert (engine.ready.device, engine.ready.dtype, engine.ready.slots) == ("cpu", "float32", 8)
 
 
-def test_it_answers_a_question(engine: Any) -> None:
+def test_it_answers_a_question(engine: RealEngine) -> None:
     tokens, last = engine.run(Generate("q", engine.prompt("What is the capital of France?"), max_new_tokens=30))["q"]
     assert "Paris" in engine.text(tokens)
     assert last.finish == "stop"
     assert tokens[-1] in engine.ready.eos_token_ids
 
 
-def test_greedy_answers_are_those_of_plain_transformers(engine: Any, engine_options: EngineOptions) -> None:
+def test_greedy_answers_are_those_of_plain_transformers(engine: RealEngine, engine_options: EngineOptions) -> None:
     import torch
     from transformers import GenerationConfig
 
@@ -92,14 +92,14 @@ WAYS = ["greedy", "sampled", "top-p", "top-k", "grammar"]
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_request_gets_the_same_tokens_alone_and_in_a_batch(
-    engine: Any, mixed: list[Generate], together: Answers, way: str
+    engine: RealEngine, mixed: list[Generate], together: Answers, way: str
 ) -> None:
     assert engine.tokens(mixed[WAYS.index(way)]) == together[way][0]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_taken_over_request_goes_on_as_if_nothing_had_happened(
-    engine: Any, mixed: list[Generate], together: Answers, way: str
+    engine: RealEngine, mixed: list[Generate], together: Answers, way: str
 ) -> None:
     tokens, last = together[way]
     again = dataclasses.replace(mixed[WAYS.index(way)], generated_ids=tuple(tokens[:5]))
@@ -107,11 +107,11 @@ def test_a_taken_over_request_goes_on_as_if_nothing_had_happened(
     assert (tokens[:5] + rest, rest_last.finish) == (tokens, last.finish)
 
 
-def test_another_seed_gives_another_answer(engine: Any, mixed: list[Generate], together: Answers) -> None:
+def test_another_seed_gives_another_answer(engine: RealEngine, mixed: list[Generate], together: Answers) -> None:
     assert engine.tokens(dataclasses.replace(mixed[1], seed=2)) != together["sampled"][0]
 
 
-def test_documents_follow_their_schema_beside_unconstrained_neighbours(engine: Any) -> None:
+def test_documents_follow_their_schema_beside_unconstrained_neighbours(engine: RealEngine) -> None:
     prompt = engine.prompt("Describe a person as JSON.")
     documents = [
         Generate(f"document {seed}", prompt, max_new_tokens=60, temperature=1.0, seed=seed, grammar=PERSON_GRAMMAR)
@@ -134,14 +134,14 @@ def test_documents_follow_their_schema_beside_unconstrained_neighbours(engine: A
     ],
 )
 def test_an_answer_follows_a_regular_expression_or_a_lark_grammar(
-    engine: Any, grammar: Grammar, allowed: set[str]
+    engine: RealEngine, grammar: Grammar, allowed: set[str]
 ) -> None:
     request = Generate("r", engine.prompt("Choose."), max_new_tokens=20, temperature=1.0, grammar=grammar)
     assert engine.text(engine.tokens(request)) in allowed
 
 
 @pytest.mark.parametrize("grammar", [Grammar("json_schema", '{"type": "nonsense"}'), Grammar("regex", "(")])
-def test_a_bad_grammar_fails_its_request_alone(engine: Any, grammar: Grammar) -> None:
+def test_a_bad_grammar_fails_its_request_alone(engine: RealEngine, grammar: Grammar) -> None:
     prompt = engine.prompt("Hello")
     answers = engine.run(Generate("bad", prompt, grammar=grammar), Generate("good", prompt, max_new_tokens=4))
     assert answers["bad"][1].error is not None
@@ -149,11 +149,11 @@ def test_a_bad_grammar_fails_its_request_alone(engine: Any, grammar: Grammar) ->
     assert answers["good"][1] == Output("good", answers["good"][1].token_ids, finish="length")
 
 
-def test_a_cancelled_request_is_silent_and_its_neighbours_go_on(engine: Any) -> None:
+def test_a_cancelled_request_is_silent_and_its_neighbours_go_on(engine: RealEngine) -> None:
     story = engine.prompt("Tell me a long story.")
     alone = engine.tokens(Generate("neighbour", story, max_new_tokens=30))
     engine.send(Generate("cancelled", story, max_new_tokens=2000), Generate("neighbour", story, max_new_tokens=30))
-    first = engine.receive()
+    first = engine.step()
     engine.send(Cancel("cancelled"), Cancel("unknown"))
     outputs = engine.follow("neighbour")["neighbour"]
     engine.send(Generate("after", story, max_new_tokens=1))
@@ -167,13 +167,13 @@ def tokens_of(step: Step, request_id: str) -> list[int]:
     return [token for output in step.outputs if output.request_id == request_id for token in output.token_ids]
 
 
-def test_an_id_may_come_again_right_behind_its_cancellation(engine: Any) -> None:
+def test_an_id_may_come_again_right_behind_its_cancellation(engine: RealEngine) -> None:
     prompt = engine.prompt("Hello")
     engine.send(Generate("again", prompt, max_new_tokens=2000), Cancel("again"))
     assert len(engine.tokens(Generate("again", prompt, max_new_tokens=3))) == 3
 
 
-def test_a_second_request_with_a_held_id_is_dropped(engine: Any) -> None:
+def test_a_second_request_with_a_held_id_is_dropped(engine: RealEngine) -> None:
     prompt = engine.prompt("Tell me a story.")
     engine.send(Generate("twice", prompt, max_new_tokens=8), Generate("twice", prompt, max_new_tokens=2))
     outputs = engine.follow("twice")["twice"]
@@ -194,18 +194,20 @@ def test_a_second_request_with_a_held_id_is_dropped(engine: Any) -> None:
     ],
     ids=["no prompt", "a prompt too long", "ended already", "at its limit already", "at the context's end already"],
 )
-def test_a_request_that_needs_no_step_gets_its_only_output(engine: Any, request_: Generate, expected: Output) -> None:
+def test_a_request_that_needs_no_step_gets_its_only_output(
+    engine: RealEngine, request_: Generate, expected: Output
+) -> None:
     assert engine.run(request_)["r"] == ([], expected)
 
 
-def test_a_complete_document_taken_over_ends_at_once(engine: Any) -> None:
+def test_a_complete_document_taken_over_ends_at_once(engine: RealEngine) -> None:
     grammar = Grammar("regex", "yes|no")
     tokens = engine.tokens(Generate("r", engine.prompt("Choose."), grammar=grammar))
     again = Generate("r", engine.prompt("Choose."), generated_ids=tuple(tokens), grammar=grammar)
     assert engine.run(again)["r"] == ([], Output("r", (), finish="stop"))
 
 
-def test_all_requests_of_a_step_come_in_one_message(engine: Any) -> None:
+def test_all_requests_of_a_step_come_in_one_message(engine: RealEngine) -> None:
     before = len(engine.steps)
     requests = [Generate(f"r{i}", engine.prompt("Tell me a story."), max_new_tokens=20) for i in range(4)]
     engine.run(*requests)
@@ -215,7 +217,7 @@ def test_all_requests_of_a_step_come_in_one_message(engine: Any) -> None:
     assert len(steps) < 40
 
 
-def test_a_prompt_seen_before_comes_from_the_prefix_cache(engine: Any) -> None:
+def test_a_prompt_seen_before_comes_from_the_prefix_cache(engine: RealEngine) -> None:
     prompt = engine.prompt("Here is a text about rivers. " * 20)
     engine.tokens(Generate("first", prompt, max_new_tokens=2))
     engine.send(Generate("second", prompt, max_new_tokens=3))
@@ -224,13 +226,13 @@ def test_a_prompt_seen_before_comes_from_the_prefix_cache(engine: Any) -> None:
     assert cached[1:] == [0, 0]
 
 
-def test_an_idle_engine_gives_a_sign_of_life(engine: Any) -> None:
-    assert engine.receive(seconds=5).outputs == ()
-    assert engine.receive(seconds=5).outputs == ()
+def test_an_idle_engine_gives_a_sign_of_life(engine: RealEngine) -> None:
+    assert engine.step(seconds=5).outputs == ()
+    assert engine.step(seconds=5).outputs == ()
 
 
-def test_sigint_is_left_to_the_parent(engine: Any) -> None:
-    os.kill(engine.process.pid, signal.SIGINT)
+def test_sigint_is_left_to_the_parent(engine: RealEngine) -> None:
+    os.kill(engine.pid, signal.SIGINT)
     assert len(engine.tokens(Generate("r", engine.prompt("Hello"), max_new_tokens=3))) == 3
 
 
