@@ -26,7 +26,7 @@ async def until(condition: Callable[[], Any], seconds: float = 20, what: str = "
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def wait_until(condition: Callable[[], T], seconds: float, what: Callable[[], str]) -> T:
+def wait_until(condition: Callable[[], T | None], seconds: float, what: Callable[[], str]) -> T:
     """The same for a test without an event loop; `what` is asked at the end, for the latest output."""
     stop_at = time.monotonic() + seconds
     while not (holds := condition()):

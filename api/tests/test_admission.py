@@ -2,25 +2,29 @@
 
 from typing import Any
 
+import httpx
 import pytest
+from redis.asyncio import Redis
 
 from api.admission import LONGEST_RETRY_SECONDS, UNKNOWN_WAIT_SECONDS
+from api.backend import Backend
 from shared.store.keys import Keys
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelCard
+from testbed.api_app import Call, StartApp
 
 MODEL = "smollm2-135m-instruct"
 CREATE = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}
 
 
-async def create(http: Any, key: str = "") -> dict[str, Any]:
+async def create(http: httpx.AsyncClient, key: str = "") -> dict[str, Any]:
     reply = await http.post("/rpc", json=CREATE, headers={"Authorization": f"Bearer {key}"} if key else {})
     answered: dict[str, Any] = reply.json()
     return answered
 
 
 async def test_a_full_queue_is_retried_after_about_a_tenth_of_it_has_drained(
-    start_app: Any, redis: Any, keys: Keys, registry: WorkerRegistry, card: ModelCard
+    start_app: StartApp, redis: Redis, keys: Keys, registry: WorkerRegistry, card: ModelCard
 ) -> None:
     for worker in ("w1", "w2"):
         await registry.announce(worker, card)
@@ -37,8 +41,8 @@ async def test_a_full_queue_is_retried_after_about_a_tenth_of_it_has_drained(
     ("mean_ms", "seconds"), [(None, UNKNOWN_WAIT_SECONDS), (10, 1), (10**8, LONGEST_RETRY_SECONDS)]
 )
 async def test_the_time_to_come_back_is_bounded(
-    start_app: Any,
-    redis: Any,
+    start_app: StartApp,
+    redis: Redis,
     keys: Keys,
     registry: WorkerRegistry,
     card: ModelCard,
@@ -52,7 +56,7 @@ async def test_the_time_to_come_back_is_bounded(
         assert (await create(http))["error"]["data"]["retryAfterSeconds"] == seconds
 
 
-async def test_queues_are_bounded_per_model_and_tasks_per_tenant(start_app: Any) -> None:
+async def test_queues_are_bounded_per_model_and_tasks_per_tenant(start_app: StartApp) -> None:
     keys = {"key-of-a": "a", "key-of-b": "b"}
     async with start_app(api_keys=keys, max_tenant_tasks=1) as http:
         assert "result" in await create(http, "key-of-a")
@@ -60,7 +64,7 @@ async def test_queues_are_bounded_per_model_and_tasks_per_tenant(start_app: Any)
         assert "result" in await create(http, "key-of-b")
 
 
-async def test_rates_are_counted_per_tenant_and_over_all_replicas(start_app: Any) -> None:
+async def test_rates_are_counted_per_tenant_and_over_all_replicas(start_app: StartApp) -> None:
     options = {"api_keys": {"key-of-a": "a", "key-of-b": "b"}, "tenant_rate": "2/hour"}
     async with start_app(**options) as one, start_app(**options) as other:
         assert "result" in await create(one, "key-of-a")
@@ -71,7 +75,7 @@ async def test_rates_are_counted_per_tenant_and_over_all_replicas(start_app: Any
         assert "result" in await create(one, "key-of-b")
 
 
-async def test_only_new_work_is_refused_when_memory_runs_out(start_app: Any, redis: Any) -> None:
+async def test_only_new_work_is_refused_when_memory_runs_out(start_app: StartApp, redis: Redis) -> None:
     async with start_app() as http:
         task_id = (await create(http))["result"]["taskId"]
     used = (await redis.info("memory"))["used_memory"]
@@ -88,7 +92,7 @@ async def test_only_new_work_is_refused_when_memory_runs_out(start_app: Any, red
     assert read["result"]["state"] == "PENDING"
 
 
-async def test_refusals_are_counted_by_reason(call: Any, backend: Any) -> None:
+async def test_refusals_are_counted_by_reason(call: Call, backend: Backend) -> None:
     await call("create_message")
     await call("create_message", message="hi", model="no such")
     await call("create_message", message="hi")

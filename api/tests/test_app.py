@@ -3,11 +3,13 @@
 import logging
 import subprocess
 import sys
-from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+
+from testbed.api_app import Call
+from testbed.valkey import Valkey
 
 FORBIDDEN = """
 import sys
@@ -42,7 +44,9 @@ async def test_an_unexpected_exception_in_a_route_is_logged_and_told_without_its
     assert "secret detail" in caplog.text
 
 
-async def test_redis_going_away_and_coming_back_needs_no_restart(call: Any, valkey: Any, caplog: Any) -> None:
+async def test_redis_going_away_and_coming_back_needs_no_restart(
+    call: Call, valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     assert "result" in await call("create_message", message="hi")
     valkey.stop()

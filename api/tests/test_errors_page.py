@@ -24,6 +24,8 @@ from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ErrorCode, ModelCard
+from testbed.api_app import StartApp
+from testbed.valkey import Valkey
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
 JSON = {"Content-Type": "application/json"}
@@ -57,7 +59,7 @@ class World:
     """What a scenario can arrange."""
 
     start: Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
-    valkey: Any
+    valkey: Valkey
     redis: Redis
     keys: Keys
     ledger: TaskLedger
@@ -399,8 +401,8 @@ async def _(world: World) -> httpx.Response:
 
 @pytest.fixture
 def world(
-    start_app: Any,
-    valkey: Any,
+    start_app: StartApp,
+    valkey: Valkey,
     redis: Redis,
     keys: Keys,
     ledger: TaskLedger,

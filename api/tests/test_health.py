@@ -14,6 +14,9 @@ from api.backend import Backend
 from api.settings import Settings
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelCard
+from testbed.api_app import Call
+from testbed.fake_worker import FakeWorker
+from testbed.valkey import Valkey
 
 MODEL = "smollm2-135m-instruct"
 
@@ -45,7 +48,7 @@ async def test_a_replica_that_stops_is_not_ready(internal: httpx.AsyncClient, ba
 
 
 async def test_without_redis_a_replica_is_not_ready_until_redis_is_back(
-    internal: httpx.AsyncClient, valkey: Any
+    internal: httpx.AsyncClient, valkey: Valkey
 ) -> None:
     valkey.stop()
     reply = await internal.get("/readyz")
@@ -56,7 +59,7 @@ async def test_without_redis_a_replica_is_not_ready_until_redis_is_back(
     assert (await internal.get("/readyz")).status_code == 200
 
 
-async def test_with_a_silent_redis_a_replica_is_not_ready(internal: httpx.AsyncClient, valkey: Any) -> None:
+async def test_with_a_silent_redis_a_replica_is_not_ready(internal: httpx.AsyncClient, valkey: Valkey) -> None:
     await internal.get("/readyz")
     os.kill(valkey.pid, signal.SIGSTOP)
     try:
@@ -67,7 +70,7 @@ async def test_with_a_silent_redis_a_replica_is_not_ready(internal: httpx.AsyncC
 
 
 async def test_scaling_counts_waiting_and_running_tasks_and_ready_workers(
-    internal: httpx.AsyncClient, worker: Any, registry: WorkerRegistry, card: ModelCard
+    internal: httpx.AsyncClient, worker: FakeWorker, registry: WorkerRegistry, card: ModelCard
 ) -> None:
     await registry.announce("w1", card)
     await worker.begin()
@@ -81,14 +84,14 @@ async def test_scaling_of_an_unknown_model_is_not_found(internal: httpx.AsyncCli
     assert (await internal.get("/internal/scaling/gpt-9")).status_code == 404
 
 
-async def test_scaling_never_says_zero_because_it_does_not_know(internal: httpx.AsyncClient, valkey: Any) -> None:
+async def test_scaling_never_says_zero_because_it_does_not_know(internal: httpx.AsyncClient, valkey: Valkey) -> None:
     valkey.stop()
     reply = await internal.get(f"/internal/scaling/{MODEL}")
     assert reply.status_code == 503
     assert "work" not in reply.json()
 
 
-async def test_metrics_are_in_the_form_of_prometheus(internal: httpx.AsyncClient, call: Any) -> None:
+async def test_metrics_are_in_the_form_of_prometheus(internal: httpx.AsyncClient, call: Call) -> None:
     await call("create_message", message="hi")
     reply = await internal.get("/metrics")
     assert reply.headers["Content-Type"].startswith("text/plain")

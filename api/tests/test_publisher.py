@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -11,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 from api.publisher import THREADS, Publisher
 from shared.celery_app import make_celery
 from shared.settings import SharedSettings
+from testbed.valkey import Valkey
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ async def test_a_message_that_the_broker_took_is_sent(publisher: Publisher, fail
     assert failures._value.get() == 0
 
 
-async def test_without_a_broker_the_message_is_not_sent(publisher: Publisher, failures: Counter, valkey: Any) -> None:
+async def test_without_a_broker_the_message_is_not_sent(
+    publisher: Publisher, failures: Counter, valkey: Valkey
+) -> None:
     valkey.stop()
     await publisher.warm_up()
     assert not await publisher.send("t1", "m", "normal", {})

@@ -7,15 +7,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import httpx
 import pytest
 
 from api.server import _listen
+from testbed.valkey import Valkey
+from testbed.waiting import wait_until
 
 CREATE = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}
 
@@ -62,7 +62,7 @@ StartProcess = Callable[..., Process]
 
 
 @pytest.fixture
-def start(valkey: Any) -> Iterator[StartProcess]:
+def start(valkey: Valkey) -> Iterator[StartProcess]:
     processes: list[Process] = []
 
     def start(**settings: str) -> Process:
@@ -80,14 +80,14 @@ def start(valkey: Any) -> Iterator[StartProcess]:
 
 def eventually(url: str, status: int) -> httpx.Response:
     """The reply, as soon as it has the status."""
-    deadline = time.monotonic() + 15
-    while True:
+
+    def answered() -> httpx.Response | None:
         with suppress(httpx.TransportError):
             reply = httpx.get(url)
-            if reply.status_code == status:
-                return reply
-        assert time.monotonic() < deadline, f"{url} does not answer with {status}"
-        time.sleep(0.05)
+            return reply if reply.status_code == status else None
+        return None
+
+    return wait_until(answered, 15, lambda: f"{url} answers with {status}")
 
 
 def test_it_serves_two_ports_and_stops_on_sigterm_with_code_0(start: StartProcess) -> None:
@@ -100,7 +100,7 @@ def test_it_serves_two_ports_and_stops_on_sigterm_with_code_0(start: StartProces
     assert "Traceback" not in process.log
 
 
-def test_it_starts_without_redis_and_recovers_when_redis_appears(start: StartProcess, valkey: Any) -> None:
+def test_it_starts_without_redis_and_recovers_when_redis_appears(start: StartProcess, valkey: Valkey) -> None:
     valkey.stop()
     process = start()
     public, internal = process.url("Requests"), process.url("Probes and metrics")

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -13,24 +13,8 @@ from api.hub.event_hub import EventHub
 from api.hub.subscription import BUFFER_BYTES, Frame, Subscription, framed
 from shared.store.event_stream import CLOSED, START, EntryId, EventStream
 from shared.store.keys import Keys
-from shared.wire.schemas import EndState
-
-
-class Worker(Protocol):
-    """The fixture `worker`."""
-
-    async def accept(self) -> str: ...
-    async def claim(self, task_id: str) -> int: ...
-    async def begin(self) -> str: ...
-    async def say(self, task_id: str, *texts: str) -> None: ...
-    async def end(self, task_id: str, state: EndState = "SUCCESS") -> None: ...
-
-
-class Valkey(Protocol):
-    """The fixture `valkey`."""
-
-    def stop(self) -> None: ...
-    def start(self) -> None: ...
+from testbed.fake_worker import FakeWorker
+from testbed.valkey import Valkey
 
 
 @pytest.fixture
@@ -76,7 +60,7 @@ class Reading:
         return [json.loads(frame.data) for frame in self.frames]
 
 
-async def test_a_follower_gets_every_event_in_order_and_stops_after_end(hub: EventHub, worker: Worker) -> None:
+async def test_a_follower_gets_every_event_in_order_and_stops_after_end(hub: EventHub, worker: FakeWorker) -> None:
     task_id = await worker.accept()
     reading = Reading(hub, task_id)
     await worker.claim(task_id)
@@ -94,7 +78,7 @@ def test_a_frame_is_what_sse_starlette_would_send() -> None:
     assert framed(b"1-2", b"token", data.encode()).wire == reference
 
 
-async def test_a_cursor_in_the_middle_gives_exactly_the_rest(hub: EventHub, worker: Worker) -> None:
+async def test_a_cursor_in_the_middle_gives_exactly_the_rest(hub: EventHub, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     await worker.say(task_id, *"abcdef")
     reading = Reading(hub, task_id, EntryId(1, 4))
@@ -106,7 +90,7 @@ async def test_a_cursor_in_the_middle_gives_exactly_the_rest(hub: EventHub, work
     assert reading.frames[0].id == b"1-5"
 
 
-async def test_more_than_a_page_is_replayed_unmerged(hub: EventHub, worker: Worker) -> None:
+async def test_more_than_a_page_is_replayed_unmerged(hub: EventHub, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     await worker.say(task_id, *(str(number) for number in range(700)))
     reading = Reading(hub, task_id)
@@ -115,7 +99,9 @@ async def test_more_than_a_page_is_replayed_unmerged(hub: EventHub, worker: Work
     assert reading.types.count("token") == 700
 
 
-async def test_tokens_without_text_are_not_shown_and_do_not_hold_up_what_follows(hub: EventHub, worker: Worker) -> None:
+async def test_tokens_without_text_are_not_shown_and_do_not_hold_up_what_follows(
+    hub: EventHub, worker: FakeWorker
+) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)
     await reading.until(2)
@@ -126,7 +112,7 @@ async def test_tokens_without_text_are_not_shown_and_do_not_hold_up_what_follows
     assert [event["index"] for event in reading.events if event["type"] == "token"] == [1, 4]
 
 
-async def test_an_event_is_framed_once_for_all_followers(hub: EventHub, worker: Worker) -> None:
+async def test_an_event_is_framed_once_for_all_followers(hub: EventHub, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     first, second = Reading(hub, task_id), Reading(hub, task_id)
     await first.until(2)
@@ -138,7 +124,7 @@ async def test_an_event_is_framed_once_for_all_followers(hub: EventHub, worker: 
 
 
 async def test_what_is_announced_while_the_connection_is_cut_arrives_soon(
-    hub: EventHub, worker: Worker, redis: Redis
+    hub: EventHub, worker: FakeWorker, redis: Redis
 ) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)
@@ -153,7 +139,7 @@ async def test_what_is_announced_while_the_connection_is_cut_arrives_soon(
 
 
 async def test_an_entry_that_was_not_announced_is_fetched_before_the_next_is_shown(
-    hub: EventHub, worker: Worker, redis: Redis, keys: Keys
+    hub: EventHub, worker: FakeWorker, redis: Redis, keys: Keys
 ) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)
@@ -167,7 +153,7 @@ async def test_an_entry_that_was_not_announced_is_fetched_before_the_next_is_sho
 
 
 async def test_an_end_that_was_not_announced_is_found_within_seconds(
-    hub: EventHub, worker: Worker, redis: Redis, keys: Keys
+    hub: EventHub, worker: FakeWorker, redis: Redis, keys: Keys
 ) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)
@@ -178,7 +164,7 @@ async def test_an_end_that_was_not_announced_is_found_within_seconds(
     assert reading.types[-1] == "end"
 
 
-async def test_a_slow_reader_costs_a_bounded_buffer_and_gets_merged_tokens(hub: EventHub, worker: Worker) -> None:
+async def test_a_slow_reader_costs_a_bounded_buffer_and_gets_merged_tokens(hub: EventHub, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     slow = hub.follow(task_id)
     batches = aiter(slow)
@@ -205,7 +191,7 @@ def buffered(subscription: Subscription) -> int:
     return sum(len(frame.wire) for frame in subscription._frames)
 
 
-async def test_an_event_larger_than_the_buffer_is_delivered_like_any_other(hub: EventHub, worker: Worker) -> None:
+async def test_an_event_larger_than_the_buffer_is_delivered_like_any_other(hub: EventHub, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)
     await reading.until(2)
@@ -217,13 +203,13 @@ async def test_an_event_larger_than_the_buffer_is_delivered_like_any_other(hub: 
     assert len(reading.text) == 12 * BUFFER_BYTES
 
 
-async def test_attempts_are_not_merged_into_each_other(hub: EventHub, worker: Worker, redis: Redis) -> None:
+async def test_attempts_are_not_merged_into_each_other(hub: EventHub, worker: FakeWorker, redis: Redis) -> None:
     task_id = await worker.begin()
     slow = hub.follow(task_id)
     batches = aiter(slow)
     await asyncio.wait_for(anext(batches), 5)
     await worker.say(task_id, *("x" * 100 for _ in range(400)))
-    assert (await worker.ledger.requeue(task_id, 1, "handover")).outcome == "requeued"  # type: ignore[attr-defined]
+    assert (await worker.ledger.requeue(task_id, 1, "handover")).outcome == "requeued"
     await worker.claim(task_id)
     await worker.say(task_id, *("y" * 100 for _ in range(100)))
     await worker.end(task_id)
@@ -236,7 +222,7 @@ async def test_attempts_are_not_merged_into_each_other(hub: EventHub, worker: Wo
     assert all(len(set(text)) == 1 for text in texts)
 
 
-async def test_lost_data_ends_in_an_error_and_never_in_silence(hub: EventHub, worker: Worker, redis: Redis) -> None:
+async def test_lost_data_ends_in_an_error_and_never_in_silence(hub: EventHub, worker: FakeWorker, redis: Redis) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)
     await worker.say(task_id, "a")
@@ -249,14 +235,14 @@ async def test_lost_data_ends_in_an_error_and_never_in_silence(hub: EventHub, wo
 
 
 async def test_a_reader_of_lost_tokens_is_told_before_it_gets_them_again(
-    hub: EventHub, worker: Worker, redis: Redis, stream: EventStream
+    hub: EventHub, worker: FakeWorker, redis: Redis, stream: EventStream
 ) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)
     await worker.say(task_id, "a", "b", "c")
     await reading.until(5)
     await redis.xdel(stream.channel(task_id), "1-2", "1-3")
-    await worker.ledger.requeue(task_id, 1, "handover")  # type: ignore[attr-defined]
+    await worker.ledger.requeue(task_id, 1, "handover")
     await worker.claim(task_id)
     await worker.say(task_id, "b")
     await reading.ended(5)
@@ -264,7 +250,7 @@ async def test_a_reader_of_lost_tokens_is_told_before_it_gets_them_again(
     assert reading.events[-2]["code"] == "data_lost"
 
 
-async def test_a_restart_of_redis_is_a_pause_and_no_more(hub: EventHub, worker: Worker, valkey: Valkey) -> None:
+async def test_a_restart_of_redis_is_a_pause_and_no_more(hub: EventHub, worker: FakeWorker, valkey: Valkey) -> None:
     task_id = await worker.begin()
     reading = Reading(hub, task_id)
     await worker.say(task_id, "a", "b")
@@ -281,7 +267,7 @@ async def test_a_restart_of_redis_is_a_pause_and_no_more(hub: EventHub, worker: 
 
 
 async def test_two_hundred_readers_that_came_and_went_leave_nothing_behind(
-    hub: EventHub, worker: Worker, redis: Redis
+    hub: EventHub, worker: FakeWorker, redis: Redis
 ) -> None:
     task_ids = [await worker.begin() for _ in range(50)]
     before = asyncio.all_tasks()
@@ -299,7 +285,7 @@ async def test_two_hundred_readers_that_came_and_went_leave_nothing_behind(
     assert asyncio.all_tasks() == before
 
 
-async def test_a_channel_left_and_joined_at_once_is_still_heard(hub: EventHub, worker: Worker) -> None:
+async def test_a_channel_left_and_joined_at_once_is_still_heard(hub: EventHub, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     for _ in range(20):
         reading = Reading(hub, task_id)

@@ -1,17 +1,15 @@
 """What the janitor puts right, with no worker alive."""
 
 import asyncio
-import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 import api.repair.lost_messages
 import api.repair.lost_results
@@ -25,6 +23,9 @@ from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.wire.schemas import EndState, ErrorEvent, Usage
 from shared.wire.task_result import TaskResult
+from testbed.fake_worker import FakeWorker
+from testbed.valkey import Valkey
+from testbed.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
 
@@ -36,22 +37,6 @@ RESULT = TaskResult(
     finish_reason="stop",
     usage=Usage(prompt_tokens=1, completion_tokens=2),
 )
-
-
-class Worker(Protocol):
-    """The fixture `worker`."""
-
-    async def accept(self, *, seconds: float = 60, cancel_on_disconnect: bool = False) -> str: ...
-    async def claim(self, task_id: str, *, lease_seconds: float = 60) -> int: ...
-    async def say(self, task_id: str, *texts: str) -> None: ...
-    async def end(self, task_id: str, state: EndState = "SUCCESS") -> None: ...
-
-
-class Valkey(Protocol):
-    """The fixture `valkey`."""
-
-    def stop(self) -> None: ...
-    def start(self) -> None: ...
 
 
 @pytest.fixture
@@ -79,15 +64,6 @@ async def queued(redis: Redis, keys: Keys) -> Callable[[str], Awaitable[list[str
 Queued = Callable[[str], Awaitable[list[str]]]
 
 
-async def until(condition: Callable[[], Awaitable[object]], seconds: float = 8) -> None:
-    async with asyncio.timeout(seconds):
-        while True:
-            with contextlib.suppress(RedisError):
-                if await condition():
-                    return
-            await asyncio.sleep(0.05)
-
-
 async def wire_state(ledger: TaskLedger, task_id: str) -> str:
     record = await ledger.get(task_id)
     return record.wire_state if record else ""
@@ -109,7 +85,7 @@ def stored_result(backend: Backend, task_id: str) -> tuple[str, Any]:
 
 @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
 async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
-    backend: Backend, worker: Worker, ledger: TaskLedger, monkeypatch: pytest.MonkeyPatch, state: EndState
+    backend: Backend, worker: FakeWorker, ledger: TaskLedger, monkeypatch: pytest.MonkeyPatch, state: EndState
 ) -> None:
     monkeypatch.setattr(api.repair.lost_results, "SETTLE_SECONDS", 0.5)
     task_id = await worker.accept()
@@ -135,7 +111,7 @@ async def test_a_result_that_a_dead_worker_did_not_store_is_stored(
 
 
 async def test_a_result_that_was_stored_stays(
-    backend: Backend, worker: Worker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, worker: FakeWorker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api.repair.lost_results, "SETTLE_SECONDS", 0.5)
     task_id = await worker.accept()
@@ -151,7 +127,7 @@ async def test_a_result_that_was_stored_stays(
 
 
 async def test_a_task_whose_worker_died_is_handed_over(
-    backend: Backend, worker: Worker, ledger: TaskLedger, queued: Queued
+    backend: Backend, worker: FakeWorker, ledger: TaskLedger, queued: Queued
 ) -> None:
     task_id = await worker.accept()
     await worker.claim(task_id, lease_seconds=0.5)
@@ -169,7 +145,7 @@ async def test_a_task_whose_worker_died_is_handed_over(
 
 
 async def test_a_task_that_kills_its_workers_ends_poisoned(
-    backend: Backend, worker: Worker, ledger: TaskLedger, stream: EventStream
+    backend: Backend, worker: FakeWorker, ledger: TaskLedger, stream: EventStream
 ) -> None:
     task_id = await worker.accept()
     for attempt in (1, 2, 3):
@@ -184,7 +160,7 @@ async def test_a_task_that_kills_its_workers_ends_poisoned(
 
 
 async def test_a_message_that_is_nowhere_is_sent_again(
-    backend: Backend, worker: Worker, queued: Queued, redis: Redis
+    backend: Backend, worker: FakeWorker, queued: Queued, redis: Redis
 ) -> None:
     task_ids = [await worker.accept() for _ in range(3)]  # accepted, and never sent
     started_before = await worker.accept()
@@ -200,7 +176,7 @@ async def test_a_message_that_is_nowhere_is_sent_again(
 
 
 async def test_a_vanished_message_is_found_behind_a_message_too_many(
-    backend: Backend, worker: Worker, queued: Queued, redis: Redis, keys: Keys
+    backend: Backend, worker: FakeWorker, queued: Queued, redis: Redis, keys: Keys
 ) -> None:
     ended, vanished = await worker.accept(), await worker.accept()
     await backend.publisher.send(ended, MODEL, "normal", {})
@@ -214,7 +190,9 @@ async def test_a_vanished_message_is_found_behind_a_message_too_many(
 
 
 @pytest.mark.parametrize("state", ["waiting", "running"])
-async def test_a_task_past_its_deadline_ends(backend: Backend, worker: Worker, stream: EventStream, state: str) -> None:
+async def test_a_task_past_its_deadline_ends(
+    backend: Backend, worker: FakeWorker, stream: EventStream, state: str
+) -> None:
     task_id = await worker.accept(seconds=0.2)
     if state == "running":
         await worker.claim(task_id)
@@ -229,7 +207,7 @@ async def test_a_task_past_its_deadline_ends(backend: Backend, worker: Worker, s
 
 
 async def test_a_task_whose_readers_died_with_their_replica_is_cancelled(
-    backend: Backend, worker: Worker, ledger: TaskLedger, redis: Redis, keys: Keys
+    backend: Backend, worker: FakeWorker, ledger: TaskLedger, redis: Redis, keys: Keys
 ) -> None:
     task_id = await worker.accept(cancel_on_disconnect=True)
     await Readership(redis, keys, window_seconds=0.5).renew([task_id])  # and never again
@@ -242,7 +220,7 @@ async def test_a_task_whose_readers_died_with_their_replica_is_cancelled(
 
 
 async def test_lists_forget_a_task_whose_record_is_gone(
-    backend: Backend, worker: Worker, redis: Redis, keys: Keys
+    backend: Backend, worker: FakeWorker, redis: Redis, keys: Keys
 ) -> None:
     waiting, running, overdue = await worker.accept(), await worker.accept(), await worker.accept(seconds=0.1)
     await worker.claim(running, lease_seconds=0.1)
@@ -255,7 +233,7 @@ async def test_lists_forget_a_task_whose_record_is_gone(
 
 
 async def test_after_an_outage_workers_get_a_lease_of_time_to_renew(
-    backend: Backend, worker: Worker, ledger: TaskLedger, valkey: Valkey, caplog: pytest.LogCaptureFixture
+    backend: Backend, worker: FakeWorker, ledger: TaskLedger, valkey: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     task_id = await worker.accept()
     attempt = await worker.claim(task_id, lease_seconds=1)
@@ -279,7 +257,7 @@ async def other_backend(settings: Settings) -> AsyncIterator[Backend]:
 
 
 async def test_one_janitor_works_and_another_takes_over_when_it_is_gone(
-    backend: Backend, other_backend: Backend, worker: Worker, queued: Queued, redis: Redis, keys: Keys
+    backend: Backend, other_backend: Backend, worker: FakeWorker, queued: Queued, redis: Redis, keys: Keys
 ) -> None:
     async def somebody_holds_the_lock() -> bool:
         return bool(await redis.exists(keys.janitor))

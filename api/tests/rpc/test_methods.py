@@ -5,12 +5,14 @@ import base64
 import json
 from typing import Any
 
+import httpx
 import pytest
 from celery.exceptions import TaskRevokedError
 from redis.asyncio import Redis
 
 from api.backend import Backend
 from api.rpc.methods import METHODS
+from api.settings import Settings
 from shared.celery_app import TASK_NAME, make_celery, queue_for
 from shared.settings import SharedSettings
 from shared.store.event_stream import EventStream
@@ -27,6 +29,8 @@ from shared.wire.schemas import (
     ToolCallsEvent,
     Usage,
 )
+from testbed.api_app import Call, StartApp
+from testbed.fake_worker import FakeWorker
 
 MODEL = "smollm2-135m-instruct"
 TOOL = {"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}}}}
@@ -43,7 +47,7 @@ async def stored(ledger: TaskLedger, task_id: str) -> dict[str, Any]:
 
 
 async def test_create_message_answers_with_the_id_of_a_task_that_waits_and_whose_message_is_sent(
-    call: Any, ledger: TaskLedger, redis: Redis, keys: Keys
+    call: Call, ledger: TaskLedger, redis: Redis, keys: Keys
 ) -> None:
     reply = await call("create_message", message="hi")
     assert set(reply) == {"jsonrpc", "id", "result"}
@@ -59,7 +63,7 @@ async def test_create_message_answers_with_the_id_of_a_task_that_waits_and_whose
     assert (args, kwargs) == ([task_id], {})
 
 
-async def test_history_and_message_give_the_same_conversation_as_messages(call: Any, ledger: TaskLedger) -> None:
+async def test_history_and_message_give_the_same_conversation_as_messages(call: Call, ledger: TaskLedger) -> None:
     history = [{"role": "system", "content": "Be brief."}, USER, {"role": "assistant", "content": "Noon."}]
     by_history = await call("create_message", history=history, message="Sure?")
     by_messages = await call("create_message", messages=[*history, {"role": "user", "content": "Sure?"}])
@@ -73,7 +77,7 @@ async def test_history_and_message_give_the_same_conversation_as_messages(call: 
     ]
 
 
-async def test_every_parameter_reaches_the_worker(call: Any, ledger: TaskLedger, redis: Redis, keys: Keys) -> None:
+async def test_every_parameter_reaches_the_worker(call: Call, ledger: TaskLedger, redis: Redis, keys: Keys) -> None:
     reply = await call(
         "create_message",
         message="hi",
@@ -121,7 +125,7 @@ def test_every_parameter_has_its_place_in_the_positional_form() -> None:
     assert METHODS["create_message"].parameters[:4] == ("messages", "history", "message", "tools")
 
 
-async def test_parameters_by_position_follow_the_documented_order(http: Any, ledger: TaskLedger) -> None:
+async def test_parameters_by_position_follow_the_documented_order(http: httpx.AsyncClient, ledger: TaskLedger) -> None:
     params = [None, [], "hi", [TOOL], "none", MODEL, None, 9]
     body = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": params}
     request = await stored(ledger, (await http.post("/rpc", json=body)).json()["result"]["taskId"])
@@ -129,7 +133,7 @@ async def test_parameters_by_position_follow_the_documented_order(http: Any, led
 
 
 async def test_what_loop_prevention_did_is_stored_and_stands_in_the_first_event(
-    call: Any, ledger: TaskLedger, redis: Redis, keys: Keys
+    call: Call, ledger: TaskLedger, redis: Redis, keys: Keys
 ) -> None:
     messages = [USER]
     for number in range(3):
@@ -143,7 +147,7 @@ async def test_what_loop_prevention_did_is_stored_and_stands_in_the_first_event(
     assert json.loads(entry.data)["guard"]["repeatedCallsRemoved"] == 2
 
 
-async def test_the_same_idempotency_key_gives_the_same_task(call: Any, redis: Redis, keys: Keys) -> None:
+async def test_the_same_idempotency_key_gives_the_same_task(call: Call, redis: Redis, keys: Keys) -> None:
     first, second = await asyncio.gather(*(call("create_message", message="hi", idempotencyKey="k") for _ in range(2)))
     assert first["result"] == second["result"]
     assert await redis.llen(keys.prefix + queue_for(MODEL, "normal")) == 1
@@ -165,7 +169,7 @@ async def end_with_conversation(ledger: TaskLedger, task_id: str, said: str) -> 
     )
 
 
-async def test_a_stored_conversation_goes_on_with_a_message(call: Any, ledger: TaskLedger) -> None:
+async def test_a_stored_conversation_goes_on_with_a_message(call: Call, ledger: TaskLedger) -> None:
     first = await call("create_message", history=[], message="I am Ada.", conversationId="c1")
     await end_with_conversation(ledger, first["result"]["taskId"], "Hello Ada.")
     second = await call("create_message", message="Who am I?", conversationId="c1")
@@ -174,7 +178,7 @@ async def test_a_stored_conversation_goes_on_with_a_message(call: Any, ledger: T
     assert request["conversation"] == request["messages"]
 
 
-async def test_messages_replace_a_stored_conversation(call: Any, ledger: TaskLedger) -> None:
+async def test_messages_replace_a_stored_conversation(call: Call, ledger: TaskLedger) -> None:
     first = await call("create_message", messages=[USER], conversationId="c1")
     await end_with_conversation(ledger, first["result"]["taskId"], "Noon.")
     second = await call("create_message", messages=[USER], conversationId="c1")
@@ -182,7 +186,7 @@ async def test_messages_replace_a_stored_conversation(call: Any, ledger: TaskLed
 
 
 async def test_results_of_tools_go_on_with_a_stored_conversation(
-    call: Any, ledger: TaskLedger, redis: Redis, keys: Keys
+    call: Call, ledger: TaskLedger, redis: Redis, keys: Keys
 ) -> None:
     asked = [USER, {"role": "assistant", "tool_calls": [CALL]}]
     await redis.set(keys.conversation("default", "c1"), json.dumps(asked))
@@ -194,7 +198,7 @@ async def test_results_of_tools_go_on_with_a_stored_conversation(
     assert missing["error"]["code"] == -32008
 
 
-async def test_another_tenants_conversation_is_not_found(start_app: Any, redis: Redis, keys: Keys) -> None:
+async def test_another_tenants_conversation_is_not_found(start_app: StartApp, redis: Redis, keys: Keys) -> None:
     await redis.set(keys.conversation("a", "c1"), json.dumps([USER, {"role": "assistant", "content": "Noon."}]))
     body = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "?", "conversationId": "c1"}}
     async with start_app(api_keys={"key-a": "a", "key-b": "b"}) as http:
@@ -205,14 +209,14 @@ async def test_another_tenants_conversation_is_not_found(start_app: Any, redis: 
     assert codes == {"key-a": None, "key-b": -32008}
 
 
-async def test_a_large_request_is_accepted_beside_small_ones(call: Any, ledger: TaskLedger) -> None:
+async def test_a_large_request_is_accepted_beside_small_ones(call: Call, ledger: TaskLedger) -> None:
     history = [USER, {"role": "assistant", "content": "Noon."}] * 900
     reply = await call("create_message", history=history, message="x" * 500_000, metadata={"a": "b"})
     assert len((await stored(ledger, reply["result"]["taskId"]))["messages"]) == 1801
 
 
 async def test_a_task_is_accepted_and_answered_fast_when_its_message_cannot_be_sent(
-    start_app: Any, monkeypatch: pytest.MonkeyPatch, ledger: TaskLedger, caplog: pytest.LogCaptureFixture
+    start_app: StartApp, monkeypatch: pytest.MonkeyPatch, ledger: TaskLedger, caplog: pytest.LogCaptureFixture
 ) -> None:
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -232,7 +236,7 @@ async def test_a_task_is_accepted_and_answered_fast_when_its_message_cannot_be_s
     assert "publishing task" in caplog.text
 
 
-async def test_get_message_tells_the_place_in_the_queue(call: Any, worker: Any) -> None:
+async def test_get_message_tells_the_place_in_the_queue(call: Call, worker: FakeWorker) -> None:
     first, second = await worker.accept(), await worker.accept()
     reply = await call("get_message", taskId=second)
     assert reply["result"] == {"taskId": second, "state": "PENDING", "position": 2, "text": "", "index": 0}
@@ -240,14 +244,14 @@ async def test_get_message_tells_the_place_in_the_queue(call: Any, worker: Any) 
     assert (await call("get_message", taskId=second))["result"]["position"] == 1
 
 
-async def test_get_message_tells_the_text_so_far(call: Any, worker: Any) -> None:
+async def test_get_message_tells_the_text_so_far(call: Call, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     await worker.say(task_id, "Hel", "lo")
     reply = await call("get_message", taskId=task_id)
     assert reply["result"] == {"taskId": task_id, "state": "STARTED", "text": "Hello", "index": 2}
 
 
-async def test_the_text_before_a_restart_is_void(call: Any, worker: Any, ledger: TaskLedger) -> None:
+async def test_the_text_before_a_restart_is_void(call: Call, worker: FakeWorker, ledger: TaskLedger) -> None:
     task_id = await worker.begin()
     await worker.say(task_id, "Old", " text")
     await ledger.requeue(task_id, 1, "handover")
@@ -257,7 +261,7 @@ async def test_the_text_before_a_restart_is_void(call: Any, worker: Any, ledger:
     assert (await call("get_message", taskId=task_id))["result"]["text"] == ""
 
 
-async def test_get_message_tells_the_result(call: Any, worker: Any) -> None:
+async def test_get_message_tells_the_result(call: Call, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     await worker.say(task_id, "do", "ne")
     await worker.end(task_id)
@@ -272,7 +276,7 @@ async def test_get_message_tells_the_result(call: Any, worker: Any) -> None:
     assert "error" not in result
 
 
-async def test_get_message_tells_tool_calls(call: Any, worker: Any, ledger: TaskLedger) -> None:
+async def test_get_message_tells_tool_calls(call: Call, worker: FakeWorker, ledger: TaskLedger) -> None:
     task_id = await worker.begin()
     event = ToolCallsEvent(
         task_id=task_id,
@@ -287,7 +291,7 @@ async def test_get_message_tells_tool_calls(call: Any, worker: Any, ledger: Task
     assert result["result"]["toolCalls"][0]["id"] == "c1"
 
 
-async def test_get_message_tells_the_error(call: Any, worker: Any, ledger: TaskLedger) -> None:
+async def test_get_message_tells_the_error(call: Call, worker: FakeWorker, ledger: TaskLedger) -> None:
     task_id = await worker.begin()
     await worker.say(task_id, "Hel")
     await ledger.end(
@@ -304,7 +308,7 @@ async def test_get_message_tells_the_error(call: Any, worker: Any, ledger: TaskL
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own
 async def test_a_waiting_task_is_cancelled_at_once_also_for_celery_clients(
-    call: Any, worker: Any, shared_settings: SharedSettings
+    call: Call, worker: FakeWorker, shared_settings: SharedSettings
 ) -> None:
     task_id = await worker.accept()
     reply = await call("cancel_message", taskId=task_id)
@@ -319,19 +323,19 @@ async def test_a_waiting_task_is_cancelled_at_once_also_for_celery_clients(
     assert (await call("cancel_message", taskId=task_id))["result"] == {"cancelled": True, "state": "REVOKED"}
 
 
-async def test_a_running_task_is_asked_to_stop(call: Any, worker: Any, ledger: TaskLedger) -> None:
+async def test_a_running_task_is_asked_to_stop(call: Call, worker: FakeWorker, ledger: TaskLedger) -> None:
     task_id = await worker.begin()
     assert (await call("cancel_message", taskId=task_id))["result"] == {"cancelled": True, "state": "STARTED"}
     assert await ledger.heartbeat([(task_id, 1)], lease_seconds=60) == {task_id: "cancel"}
 
 
-async def test_a_task_that_succeeded_cannot_be_cancelled(call: Any, worker: Any) -> None:
+async def test_a_task_that_succeeded_cannot_be_cancelled(call: Call, worker: FakeWorker) -> None:
     task_id = await worker.begin()
     await worker.end(task_id)
     assert (await call("cancel_message", taskId=task_id))["result"] == {"cancelled": False, "state": "SUCCESS"}
 
 
-async def test_tool_list_is_the_catalogue(call: Any, start_app: Any, settings: Any) -> None:
+async def test_tool_list_is_the_catalogue(call: Call, start_app: StartApp, settings: Settings) -> None:
     assert (await call("tool_list"))["result"] == []
     catalogue = type(settings)(redis_url=settings.redis_url, tool_catalogue=json.dumps([TOOL])).tool_catalogue
     async with start_app(tool_catalogue=catalogue) as http:
@@ -340,7 +344,7 @@ async def test_tool_list_is_the_catalogue(call: Any, start_app: Any, settings: A
 
 
 async def test_model_list_tells_how_busy_each_model_is(
-    start_app: Any, worker: Any, registry: WorkerRegistry, card: ModelCard
+    start_app: StartApp, worker: FakeWorker, registry: WorkerRegistry, card: ModelCard
 ) -> None:
     await registry.announce("w1", card)
     await registry.announce("w2", card)
@@ -373,7 +377,7 @@ async def test_model_list_tells_how_busy_each_model_is(
 
 
 async def test_a_prompt_just_below_the_context_is_accepted(
-    call: Any, backend: Backend, registry: WorkerRegistry, card: ModelCard
+    call: Call, backend: Backend, registry: WorkerRegistry, card: ModelCard
 ) -> None:
     await registry.announce("w1", card)
     assert "result" in await call("create_message", message="x" * 999, maxTokens=100)

@@ -5,6 +5,9 @@ import json
 from typing import Any
 
 import httpx
+import pytest
+
+from testbed.api_replica import StartReplica
 
 JSON = {"Content-Type": "application/json"}
 
@@ -68,7 +71,7 @@ async def test_only_post_is_allowed(http: httpx.AsyncClient) -> None:
     assert (await http.get("/rpc")).status_code == 405
 
 
-async def test_a_body_that_is_too_long_is_refused_and_the_server_goes_on(start_replica: Any) -> None:
+async def test_a_body_that_is_too_long_is_refused_and_the_server_goes_on(start_replica: StartReplica) -> None:
     replica = await start_replica(max_body_bytes=10_000)
 
     async def chunks() -> Any:
@@ -83,7 +86,7 @@ async def test_a_body_that_is_too_long_is_refused_and_the_server_goes_on(start_r
         assert (await http.post("/rpc", json=request("tool_list"))).status_code == 200
 
 
-async def test_a_body_that_stops_half_way_is_answered_with_408(start_replica: Any) -> None:
+async def test_a_body_that_stops_half_way_is_answered_with_408(start_replica: StartReplica) -> None:
     replica = await start_replica(body_timeout=0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
     writer.write(b"POST /rpc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
@@ -93,7 +96,9 @@ async def test_a_body_that_stops_half_way_is_answered_with_408(start_replica: An
     await writer.wait_closed()
 
 
-async def test_a_client_that_goes_away_in_mid_body_leaves_nothing_behind(start_replica: Any, caplog: Any) -> None:
+async def test_a_client_that_goes_away_in_mid_body_leaves_nothing_behind(
+    start_replica: StartReplica, caplog: pytest.LogCaptureFixture
+) -> None:
     replica = await start_replica()
     _, writer = await asyncio.open_connection("127.0.0.1", replica.port)
     writer.write(b"POST /rpc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")

@@ -5,52 +5,23 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from api.backend import Backend
 from shared.store.event_stream import CLOSED
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
 from shared.store.worker_registry import WorkerRegistry
-from shared.wire.schemas import EndState, ModelCard
-
-
-class Worker(Protocol):
-    """The fixture `worker`."""
-
-    async def accept(self, *, cancel_on_disconnect: bool = False, tenant: str = "default") -> str: ...
-    async def claim(self, task_id: str) -> int: ...
-    async def begin(self, *, cancel_on_disconnect: bool = False) -> str: ...
-    async def say(self, task_id: str, *texts: str) -> None: ...
-    async def end(self, task_id: str, state: EndState = "SUCCESS") -> None: ...
-
-
-class Replica(Protocol):
-    """What the fixture `start_replica` starts."""
-
-    app: FastAPI
-    port: int
-    url: str
-    backend: Backend
-
-    async def stop(self) -> None: ...
-
-
-class Valkey(Protocol):
-    """The fixture `valkey`."""
-
-    def stop(self) -> None: ...
-    def start(self) -> None: ...
-
-
-StartReplica = Callable[..., Awaitable[Replica]]
+from shared.wire.schemas import ModelCard
+from testbed.api_replica import Replica, StartReplica
+from testbed.fake_worker import FakeWorker
+from testbed.valkey import Valkey
+from testbed.waiting import until
 
 
 class Stream:
@@ -112,7 +83,9 @@ async def get(replica: Replica, task_id: str, after: str = "", **params: str) ->
         return stream.response
 
 
-async def test_a_stream_begins_at_its_start_and_closes_behind_end(start_replica: StartReplica, worker: Worker) -> None:
+async def test_a_stream_begins_at_its_start_and_closes_behind_end(
+    start_replica: StartReplica, worker: FakeWorker
+) -> None:
     replica = await start_replica()
     task_id = await worker.accept()
     async with reading(replica, task_id) as stream:
@@ -130,7 +103,9 @@ async def test_a_stream_begins_at_its_start_and_closes_behind_end(start_replica:
     assert events[-1] == {"type": "end", "taskId": task_id, "state": "SUCCESS"}
 
 
-async def test_a_resume_at_another_replica_gives_exactly_the_rest(start_replica: StartReplica, worker: Worker) -> None:
+async def test_a_resume_at_another_replica_gives_exactly_the_rest(
+    start_replica: StartReplica, worker: FakeWorker
+) -> None:
     first, second = await start_replica(), await start_replica()
     task_id = await worker.begin()
     async with reading(first, task_id) as stream:
@@ -147,7 +122,7 @@ async def test_a_resume_at_another_replica_gives_exactly_the_rest(start_replica:
 
 
 async def test_every_kind_of_last_event_id_has_its_answer(
-    start_replica: StartReplica, worker: Worker, ledger: TaskLedger, redis: Redis
+    start_replica: StartReplica, worker: FakeWorker, ledger: TaskLedger, redis: Redis
 ) -> None:
     replica = await start_replica()
     task_id = await worker.begin()
@@ -172,7 +147,9 @@ async def test_every_kind_of_last_event_id_has_its_answer(
     assert (await get(replica, task_id, after="1-1")).status_code == 410
 
 
-async def test_unknown_expired_and_foreign_tasks_are_told_apart(start_replica: StartReplica, worker: Worker) -> None:
+async def test_unknown_expired_and_foreign_tasks_are_told_apart(
+    start_replica: StartReplica, worker: FakeWorker
+) -> None:
     replica = await start_replica()
     for unknown in (new_task_id(), "not-a-task", str(uuid.uuid4())):
         reply = await get(replica, unknown)
@@ -186,7 +163,7 @@ async def test_unknown_expired_and_foreign_tasks_are_told_apart(start_replica: S
     assert (await get(replica, foreign)).status_code == 404
 
 
-async def test_head_answers_with_headers_alone(start_replica: StartReplica, worker: Worker) -> None:
+async def test_head_answers_with_headers_alone(start_replica: StartReplica, worker: FakeWorker) -> None:
     replica = await start_replica()
     task_id = await worker.begin()
     async with httpx.AsyncClient() as http:
@@ -196,7 +173,9 @@ async def test_head_answers_with_headers_alone(start_replica: StartReplica, work
         assert (await http.head(f"{replica.url}/stream/{new_task_id()}")).status_code == 404
 
 
-async def test_a_client_of_http_1_0_gets_everything_and_a_close(start_replica: StartReplica, worker: Worker) -> None:
+async def test_a_client_of_http_1_0_gets_everything_and_a_close(
+    start_replica: StartReplica, worker: FakeWorker
+) -> None:
     replica = await start_replica()
     task_id = await worker.begin()
     await worker.end(task_id, "REVOKED")
@@ -209,7 +188,7 @@ async def test_a_client_of_http_1_0_gets_everything_and_a_close(start_replica: S
     assert b'"type":"end"' in body
 
 
-async def test_a_page_of_an_allowed_origin_may_read_streams(start_replica: StartReplica, worker: Worker) -> None:
+async def test_a_page_of_an_allowed_origin_may_read_streams(start_replica: StartReplica, worker: FakeWorker) -> None:
     replica = await start_replica(cors_origins=("https://chat.example",))
     url = f"{replica.url}/stream/{await worker.begin()}"
     asks = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "last-event-id"}
@@ -223,7 +202,7 @@ async def test_a_page_of_an_allowed_origin_may_read_streams(start_replica: Start
             assert response.headers["access-control-allow-origin"] == "https://chat.example"
 
 
-async def test_a_silent_stream_carries_comments(start_replica: StartReplica, worker: Worker) -> None:
+async def test_a_silent_stream_carries_comments(start_replica: StartReplica, worker: FakeWorker) -> None:
     replica = await start_replica(comment_seconds=0.1)
     task_id = await worker.begin()
     async with reading(replica, task_id) as stream:
@@ -235,7 +214,7 @@ async def test_a_silent_stream_carries_comments(start_replica: StartReplica, wor
 
 
 async def test_who_waits_is_told_its_position_and_why_nothing_happens(
-    start_replica: StartReplica, worker: Worker, registry: WorkerRegistry, card: ModelCard
+    start_replica: StartReplica, worker: FakeWorker, registry: WorkerRegistry, card: ModelCard
 ) -> None:
     replica = await start_replica()
     first, second = await worker.accept(), await worker.accept()
@@ -257,7 +236,7 @@ async def test_who_waits_is_told_its_position_and_why_nothing_happens(
 
 
 async def test_a_replica_that_stops_says_farewell_and_the_client_goes_on_elsewhere(
-    start_replica: StartReplica, worker: Worker
+    start_replica: StartReplica, worker: FakeWorker
 ) -> None:
     first, second = await start_replica(), await start_replica()
     task_id = await worker.begin()
@@ -276,7 +255,7 @@ async def test_a_replica_that_stops_says_farewell_and_the_client_goes_on_elsewhe
 
 
 async def test_a_client_that_reads_nothing_is_cut_and_others_are_not(
-    start_replica: StartReplica, worker: Worker
+    start_replica: StartReplica, worker: FakeWorker
 ) -> None:
     replica = await start_replica(send_timeout=1)
     task_id = await worker.begin()
@@ -297,7 +276,7 @@ async def test_a_client_that_reads_nothing_is_cut_and_others_are_not(
 
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(
-    start_replica: StartReplica, worker: Worker, redis: Redis
+    start_replica: StartReplica, worker: FakeWorker, redis: Redis
 ) -> None:
     replica = await start_replica()
     task_id = await worker.begin()
@@ -311,7 +290,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(
 
 
 async def test_a_stream_outlives_a_restart_of_redis(
-    start_replica: StartReplica, worker: Worker, valkey: Valkey
+    start_replica: StartReplica, worker: FakeWorker, valkey: Valkey
 ) -> None:
     replica = await start_replica(comment_seconds=0.2)
     task_id = await worker.begin()
@@ -328,7 +307,7 @@ async def test_a_stream_outlives_a_restart_of_redis(
         assert [event["type"] for event in await stream.rest()] == ["token", "final_text", "status", "end"]
 
 
-async def test_lost_data_is_told_as_an_error(start_replica: StartReplica, worker: Worker, redis: Redis) -> None:
+async def test_lost_data_is_told_as_an_error(start_replica: StartReplica, worker: FakeWorker, redis: Redis) -> None:
     replica = await start_replica()
     task_id = await worker.begin()
     async with reading(replica, task_id) as stream:
@@ -341,7 +320,7 @@ async def test_lost_data_is_told_as_an_error(start_replica: StartReplica, worker
 
 @pytest.mark.parametrize("state", ["waiting", "running"])
 async def test_a_task_that_asked_for_it_is_cancelled_when_its_last_reader_is_gone(
-    start_replica: StartReplica, worker: Worker, ledger: TaskLedger, redis: Redis, state: str
+    start_replica: StartReplica, worker: FakeWorker, ledger: TaskLedger, redis: Redis, state: str
 ) -> None:
     options = {"resume_window_seconds": 0.6, "lease_seconds": 0.5}
     first, second = await start_replica(**options), await start_replica(**options)
@@ -374,9 +353,3 @@ async def cancelled(ledger: TaskLedger, task_id: str) -> bool:
 
 def readers(replica: Replica) -> int:
     return len(replica.app.state.audience._readers)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # other parts' state
-            await asyncio.sleep(0.02)

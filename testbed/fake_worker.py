@@ -1,0 +1,84 @@
+"""A worker without an engine, which does at a test's command what workers do in Redis."""
+
+from typing import Any
+
+from shared.store.event_stream import EventStream, TokenWriter
+from shared.store.task_id import new_task_id
+from shared.store.task_ledger import TaskLedger
+from shared.store.task_record import Claim
+from shared.wire.schemas import EndState, FinalTextEvent, InferenceRequest, Timings, Usage
+from shared.wire.task_result import TaskResult
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+"""The model of an API without settings."""
+
+
+class FakeWorker:
+    """Accepts tasks and answers them as a worker does, through the ledger and the stream, at the test's command."""
+
+    def __init__(self, ledger: TaskLedger, stream: EventStream) -> None:
+        self.ledger = ledger
+        self.stream = stream
+        self.writers: dict[str, TokenWriter] = {}
+
+    async def accept(
+        self,
+        *,
+        seconds: float = 60,
+        cancel_on_disconnect: bool = False,
+        model: str = DEFAULT_MODEL,
+        tenant: str = "default",
+    ) -> str:
+        request = InferenceRequest.model_validate(
+            {
+                "model": model,
+                "messages": [{"role": "user", "content": "hello"}],
+                "cancel_on_disconnect": cancel_on_disconnect,
+            }
+        )
+        accepted = await self.ledger.accept(
+            new_task_id(), request, tenant=tenant, timeout_seconds=seconds, max_waiting=10_000, max_tenant_tasks=10_000
+        )
+        return accepted.task_id
+
+    async def claim(self, task_id: str, *, lease_seconds: float = 60) -> int:
+        claim = await self.ledger.claim(task_id, worker="fake", lease_seconds=lease_seconds, revision="r")
+        assert isinstance(claim, Claim), claim
+        written = self.writers[task_id].index if task_id in self.writers else 0
+        self.writers[task_id] = TokenWriter(task_id, claim.attempt, written)
+        return claim.attempt
+
+    async def begin(self, **options: Any) -> str:
+        """A task that runs."""
+        task_id = await self.accept(**options)
+        await self.claim(task_id)
+        return task_id
+
+    async def say(self, task_id: str, *texts: str) -> None:
+        """One token and one write for each text."""
+        writer = self.writers[task_id]
+        for text in texts:
+            writer.add([7], text)
+            write = writer.take()
+            assert write is not None
+            assert not await self.stream.write([write])
+
+    async def end(self, task_id: str, state: EndState = "SUCCESS") -> None:
+        text = FinalTextEvent(
+            task_id=task_id,
+            text="done",
+            finish_reason="stop",
+            usage=Usage(prompt_tokens=1, completion_tokens=1),
+            timings=Timings(queued=0, first_token=0, total=0),
+        )
+        if state == "SUCCESS":
+            result = TaskResult(
+                cleaned_response_text=text.text,
+                raw_response_text=text.text,
+                tool_calls=[],
+                finish_reason=text.finish_reason,
+                usage=text.usage,
+            )
+            assert await self.ledger.end(task_id, None, state, text, result=result.as_json())
+        else:
+            assert await self.ledger.end(task_id, None, state, None)
