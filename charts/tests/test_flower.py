@@ -15,7 +15,7 @@ import pytest
 from testbed.stack import free_port, stack, until
 from testbed.valkey import Valkey
 
-from .conftest import CHART
+from .conftest import CHART, Render
 
 ON = {
     "telemetry": {"flower": {"enabled": True, "tenants": ["ops"]}},
@@ -24,13 +24,13 @@ ON = {
 }
 
 
-def test_it_is_off_and_workers_send_no_events_by_default(render: Any) -> None:
+def test_it_is_off_and_workers_send_no_events_by_default(render: Render) -> None:
     manifests = render()
     assert not [item for item in manifests.all if item["metadata"]["name"].endswith("-flower")]
     assert "HEADRACE_TASK_EVENTS" not in str(manifests.all)
 
 
-def test_it_runs_as_restricted_as_the_rest_and_may_reach_redis_alone(render: Any) -> None:
+def test_it_runs_as_restricted_as_the_rest_and_may_reach_redis_alone(render: Render) -> None:
     manifests = render(ON)
     pod = manifests.one("Deployment", "-flower")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -51,7 +51,7 @@ def test_it_runs_as_restricted_as_the_rest_and_may_reach_redis_alone(render: Any
         ({**ON, "telemetry": {"flower": {"enabled": True}}}, "telemetry.flower.tenants is empty"),
     ],
 )
-def test_it_is_never_open_to_everybody(render: Any, values: dict[str, Any], reason: str) -> None:
+def test_it_is_never_open_to_everybody(render: Render, values: dict[str, Any], reason: str) -> None:
     with pytest.raises(Exception, match=reason):
         render(values)
 

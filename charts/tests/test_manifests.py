@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -11,7 +12,8 @@ from cloudcoil.models.prometheus_operator.v1 import PodMonitor, ServiceMonitor
 from kubernetes_validate import utils
 from pydantic import BaseModel
 
-Json = dict[str, Any]
+from .conftest import Json, Manifests, Render
+
 TYPED: dict[str, type[BaseModel]] = {
     "ScaledObject": ScaledObject,
     "ServiceMonitor": ServiceMonitor,
@@ -31,7 +33,7 @@ def _schemas_are_read_once() -> Any:
 
 
 @pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])
-def test_kubernetes_accepts_every_object_strictly(manifests: Any, version: str) -> None:
+def test_kubernetes_accepts_every_object_strictly(manifests: Manifests, version: str) -> None:
     assert manifests.all
     for item in manifests.all:
         if item["kind"] not in {*TYPED, *UNTYPED}:
@@ -44,19 +46,19 @@ def _accepted(item: str, version: str) -> None:
     kubernetes_validate.validate(json.loads(item), version, strict=True)
 
 
-def test_operators_know_every_field(manifests: Any) -> None:
+def test_operators_know_every_field(manifests: Manifests) -> None:
     for item in manifests.of(*TYPED):
         parsed = TYPED[item["kind"]].model_validate(item)
         assert parsed.model_dump(mode="json", by_alias=True, exclude_unset=True) == item
 
 
-def test_names_are_unique_and_fit(manifests: Any) -> None:
+def test_names_are_unique_and_fit(manifests: Manifests) -> None:
     names = [(item["kind"], item["metadata"]["name"]) for item in manifests.all]
     assert len(names) == len(set(names))
     assert all(len(name) <= 63 for _, name in names)
 
 
-def test_every_object_is_in_the_namespace_and_says_whose_it_is(manifests: Any) -> None:
+def test_every_object_is_in_the_namespace_and_says_whose_it_is(manifests: Manifests) -> None:
     for item in manifests.all:
         if item["metadata"]["name"].endswith(("-x", "-y")):
             continue  # the user's own
@@ -66,7 +68,7 @@ def test_every_object_is_in_the_namespace_and_says_whose_it_is(manifests: Any) -
         assert labels["app.kubernetes.io/component"] in ("api", "worker", "redis", "test")
 
 
-def test_an_image_as_source_is_a_volume_of_new_clusters(render: Any) -> None:
+def test_an_image_as_source_is_a_volume_of_new_clusters(render: Render) -> None:
     manifests = render({"models": {"m": {"source": "image://registry.example.com/models/qwen:1#q4/model.gguf"}}})
     for item in manifests.all:
         kubernetes_validate.validate(item, "1.33", strict=True)
@@ -74,7 +76,7 @@ def test_an_image_as_source_is_a_volume_of_new_clusters(render: Any) -> None:
         kubernetes_validate.validate(manifests.one("Deployment", "worker-m"), "1.29", strict=True)
 
 
-def test_the_same_values_render_the_same_manifests_twice(case: Json, chart_path: Any) -> None:
+def test_the_same_values_render_the_same_manifests_twice(case: Json, chart_path: Path) -> None:
     from helm_python import Chart
 
     with Chart.load(chart_path) as first, Chart.load(chart_path) as second:

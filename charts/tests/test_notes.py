@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from .conftest import CASES, QWEN
+from .conftest import CASES, QWEN, Manifests, Render
 
 
-def test_the_notes_have_one_port_forward_and_one_conversation(manifests: Any) -> None:
+def test_the_notes_have_one_port_forward_and_one_conversation(manifests: Manifests) -> None:
     notes = manifests.notes
     service = manifests.one("Service", "-api")
     port = service["spec"]["ports"][0]["port"]
@@ -38,11 +38,11 @@ def test_the_notes_have_one_port_forward_and_one_conversation(manifests: Any) ->
         ({"redis": {"bundled": {"persistence": {"enabled": False}}}}, "its restart loses every task"),
     ],
 )
-def test_the_notes_say_what_is_missing(render: Any, values: Any, sentence: str) -> None:
+def test_the_notes_say_what_is_missing(render: Render, values: Any, sentence: str) -> None:
     assert sentence in render(values).notes
 
 
-def test_nothing_is_missing_where_nothing_is(render: Any) -> None:
+def test_nothing_is_missing_where_nothing_is(render: Render) -> None:
     values = {"models": {"m": {**QWEN, "cache": {"enabled": True}}}, "auth": {"existingSecret": "keys"}}
     assert "Worth knowing" not in render(values).notes
 
@@ -118,7 +118,7 @@ def test_the_chat_of_helm_test_fails_with_its_task(chat: Chat) -> None:
     assert "the task ended in FAILURE" in done.stderr
 
 
-def test_the_chat_pod_runs_that_script_against_the_service(render: Any, chart_path: Path) -> None:
+def test_the_chat_pod_runs_that_script_against_the_service(render: Render, chart_path: Path) -> None:
     manifests = render(CASES["ingress"])
     (container,) = manifests.one("Pod", "test-chat")["spec"]["containers"]
     assert container["command"][-1].strip() == (chart_path / "files/chat_test.py").read_text().strip()

@@ -8,9 +8,8 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +17,8 @@ import yaml
 from testbed.history import History, check_client
 from testbed.stack import Process, Stack, free_port, stack, until
 from testbed.valkey import Valkey
+
+from .conftest import Render
 
 COMMENTS = "0.3"
 IDLE_TIMEOUT_SECONDS = 1.5
@@ -103,7 +104,7 @@ async def headrace(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Stack]:
         yield running
 
 
-def proxy_command(name: str, render: Callable[..., Any], folder: Path, port: int, api: int) -> list[str]:
+def proxy_command(name: str, render: Render, folder: Path, port: int, api: int) -> list[str]:
     """The proxy's command line, with what the rendered chart says about streams."""
     if name == "nginx":
         values = {"ingress": {"enabled": True, "hosts": ["a.example.com"], "controller": "ingress-nginx"}}
@@ -116,7 +117,7 @@ def proxy_command(name: str, render: Callable[..., Any], folder: Path, port: int
 
 @pytest.mark.parametrize("name", ["nginx", "envoy"])
 async def test_a_long_stream_passes_unbuffered_and_is_resumed_when_the_proxy_restarts(
-    name: str, headrace: Stack, render: Callable[..., Any], tmp_path: Path
+    name: str, headrace: Stack, render: Render, tmp_path: Path
 ) -> None:
     undisturbed = await headrace.run(words=100)
     port, api = free_port(), int(headrace.urls[0].rpartition(":")[2])
@@ -149,7 +150,7 @@ async def test_a_long_stream_passes_unbuffered_and_is_resumed_when_the_proxy_res
 
 
 async def test_without_comments_the_idle_time_out_of_the_same_proxy_cuts_the_stream(
-    valkey: Valkey, render: Callable[..., Any], tmp_path: Path
+    valkey: Valkey, render: Render, tmp_path: Path
 ) -> None:
     """What the test above would look like if nothing kept the connection alive."""
     async with stack(valkey.url, tmp_path) as headrace:

@@ -1,13 +1,13 @@
 """How traffic comes in, and that the second port has no way in from outside."""
 
-from typing import Any
-
 import pytest
+
+from .conftest import Manifests, Render
 
 INGRESS = {"enabled": True, "hosts": ["llm.example.com"]}
 
 
-def test_the_second_port_is_in_no_route(manifests: Any) -> None:
+def test_the_second_port_is_in_no_route(manifests: Manifests) -> None:
     main = manifests.one("Service", "-api")
     assert [port["targetPort"] for port in main["spec"]["ports"]] == ["http"]
     for ingress in manifests.of("Ingress"):
@@ -21,14 +21,14 @@ def test_the_second_port_is_in_no_route(manifests: Any) -> None:
     assert internal["spec"]["type"] == "ClusterIP"
 
 
-def test_every_port_names_its_protocol(manifests: Any) -> None:
+def test_every_port_names_its_protocol(manifests: Manifests) -> None:
     for service in manifests.of("Service"):
         for port in service["spec"]["ports"]:
             assert port["appProtocol"] in ("http", "tcp")
             assert port["name"].split("-")[0] == port["appProtocol"]
 
 
-def test_a_gateways_route_has_no_time_out(render: Any) -> None:
+def test_a_gateways_route_has_no_time_out(render: Render) -> None:
     manifests = render(
         {"gateway": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["a.example.com"]}}
     )
@@ -62,14 +62,16 @@ def test_a_gateways_route_has_no_time_out(render: Any) -> None:
         ("", {}),
     ],
 )
-def test_each_controller_is_told_about_long_streams(render: Any, controller: str, annotations: dict[str, str]) -> None:
+def test_each_controller_is_told_about_long_streams(
+    render: Render, controller: str, annotations: dict[str, str]
+) -> None:
     manifests = render({"ingress": {**INGRESS, "controller": controller}})
     found = manifests.one("Ingress", "-api")["metadata"].get("annotations", {})
     assert annotations.items() <= found.items()
     assert bool(found) == bool(annotations)
 
 
-def test_users_annotations_win(render: Any) -> None:
+def test_users_annotations_win(render: Render) -> None:
     own = {"nginx.ingress.kubernetes.io/proxy-read-timeout": "60", "cert-manager.io/cluster-issuer": "le"}
     manifests = render({"ingress": {**INGRESS, "controller": "ingress-nginx", "annotations": own}})
     assert own.items() <= manifests.one("Ingress", "-api")["metadata"]["annotations"].items()

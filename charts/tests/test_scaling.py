@@ -1,11 +1,9 @@
 """Who decides about replicas, and by what."""
 
-from typing import Any
-
-from .conftest import QWEN, container, env
+from .conftest import QWEN, Manifests, Render, container, env
 
 
-def test_no_replicas_where_somebody_else_scales(manifests: Any) -> None:
+def test_no_replicas_where_somebody_else_scales(manifests: Manifests) -> None:
     scaled = {
         item["spec"]["scaleTargetRef"]["name"] for item in manifests.of("ScaledObject", "HorizontalPodAutoscaler")
     }
@@ -14,7 +12,7 @@ def test_no_replicas_where_somebody_else_scales(manifests: Any) -> None:
     assert scaled <= {item["metadata"]["name"] for item in manifests.of("Deployment")}
 
 
-def test_keda_scales_on_waiting_and_running_tasks_of_the_model(render: Any) -> None:
+def test_keda_scales_on_waiting_and_running_tasks_of_the_model(render: Render) -> None:
     manifests = render(
         {"autoscaling": {"provider": "keda"}, "models": {"m": {**QWEN, "scaling": {"min": 0, "max": 4}}}}
     )
@@ -32,13 +30,13 @@ def test_keda_scales_on_waiting_and_running_tasks_of_the_model(render: Any) -> N
     assert spec["initialCooldownPeriod"] == 900
 
 
-def test_a_model_with_fixed_workers_has_no_autoscaler(render: Any) -> None:
+def test_a_model_with_fixed_workers_has_no_autoscaler(render: Render) -> None:
     manifests = render({"autoscaling": {"provider": "keda"}, "models": {"m": {**QWEN, "scaling": {"min": 3}}}})
     assert not manifests.of("ScaledObject")
     assert manifests.one("Deployment", "worker-m")["spec"]["replicas"] == 3
 
 
-def test_an_external_metric_is_asked_for_one_model(render: Any) -> None:
+def test_an_external_metric_is_asked_for_one_model(render: Render) -> None:
     manifests = render({"autoscaling": {"provider": "hpa"}, "models": {"m": {**QWEN, "scaling": {"min": 1, "max": 4}}}})
     (metric,) = manifests.one("HorizontalPodAutoscaler", "worker-m")["spec"]["metrics"]
     assert metric["external"]["metric"] == {
@@ -47,7 +45,7 @@ def test_an_external_metric_is_asked_for_one_model(render: Any) -> None:
     }
 
 
-def test_the_api_scales_by_cpu_and_open_streams(render: Any) -> None:
+def test_the_api_scales_by_cpu_and_open_streams(render: Render) -> None:
     manifests = render({"api": {"autoscaling": {"enabled": True, "targetOpenStreams": 500}}})
     metrics = manifests.one("HorizontalPodAutoscaler", "-api")["spec"]["metrics"]
     assert [metric["type"] for metric in metrics] == ["Resource", "Pods"]
@@ -55,7 +53,7 @@ def test_the_api_scales_by_cpu_and_open_streams(render: Any) -> None:
     assert container(manifests, "Deployment", "-api", "api")["resources"]["requests"]["cpu"]
 
 
-def test_workers_write_their_deletion_cost_only_where_workers_come_and_go(render: Any) -> None:
+def test_workers_write_their_deletion_cost_only_where_workers_come_and_go(render: Render) -> None:
     scaled = {**QWEN, "scaling": {"min": 1, "max": 2}}
     manifests = render({"autoscaling": {"provider": "keda"}, "models": {"a": scaled, "b": QWEN}})
     assert env(container(manifests, "Deployment", "worker-a", "worker"))["HEADRACE_DELETION_COST"] == "true"

