@@ -8,6 +8,7 @@ import pytest
 from headrace import cli
 from headrace.local import plan
 from headrace.local.plan import Plan, StackError
+from testbed.scripted_server import ScriptedServer
 
 TIMES = {"timings": {"queued": 0, "total": 1}, "usage": {"promptTokens": 1, "completionTokens": 1}}
 
@@ -28,7 +29,7 @@ def exit_code(*arguments: str) -> int:
     return ended.value.code
 
 
-def test_a_prompt_is_answered(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_is_answered(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.answers = [lambda x: x.result({"taskId": "t1"}), lambda x: x.events(TOKEN, FINAL, END)]
     cli.main(["chat", "--url", server.url, "--api-key", "k", "--temperature", "0", "--system", "Be brief.", "Capital?"])
     assert capsys.readouterr().out == "Paris\n"
@@ -42,7 +43,7 @@ def test_a_prompt_is_answered(server: Any, capsys: pytest.CaptureFixture[str]) -
     assert server.requests[0].headers["Authorization"] == "Bearer k"
 
 
-def test_an_interrupted_answer_is_cancelled(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_answer_is_cancelled(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
@@ -56,7 +57,7 @@ def test_an_interrupted_answer_is_cancelled(server: Any, monkeypatch: pytest.Mon
     assert server.requests[2].body["method"] == "cancel_message"
 
 
-def test_a_task_is_shown_streamed_and_cancelled(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_is_shown_streamed_and_cancelled(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.answers = [
         lambda x: x.result({"taskId": "t1", "state": "STARTED"}),
         lambda x: x.events(FINAL, END),
@@ -71,14 +72,14 @@ def test_a_task_is_shown_streamed_and_cancelled(server: Any, capsys: pytest.Capt
     assert capsys.readouterr().out == "not cancelled: the task has ended (SUCCESS)\n"
 
 
-def test_models_are_listed(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_are_listed(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     model = {"name": "m", "default": True, "ready": True, "readyWorkers": 2, "waiting": 3, "running": 4}
     server.answers = [lambda x: x.result({"models": [model]})]
     cli.main(["models", "--url", server.url])
     assert capsys.readouterr().out == "m (default): 2 ready, 4 running, 3 waiting\n"
 
 
-def test_errors_are_one_line_and_an_exit_code(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line_and_an_exit_code(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     error = {"error": {"code": -32002, "message": "There is no such task", "data": {"retryable": False}}}
     server.answers = [lambda x: x.reply(200, error)]
     assert exit_code("task", "get", "--url", server.url, "t1") == 1

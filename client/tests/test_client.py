@@ -21,6 +21,8 @@ from headrace import (
     TooManyRounds,
     Unreachable,
 )
+from testbed.client_faces import Face
+from testbed.scripted_server import Answer, Exchange, ScriptedServer
 
 USAGE = {"promptTokens": 3, "completionTokens": 2, "cachedTokens": 0}
 TIMINGS = {"queued": 0.1, "firstToken": 0.2, "total": 0.3}
@@ -54,7 +56,7 @@ def text_of(events: list[Any]) -> str:
     return "".join(event.text for event in events if event.type == "token")
 
 
-def test_a_stream_gives_typed_events_to_the_end(client: Any, server: Any) -> None:
+def test_a_stream_gives_typed_events_to_the_end(client: Face, server: ScriptedServer) -> None:
     server.answers = [lambda x: x.events(STARTED, token("1-1", "a"), token("1-2", "b"), FINAL, END)]
     events = client.call("stream", "t1")
     assert [event.type for event in events] == ["status", "token", "token", "final_text", "end"]
@@ -64,7 +66,7 @@ def test_a_stream_gives_typed_events_to_the_end(client: Any, server: Any) -> Non
     assert "Last-Event-ID" not in server.requests[0].headers
 
 
-def test_a_dropped_connection_is_continued_behind_the_last_event(client: Any, server: Any) -> None:
+def test_a_dropped_connection_is_continued_behind_the_last_event(client: Face, server: ScriptedServer) -> None:
     server.answers = [
         lambda x: x.events(STARTED, token("1-1", "a"), "id: 1-2\nevent: token\nda", then=lambda x: x.drop()),
         lambda x: x.drop(),
@@ -74,7 +76,7 @@ def test_a_dropped_connection_is_continued_behind_the_last_event(client: Any, se
     assert [request.headers.get("Last-Event-ID") for request in server.requests] == [None, "1-1", "1-1"]
 
 
-def test_a_farewell_is_followed_to_the_next_replica(client: Any, server: Any) -> None:
+def test_a_farewell_is_followed_to_the_next_replica(client: Face, server: ScriptedServer) -> None:
     server.answers = [
         lambda x: x.events(STARTED, token("1-1", "a"), "retry: 20\n\n"),
         lambda x: x.events(token("1-2", "b"), END),
@@ -84,7 +86,7 @@ def test_a_farewell_is_followed_to_the_next_replica(client: Any, server: Any) ->
     assert server.requests[1].headers["Last-Event-ID"] == "1-1"
 
 
-def test_a_server_that_is_busy_is_asked_again(client: Any, server: Any) -> None:
+def test_a_server_that_is_busy_is_asked_again(client: Face, server: ScriptedServer) -> None:
     server.answers = [
         lambda x: x.reply(503, refusal(-32007, retryable=True)),
         lambda x: x.reply(502),
@@ -93,13 +95,13 @@ def test_a_server_that_is_busy_is_asked_again(client: Any, server: Any) -> None:
     assert [event.type for event in client.call("stream", "t1")] == ["end"]
 
 
-def test_a_stream_that_was_read_to_its_end_has_no_more_events(client: Any, server: Any) -> None:
+def test_a_stream_that_was_read_to_its_end_has_no_more_events(client: Face, server: ScriptedServer) -> None:
     server.answers = [lambda x: x.reply(204)]
     assert client.call("stream", "t1", last_event_id="1-9") == []
     assert server.requests[0].headers["Last-Event-ID"] == "1-9"
 
 
-def test_nothing_is_read_behind_the_end(client: Any, server: Any) -> None:
+def test_nothing_is_read_behind_the_end(client: Face, server: ScriptedServer) -> None:
     done = threading.Event()
     server.answers = [lambda x: x.events(END, then=lambda x: done.wait(10))]
     assert [event.type for event in client.call("stream", "t1", within=5)] == ["end"]
@@ -111,7 +113,7 @@ def test_nothing_is_read_behind_the_end(client: Any, server: Any) -> None:
     [(404, -32002, TaskNotFound), (410, -32002, TaskExpired), (401, -32001, RequestRefused)],
 )
 def test_a_stream_that_cannot_be_is_an_error_at_once(
-    client: Any, server: Any, status: int, code: int, error: type[Exception]
+    client: Face, server: ScriptedServer, status: int, code: int, error: type[Exception]
 ) -> None:
     server.answers = [lambda x: x.reply(status, refusal(code, retryable=False))]
     with pytest.raises(error) as raised:
@@ -120,16 +122,16 @@ def test_a_stream_that_cannot_be_is_an_error_at_once(
     assert len(server.requests) == 1
 
 
-def test_a_web_page_is_not_taken_for_a_stream(client: Any, server: Any) -> None:
+def test_a_web_page_is_not_taken_for_a_stream(client: Face, server: ScriptedServer) -> None:
     server.answers = [lambda x: x.reply(200, "hello", **{"Content-Type": "text/html"})]
     with pytest.raises(NotHeadrace):
         client.call("stream", "t1")
 
 
-def test_a_deadline_ends_a_stream_that_has_only_keep_alives(client: Any, server: Any) -> None:
+def test_a_deadline_ends_a_stream_that_has_only_keep_alives(client: Face, server: ScriptedServer) -> None:
     done = threading.Event()
 
-    def keep_alive(exchange: Any) -> None:
+    def keep_alive(exchange: Exchange) -> None:
         for _ in itertools.takewhile(lambda _: not done.wait(0.02), range(500)):
             exchange.chunk(": ping\n\n")
 
@@ -139,13 +141,13 @@ def test_a_deadline_ends_a_stream_that_has_only_keep_alives(client: Any, server:
     done.set()
 
 
-def test_unknown_events_and_fields_are_no_error(client: Any, server: Any) -> None:
+def test_unknown_events_and_fields_are_no_error(client: Face, server: ScriptedServer) -> None:
     news = frame("1-1", "news", text="of a later version")
     server.answers = [lambda x: x.events(frame("1-0", "status", state="STARTED", colour="red"), news, END)]
     assert [event.type for event in client.call("stream", "t1")] == ["status", "end"]
 
 
-def test_creating_again_after_a_lost_reply_is_the_same_task(client: Any, server: Any) -> None:
+def test_creating_again_after_a_lost_reply_is_the_same_task(client: Face, server: ScriptedServer) -> None:
     server.answers = [
         lambda x: x.drop(),
         lambda x: x.reply(503, refusal(-32007, retryable=True)),
@@ -159,7 +161,7 @@ def test_creating_again_after_a_lost_reply_is_the_same_task(client: Any, server:
     assert others == [first, first]
 
 
-def test_two_creations_are_two_tasks(client: Any, server: Any) -> None:
+def test_two_creations_are_two_tasks(client: Face, server: ScriptedServer) -> None:
     server.answers = [lambda x: x.result({"taskId": "t1"}), lambda x: x.result({"taskId": "t2"})]
     client.call("create", "Hello")
     client.call("create", "Hello")
@@ -167,7 +169,7 @@ def test_two_creations_are_two_tasks(client: Any, server: Any) -> None:
     assert len(keys) == 2
 
 
-def test_a_refusal_says_what_is_wrong_and_is_not_repeated(client: Any, server: Any) -> None:
+def test_a_refusal_says_what_is_wrong_and_is_not_repeated(client: Face, server: ScriptedServer) -> None:
     server.answers = [lambda x: x.reply(200, refusal(-32005, retryable=False))]
     with pytest.raises(RequestRefused, match="no") as raised:
         client.call("create", "Hello", model="none")
@@ -175,21 +177,21 @@ def test_a_refusal_says_what_is_wrong_and_is_not_repeated(client: Any, server: A
     assert len(server.requests) == 1
 
 
-def test_a_server_that_asks_for_a_long_pause_is_left_to_the_caller(client: Any, server: Any) -> None:
+def test_a_server_that_asks_for_a_long_pause_is_left_to_the_caller(client: Face, server: ScriptedServer) -> None:
     server.answers = [lambda x: x.reply(200, refusal(-32004, retryable=True, retryAfterSeconds=3600))]
     with pytest.raises(RequestRefused) as raised:
         client.call("create", "Hello")
     assert (raised.value.retryable, raised.value.retry_after) == (True, 3600)
 
 
-def test_a_server_that_is_down_is_unreachable_after_some_tries(client: Any, server: Any) -> None:
+def test_a_server_that_is_down_is_unreachable_after_some_tries(client: Face, server: ScriptedServer) -> None:
     server.answers = [lambda x: x.drop()] * 5
     with pytest.raises(Unreachable):
         client.call("models")
     assert len(server.requests) == 5
 
 
-def test_what_a_task_ends_with_is_its_result_or_its_error(client: Any, server: Any) -> None:
+def test_what_a_task_ends_with_is_its_result_or_its_error(client: Face, server: ScriptedServer) -> None:
     failed = frame("1-8", "error", code="deadline_exceeded", message="too late", retryable=True)
     server.answers = [
         lambda x: x.events(FINAL, SUCCESS, END),
@@ -206,7 +208,7 @@ def test_what_a_task_ends_with_is_its_result_or_its_error(client: Any, server: A
         client.call("wait", "t1")
 
 
-def test_state_cancellation_and_models_are_read(client: Any, server: Any) -> None:
+def test_state_cancellation_and_models_are_read(client: Face, server: ScriptedServer) -> None:
     model = {"name": "m", "default": True, "ready": True, "readyWorkers": 1, "waiting": 0, "running": 2}
     server.answers = [
         lambda x: x.result({"taskId": "t1", "state": "STARTED", "text": "a"}),
@@ -229,13 +231,20 @@ async def add_slowly(a: int, b: int = 1) -> int:
     return a + b
 
 
-def play_rounds(server: Any, *streams: str) -> None:
+def play_rounds(server: ScriptedServer, *streams: str) -> None:
     for number, stream in enumerate(streams):
-        server.answers.append(lambda x, number=number: x.result({"taskId": f"t{number}"}))
-        server.answers.append(lambda x, stream=stream: x.events(stream, END))
+        server.answers += [creates(f"t{number}"), streams_to_its_end(stream)]
 
 
-def test_functions_are_called_until_the_model_answers(client: Any, server: Any) -> None:
+def creates(task_id: str) -> Answer:
+    return lambda x: x.result({"taskId": task_id})
+
+
+def streams_to_its_end(stream: str) -> Answer:
+    return lambda x: x.events(stream, END)
+
+
+def test_functions_are_called_until_the_model_answers(client: Face, server: ScriptedServer) -> None:
     play_rounds(server, call_of("add", a=2, b=3), FINAL)
     answer = client.call("run_tools", "2 + 3?", [add], tool_choice="required", temperature=0)
     assert answer.text == "ab"
@@ -251,7 +260,7 @@ def test_functions_are_called_until_the_model_answers(client: Any, server: Any) 
     assert second.params["messages"][2] == {"role": "tool", "tool_call_id": "call_1", "content": "5"}
 
 
-def test_wrong_calls_are_told_to_the_model(client: Any, server: Any) -> None:
+def test_wrong_calls_are_told_to_the_model(client: Face, server: ScriptedServer) -> None:
     play_rounds(server, call_of("add", a="many"), call_of("subtract", a=1), FINAL)
     client.call("run_tools", "2 + 3?", [add])
     told = [message["content"] for message in server.requests[4].params["messages"] if message["role"] == "tool"]
@@ -259,13 +268,13 @@ def test_wrong_calls_are_told_to_the_model(client: Any, server: Any) -> None:
     assert "no function subtract" in told[1]
 
 
-def test_a_model_that_only_calls_is_stopped(client: Any, server: Any) -> None:
+def test_a_model_that_only_calls_is_stopped(client: Face, server: ScriptedServer) -> None:
     play_rounds(server, *[call_of("add", a=2)] * 3)
     with pytest.raises(TooManyRounds):
         client.call("run_tools", "2 + 3?", [add], max_rounds=2)
 
 
-async def test_the_async_client_awaits_coroutine_functions(server: Any) -> None:
+async def test_the_async_client_awaits_coroutine_functions(server: ScriptedServer) -> None:
     play_rounds(server, call_of("add_slowly", a=2, b=3), FINAL)
     async with AsyncClient(server.url) as client:
         await client.run_tools("2 + 3?", [add_slowly])

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from testbed.up_process import Up
+
 README = Path(__file__).parents[2] / "README.md"
 DEMO_URL = "http://127.0.0.1:8000"
 START_SECONDS = 180.0
@@ -34,12 +36,12 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory, up_process: Any) -> Iterator[Demo]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     folder = tmp_path_factory.mktemp("demo")
     os.symlink(sys.prefix, folder / ".venv")
-    up = up_process(data_dir=folder / ".headrace", source=None)
+    up = Up(data_dir=folder / ".headrace", source=None)
     try:
-        up.says("Ctrl-C stops it", START_SECONDS)
+        up.says("Ctrl-C stops it", within=START_SECONDS)
         yield Demo(folder, up.addresses()["HEADRACE_URL"])
     finally:
         up.close()

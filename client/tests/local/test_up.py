@@ -4,20 +4,15 @@ import os
 import pty
 import signal
 import socket
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from headrace import Client, Event, FinalText
 from headrace.events import End
-
-Start = Callable[..., Any]
-BOUND_SECONDS = 120.0
-"""On every wait for an answer: far above what the machine needs."""
+from testbed.up_process import BOUND_SECONDS, StartUp
 
 
-def test_the_question_is_answered_and_nothing_is_left(start: Start) -> None:
+def test_the_question_is_answered_and_nothing_is_left(start: StartUp) -> None:
     up = start("--ask", "!say It is Paris.", "--once")
     up.says("the model is loading")
     assert len(up.children()) >= 3
@@ -27,7 +22,7 @@ def test_the_question_is_answered_and_nothing_is_left(start: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_every_process(start: Start, number: signal.Signals) -> None:
+def test_a_signal_stops_every_process(start: StartUp, number: signal.Signals) -> None:
     up = start()
     up.says("Ctrl-C stops it")
     assert len(up.children()) >= 4  # Valkey, API, worker, its engine
@@ -35,7 +30,7 @@ def test_a_signal_stops_every_process(start: Start, number: signal.Signals) -> N
     assert up.exit_code() == 0
 
 
-def test_a_signal_while_starting_stops_every_process(start: Start) -> None:
+def test_a_signal_while_starting_stops_every_process(start: StartUp) -> None:
     up = start(source="scripted:?start_ms=60000")
     up.says("the model is loading")
     up.children()
@@ -43,7 +38,7 @@ def test_a_signal_while_starting_stops_every_process(start: Start) -> None:
     assert up.exit_code() == 0
 
 
-def test_no_process_outlives_a_kill(start: Start) -> None:
+def test_no_process_outlives_a_kill(start: StartUp) -> None:
     up = start()
     up.says("Ctrl-C stops it")
     assert len(up.children()) >= 4
@@ -51,7 +46,7 @@ def test_no_process_outlives_a_kill(start: Start) -> None:
     assert up.exit_code() == -signal.SIGKILL
 
 
-def test_a_port_in_use_is_one_sentence(start: Start) -> None:
+def test_a_port_in_use_is_one_sentence(start: StartUp) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         up = start("--port", str(port))
@@ -60,7 +55,7 @@ def test_a_port_in_use_is_one_sentence(start: Start) -> None:
     assert "Traceback" not in up.output
 
 
-def test_a_data_directory_serves_one_stack(start: Start) -> None:
+def test_a_data_directory_serves_one_stack(start: StartUp) -> None:
     first = start()
     first.says("Ctrl-C stops it")
     second = start()
@@ -69,14 +64,14 @@ def test_a_data_directory_serves_one_stack(start: Start) -> None:
     assert (first.data_dir / "stack.env").exists()
 
 
-def test_a_missing_model_is_one_sentence(start: Start) -> None:
+def test_a_missing_model_is_one_sentence(start: StartUp) -> None:
     up = start(source="/nowhere/model.gguf")
     assert up.exit_code() == 1
     assert "There is no GGUF file at /nowhere/model.gguf" in up.output
     assert "Traceback" not in up.output
 
 
-def test_a_wrong_setting_is_one_sentence(start: Start) -> None:
+def test_a_wrong_setting_is_one_sentence(start: StartUp) -> None:
     up = start("--env", "HEADRACE_MAX_BODY_BYTES=none")
     assert up.exit_code() == 1
     assert "HEADRACE_MAX_BODY_BYTES" in up.output
@@ -84,7 +79,7 @@ def test_a_wrong_setting_is_one_sentence(start: Start) -> None:
 
 
 @pytest.mark.parametrize("module", ["worker", "api"])
-def test_what_dies_is_restarted_and_the_answer_goes_on(start: Start, module: str) -> None:
+def test_what_dies_is_restarted_and_the_answer_goes_on(start: StartUp, module: str) -> None:
     up = start("--env", "HEADRACE_LEASE_SECONDS=2", source="scripted:?token_ms=40&tokens=100")
     up.says("Ctrl-C stops it")
     with Client(up.addresses()["HEADRACE_URL"]) as client:
@@ -99,18 +94,18 @@ def test_what_dies_is_restarted_and_the_answer_goes_on(start: Start, module: str
     assert "was killed by SIGKILL and is started again" in up.output
 
 
-def test_what_dies_too_often_ends_the_stack(start: Start) -> None:
+def test_what_dies_too_often_ends_the_stack(start: StartUp) -> None:
     up = start()
     up.says("Ctrl-C stops it")
     for count in range(6):
         up.child("api").kill()
         if count < 5:
-            up.eventually(lambda count=count: up.output.count("is started again") == count + 1)
+            up.says("is started again", times=count + 1)
     assert up.exit_code() == 1
     assert "headrace: api was killed by SIGKILL, 6 times in a minute" in up.output
 
 
-def test_accepted_tasks_outlive_the_stack(start: Start) -> None:
+def test_accepted_tasks_outlive_the_stack(start: StartUp) -> None:
     up = start(source="scripted:?token_ms=40&tokens=100")
     up.says("Ctrl-C stops it")
     with Client(up.addresses()["HEADRACE_URL"]) as client:
@@ -128,7 +123,7 @@ def test_accepted_tasks_outlive_the_stack(start: Start) -> None:
     assert answer.usage.completion_tokens >= 100
 
 
-def test_a_terminal_gets_a_prompt(start: Start) -> None:
+def test_a_terminal_gets_a_prompt(start: StartUp) -> None:
     ours, theirs = pty.openpty()
     try:
         up = start(stdin=theirs)
