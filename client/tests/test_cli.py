@@ -1,6 +1,8 @@
 """The command line: what it prints, and its exit codes."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -117,6 +119,23 @@ def test_demo_once_stands_for_the_option(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("DEMO_ONCE", "0")
     cli.main(["up"])
     assert seen == [(0, "Why?", True), (8000, None, False)]
+
+
+WITHOUT_FCNTL = "import sys; sys.modules['fcntl'] = None; from headrace.cli import main; main()"
+"""The command line where there is no `fcntl`: on Windows."""
+
+
+def test_only_up_needs_what_windows_lacks(server: ScriptedServer) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT_FCNTL, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    server.answers = [lambda x: x.result({"taskId": "t1"}), lambda x: x.events(TOKEN, FINAL, END)]
+    chat = run("chat", "--url", server.url, "Capital?")
+    assert (chat.returncode, chat.stdout) == (0, "Paris\n"), chat.stderr
+    up = run("up")
+    assert (up.returncode, up.stdout) == (1, "")
+    assert up.stderr == "headrace: `up` runs on Linux and macOS only; --url names a server for the other commands\n"
 
 
 def test_a_part_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

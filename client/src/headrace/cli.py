@@ -13,7 +13,6 @@ from headrace.calls import Message, Options
 from headrace.chat import answer, converse
 from headrace.client import DEFAULT_URL, Client
 from headrace.errors import HeadraceError, Unreachable
-from headrace.local import up
 from headrace.local.plan import Plan
 
 FAILED, UNREACHABLE, INTERRUPTED = 1, 3, 130
@@ -97,6 +96,12 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
 
 
 def _up(options: argparse.Namespace) -> None:
+    try:
+        from headrace.local import up
+    except ModuleNotFoundError as missing:  # fcntl: the rest of the command line runs on Windows too
+        if missing.name != "fcntl":
+            raise
+        raise HeadraceError("`up` runs on Linux and macOS only; --url names a server for the other commands") from None
     plan = Plan(
         port=options.port,
         data_dir=options.data_dir,
