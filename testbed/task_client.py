@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.celery_app import send_task
+from shared.store.conversations import Conversations
 from shared.store.event_stream import Entry, EventStream
 from shared.store.keys import Keys
 from shared.store.task_id import new_task_id
@@ -17,7 +18,7 @@ from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import TaskRecord
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.chat import UserMessage
-from shared.wire.schemas import InferenceRequest, TokenEvent
+from shared.wire.schemas import InferenceRequest, QueueClass, TokenEvent
 from testbed.waiting import until
 
 SCRIPTED_MODEL = "scripted"
@@ -32,6 +33,7 @@ class TaskClient:
         self.keys = keys
         self.app = app
         self.ledger = TaskLedger(redis, keys, retention_seconds=60, max_failures=3)
+        self.conversations = Conversations(redis, keys)
         self.stream = EventStream(redis, keys)
         self.workers = WorkerRegistry(redis, keys, lease_seconds=LEASE_SECONDS)
 
@@ -54,7 +56,7 @@ class TaskClient:
         )
         return task_id
 
-    async def send(self, task_id: str, queue_class: str = "normal") -> None:
+    async def send(self, task_id: str, queue_class: QueueClass = "normal") -> None:
         await asyncio.to_thread(send_task, self.app, task_id, SCRIPTED_MODEL, queue_class, {})
 
     async def submit(self, text: str, **fields: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from shared.wire.schemas import ErrorEvent
+from shared.wire.schemas import ErrorEvent, QueueClass
 from testbed.task_client import TaskClient
 from testbed.valkey import Valkey
 from testbed.waiting import until
@@ -64,7 +64,7 @@ async def test_many_tasks_share_the_batch(client: TaskClient, start_worker: Star
 async def test_handed_over_tasks_come_before_the_backlog_and_classes_are_strict(
     client: TaskClient, start_worker: StartWorker
 ) -> None:
-    classes = ("low", "normal", "high", "handover")
+    classes: tuple[QueueClass, ...] = ("low", "normal", "high", "handover")
     sent = [(queue_class, await client.accept("!tokens 10")) for queue_class in classes for _ in range(4)]
     for queue_class, task_id in sent:
         await client.send(task_id, queue_class)
@@ -87,7 +87,7 @@ async def test_a_worker_that_is_killed_loses_no_token(client: TaskClient, start_
     await start_worker()
 
     async def requeued() -> bool:
-        outcome: str = (await client.ledger.requeue(task_id, 0, "loss")).outcome
+        outcome: str = (await client.ledger.take_from_dead(task_id)).outcome
         return outcome == "requeued"
 
     await until(requeued)
@@ -119,7 +119,7 @@ async def test_a_frozen_worker_that_lost_its_lease_writes_nothing_and_stops_with
 
     zombie.signal(signal.SIGSTOP)
     await asyncio.sleep(1.6)
-    assert (await client.ledger.requeue(task_id, 0, "loss")).outcome == "requeued"
+    assert (await client.ledger.take_from_dead(task_id)).outcome == "requeued"
     before = await client.stream.read(task_id)
     zombie.signal(signal.SIGCONT)
     thawed = time.monotonic()

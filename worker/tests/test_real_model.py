@@ -40,7 +40,7 @@ async def test_the_packaged_model_answers_calls_tools_and_goes_on_where_an_attem
     again = await client.submit("Tell me a story.", temperature=0, max_tokens=60)
     await client.streaming(again, 10, 120)
     await client.redis.zadd(client.keys.running("scripted"), {again: 0})
-    requeued = await client.ledger.requeue(again, 0, "loss")
+    requeued = await client.ledger.take_from_dead(again)
     await client.send(again, "handover")
     continued = await client.result(again, 120)
 

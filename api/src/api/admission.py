@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from api.errors import ModelQueueFull, RateExceeded, StoreFull, TooManyTasks
 from api.settings import Settings
 from shared.store.keys import Keys
-from shared.store.task_ledger import QueueFull, TaskLedger, TenantFull
+from shared.store.task_ledger import QueueFull, TenantFull
+from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 
 LONGEST_RETRY_SECONDS = 300.0
@@ -27,18 +28,16 @@ class Admission:
     """The doors that a new task passes before the ledger's own, which count its queue and its tenant's tasks."""
 
     def __init__(
-        self, settings: Settings, redis: Redis, keys: Keys, ledger: TaskLedger, registry: WorkerRegistry
+        self, settings: Settings, redis: Redis, keys: Keys, lists: TaskLists, registry: WorkerRegistry
     ) -> None:
         self._settings = settings
         self._redis = redis
-        self._ledger = ledger
+        self._lists = lists
         self._registry = registry
         self._rate: RateLimitItem | None = parse(settings.tenant_rate) if settings.tenant_rate else None
         # The scheme only says which client library; the connections are ours, Sentinel's and TLS's included.
         pool: Any = redis.connection_pool
-        storage = RedisStorage(
-            "async+redis://", implementation="redispy", key_prefix=f"{keys.prefix}rate", connection_pool=pool
-        )
+        storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=keys.rate, connection_pool=pool)
         self._limiter = SlidingWindowCounterRateLimiter(storage)
         self._memory_checked = float("-inf")
         self._memory_used = 0.0
@@ -80,7 +79,7 @@ class Admission:
 
     async def _drain_seconds(self, model: str, tasks: int) -> float:
         """How long the model's ready workers take for so many tasks, by how long tasks took so far."""
-        load = await self._ledger.load(model)
+        load = await self._lists.load(model)
         card, workers = await self._registry.card(model), await self._registry.ready(model)
         if load.mean_seconds is None or card is None or not workers:
             return UNKNOWN_WAIT_SECONDS

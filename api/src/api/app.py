@@ -28,10 +28,12 @@ from api.sse import stream as sse
 from shared.cancellation import cancel_and_wait
 from shared.celery_app import make_celery
 from shared.conversation.loop_prevention import LoopPolicy
+from shared.store.conversations import Conversations
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
+from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
     redis = connect(settings, retries=1)  # every command of the API may run twice
     keys = Keys(settings.key_prefix)
     ledger = TaskLedger(redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures)
+    lists = TaskLists(redis, keys)
     stream = EventStream(redis, keys)
     registry = WorkerRegistry(redis, keys, lease_seconds=settings.lease_seconds)
     metrics = make_metrics(settings.models)
@@ -89,12 +92,14 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         redis=redis,
         keys=keys,
         ledger=ledger,
+        lists=lists,
+        conversations=Conversations(redis, keys),
         stream=stream,
         registry=registry,
         celery=celery,
         publisher=publisher,
         hub=EventHub(redis, stream, on_slow=metrics.slow_readers.labels("behind").inc),
-        admission=Admission(settings, redis, keys, ledger, registry),
+        admission=Admission(settings, redis, keys, lists, registry),
         loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),
         metrics=metrics,
         shutdown=asyncio.Event(),

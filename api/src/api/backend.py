@@ -14,9 +14,11 @@ from api.metrics import Metrics
 from api.publisher import Publisher
 from api.settings import Settings
 from shared.conversation.loop_prevention import LoopPolicy
+from shared.store.conversations import Conversations
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
+from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 
 
@@ -28,6 +30,8 @@ class Backend:
     redis: Redis
     keys: Keys
     ledger: TaskLedger
+    lists: TaskLists
+    conversations: Conversations
     stream: EventStream
     registry: WorkerRegistry
     celery: Celery

@@ -66,7 +66,7 @@ async def scaling(request: Request, model: str) -> JSONResponse:
         return JSONResponse({"error": f"there is no model {model[:64]!r}"}, status_code=404)
     try:
         async with asyncio.timeout(backend.settings.redis_timeout):
-            load, ready = await asyncio.gather(backend.ledger.load(model), backend.registry.ready(model))
+            load, ready = await asyncio.gather(backend.lists.load(model), backend.registry.ready(model))
     except (RedisError, TimeoutError) as error:
         return JSONResponse({"error": f"Redis is unavailable: {type(error).__name__}"}, status_code=503)
     return JSONResponse({"work": load.work, "waiting": load.waiting, "running": load.running, "readyWorkers": ready})

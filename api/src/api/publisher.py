@@ -9,7 +9,7 @@ import celery
 from prometheus_client import Counter
 
 from shared.celery_app import send_task
-from shared.wire.schemas import Priority
+from shared.wire.schemas import QueueClass
 from shared.wire.task_result import TaskResult
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Publisher:
 
         await asyncio.get_running_loop().run_in_executor(self._threads, build)
 
-    async def send(self, task_id: str, model: str, queue_class: Priority | str, headers: dict[str, str]) -> bool:
+    async def send(self, task_id: str, model: str, queue_class: QueueClass, headers: dict[str, str]) -> bool:
         """Publishes the task's message; False when the broker did not say within the deadline that it has it."""
         return await self._run(
             f"publishing task {task_id}", lambda: send_task(self._app, task_id, model, queue_class, headers)

@@ -52,7 +52,7 @@ class Snapshot(Collector):
 
     async def _models(self) -> list[Metric]:
         models = self._backend.settings.models
-        loads = await asyncio.gather(*(self._backend.ledger.load(model) for model in models))
+        loads = await asyncio.gather(*(self._backend.lists.load(model) for model in models))
         ready = await asyncio.gather(*(self._backend.registry.ready(model) for model in models))
         waiting = GaugeMetricFamily("headrace_tasks_waiting", "Tasks that wait for a worker.", labels=["model"])
         running = GaugeMetricFamily("headrace_tasks_running", "Tasks that workers hold.", labels=["model"])

@@ -21,7 +21,7 @@ from shared.celery_app import queue_for
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
-from shared.wire.schemas import EndState, ErrorEvent, Usage
+from shared.wire.schemas import EndState, ErrorEvent, QueueClass, Usage
 from shared.wire.task_result import TaskResult
 from testbed.fake_worker import FakeWorker
 from testbed.valkey import Valkey
@@ -51,17 +51,17 @@ def _resend_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def queued(redis: Redis, keys: Keys) -> Callable[[str], Awaitable[list[str]]]:
+async def queued(redis: Redis, keys: Keys) -> Callable[[QueueClass], Awaitable[list[str]]]:
     """`await queued("high")` -> ids of the tasks whose messages are in that queue."""
 
-    async def queued(queue_class: str) -> list[str]:
+    async def queued(queue_class: QueueClass) -> list[str]:
         messages: list[Any] = await redis.lrange(keys.prefix + queue_for(MODEL, queue_class), 0, -1)
         return [json.loads(message)["headers"]["id"] for message in messages]
 
     return queued
 
 
-Queued = Callable[[str], Awaitable[list[str]]]
+Queued = Callable[[QueueClass], Awaitable[list[str]]]
 
 
 async def wire_state(ledger: TaskLedger, task_id: str) -> str:

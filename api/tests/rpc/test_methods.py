@@ -15,6 +15,7 @@ from api.rpc.methods import METHODS
 from api.settings import Settings
 from shared.celery_app import TASK_NAME, make_celery, queue_for
 from shared.settings import SharedSettings
+from shared.store.conversations import ConversationSave, conversation_json
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
@@ -23,6 +24,7 @@ from shared.wire.chat import AssistantMessage
 from shared.wire.schemas import (
     CreateMessageParams,
     ErrorEvent,
+    InferenceRequest,
     ModelCard,
     Timings,
     ToolCall,
@@ -157,16 +159,18 @@ async def test_the_same_idempotency_key_gives_the_same_task(call: Call, redis: R
 
 async def end_with_conversation(ledger: TaskLedger, task_id: str, said: str) -> None:
     """As a worker does that succeeds."""
-    conversation = (await stored(ledger, task_id))["conversation"]
-    answer = AssistantMessage(role="assistant", content=said).model_dump(exclude_none=True)
-    await ledger.end(
-        task_id,
-        None,
-        "REVOKED",
-        None,
-        conversation=("default:c1", json.dumps([*conversation, answer])),
-        conversation_seconds=60,
-    )
+    record = await ledger.get(task_id)
+    assert record is not None
+    conversation = InferenceRequest.model_validate_json(record.request).conversation
+    answer = AssistantMessage(role="assistant", content=said)
+    save = ConversationSave(conversation_json([*conversation, answer]), 60)
+    assert await ledger.end(task_id, None, "REVOKED", None, save=save)
+
+
+async def store(redis: Redis, keys: Keys, tenant: str, messages: list[dict[str, Any]]) -> None:
+    """A conversation `c1` as it stands in Redis."""
+    fields: dict[Any, Any] = {"messages": json.dumps(messages), "version": "v"}
+    await redis.hset(keys.conversation(tenant, "c1"), mapping=fields)
 
 
 async def test_a_stored_conversation_goes_on_with_a_message(call: Call, ledger: TaskLedger) -> None:
@@ -188,8 +192,7 @@ async def test_messages_replace_a_stored_conversation(call: Call, ledger: TaskLe
 async def test_results_of_tools_go_on_with_a_stored_conversation(
     call: Call, ledger: TaskLedger, redis: Redis, keys: Keys
 ) -> None:
-    asked = [USER, {"role": "assistant", "tool_calls": [CALL]}]
-    await redis.set(keys.conversation("default", "c1"), json.dumps(asked))
+    await store(redis, keys, "default", [USER, {"role": "assistant", "tool_calls": [CALL]}])
     result = {"role": "tool", "tool_call_id": "c1", "content": "12:00"}
     reply = await call("create_message", messages=[result], conversationId="c1")
     request = await stored(ledger, reply["result"]["taskId"])
@@ -199,7 +202,7 @@ async def test_results_of_tools_go_on_with_a_stored_conversation(
 
 
 async def test_another_tenants_conversation_is_not_found(start_app: StartApp, redis: Redis, keys: Keys) -> None:
-    await redis.set(keys.conversation("a", "c1"), json.dumps([USER, {"role": "assistant", "content": "Noon."}]))
+    await store(redis, keys, "a", [USER, {"role": "assistant", "content": "Noon."}])
     body = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "?", "conversationId": "c1"}}
     async with start_app(api_keys={"key-a": "a", "key-b": "b"}) as http:
         codes = {}

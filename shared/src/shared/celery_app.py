@@ -1,6 +1,6 @@
 """The Celery application both services build, the task's name, and the queue of each model and class."""
 
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from celery import Celery
@@ -8,20 +8,18 @@ from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import RedisError
 
 from shared.settings import SharedSettings
-from shared.wire.schemas import Priority
+from shared.wire.schemas import QueueClass
 
 TASK_NAME = "run_llm_inference_task"
 
-QUEUE_CLASSES = ("handover", "high", "normal", "low")
-"""In the order in which a worker takes from them. `handover` is for tasks that had already started: they go first."""
+QUEUE_CLASSES: tuple[QueueClass, ...] = get_args(QueueClass)
 
 LONGEST_TASK_SECONDS = 24 * 3600
 """Upper bound of `timeoutSeconds`; the broker's own redelivery stays out of the way for longer than that."""
 
 
-def queue_for(model: str, queue_class: Priority | str) -> str:
+def queue_for(model: str, queue_class: QueueClass) -> str:
     """Name of the Celery queue of a model and class: `<model>.<class>`."""
-    assert queue_class in QUEUE_CLASSES, queue_class
     return f"{model}.{queue_class}"
 
 
@@ -67,7 +65,7 @@ def make_celery(settings: SharedSettings) -> Celery:
     return app
 
 
-def send_task(app: Celery, task_id: str, model: str, queue_class: Priority | str, headers: dict[str, str]) -> None:
+def send_task(app: Celery, task_id: str, model: str, queue_class: QueueClass, headers: dict[str, str]) -> None:
     """Publishes the message of one task. Blocking; call it in a thread.
 
     `headers` carry the W3C trace context. Raises kombu's OperationalError when Redis does not answer; the outcome is

@@ -1,12 +1,12 @@
 import asyncio
-import json
 from itertools import accumulate
 from typing import Any
 
 from redis.typing import EncodableT, FieldT
 
+from shared.store.conversations import StoredConversation
 from shared.store.task_record import Claim
-from shared.wire.chat import FunctionDefinition, Tool, UserMessage
+from shared.wire.chat import AssistantMessage, FunctionDefinition, Tool, UserMessage
 from shared.wire.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent, Usage
 from shared.wire.task_result import TaskResult
 from testbed.live_worker import StartLive
@@ -195,12 +195,11 @@ async def test_a_conversation_is_saved_with_its_new_answer(client: TaskClient, s
 
     await worker.runner.run(task_id)
 
-    stored = await client.ledger.conversation("tenant", "c1")
-    assert stored
-    assert json.loads(stored) == [
-        {"role": "user", "content": "!say yes"},
-        {"role": "assistant", "content": "yes"},
-    ]
+    stored = await client.conversations.load("tenant", "c1")
+    assert stored == StoredConversation(
+        [UserMessage(role="user", content="!say yes"), AssistantMessage(role="assistant", content="yes")],
+        version=task_id,
+    )
 
 
 async def test_an_error_of_the_engine_fails_that_task_alone(client: TaskClient, start_live: StartLive) -> None:
@@ -244,7 +243,7 @@ async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(
     await client.streaming(task_id, 10)
 
     await client.redis.zadd(client.keys.running("scripted"), {task_id: 0})
-    assert (await client.ledger.requeue(task_id, 0, "loss")).outcome == "requeued"
+    assert (await client.ledger.take_from_dead(task_id)).outcome == "requeued"
     verdict = await second.runner.run(task_id)
 
     assert await lost == Dropped()
@@ -270,7 +269,7 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_ended_without_th
             fields: dict[FieldT, EncodableT] = {"t": "token", "d": entry.data, "i": ",".join(map(str, entry.token_ids))}
             await client.redis.xadd(client.keys.events(task_id), fields, id=str(entry.id))
     await asyncio.sleep(0.02)
-    await client.ledger.requeue(task_id, 0, "loss")
+    await client.ledger.take_from_dead(task_id)
     tokens = worker.runner.tokens
 
     assert await worker.runner.run(task_id) == whole
@@ -283,7 +282,7 @@ async def test_another_revision_starts_the_answer_over_and_says_so(client: TaskC
     await client.ledger.claim(task_id, worker="dead", lease_seconds=0.01, revision="older")
     await client.redis.xadd(client.keys.events(task_id), {"t": "token", "d": "", "i": "7,8"}, id="1-2")
     await asyncio.sleep(0.02)
-    await client.ledger.requeue(task_id, 0, "loss")
+    await client.ledger.take_from_dead(task_id)
 
     verdict = await worker.runner.run(task_id)
 

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from api.hub.doorbell import Doorbell
 from api.hub.subscription import Subscription, framed
 from shared.cancellation import cancel_and_wait
-from shared.store.event_stream import START, EntryId, EventStream
+from shared.store.event_stream import START, Announcement, EntryId, EventStream
 
 log = logging.getLogger(__name__)
 
@@ -116,12 +116,12 @@ class EventHub:
         feed = self._feeds.get(channel)
         if feed is None:
             return
-        previous, entry_id, kind, data = payload.split(b" ", 3)
+        told = Announcement.parse(payload)
         feed.next_look = self._now + SILENCE_SECONDS[0]
         feed.doubtful = False
-        frame = framed(entry_id, kind, data)
+        frame = framed(told.id, told.type, told.data)
         for follower in feed.followers:
-            follower.offer(previous, frame)
+            follower.offer(told.previous, frame)
 
     def _joined(self, channel: bytes) -> None:
         if feed := self._feeds.get(channel):

@@ -10,6 +10,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from shared.store.keys import Keys
+from shared.store.redis_client import now_ms
 
 
 class Readership:
@@ -24,24 +25,20 @@ class Readership:
 
     async def renew(self, task_ids: Iterable[str]) -> None:
         """The tasks have readers: they keep their marks for the window from the next renewal on."""
-        until = await self._now_ms() + self._window_ms + int(self.renew_seconds * 1000)
+        until = await now_ms(self._redis) + self._window_ms + int(self.renew_seconds * 1000)
         if marks := dict.fromkeys(task_ids, until):
             await self._redis.zadd(self._key, marks)
 
     async def left(self, task_id: str) -> None:
         """A reader has gone. If there is another one, its replica renews the mark in time."""
-        await self._redis.zadd(self._key, {task_id: await self._now_ms() + self._window_ms})
+        await self._redis.zadd(self._key, {task_id: await now_ms(self._redis) + self._window_ms})
 
     async def abandoned(self) -> list[str]:
         """Tasks whose marks ran out."""
-        expired = cast(list[bytes], await self._redis.zrangebyscore(self._key, "-inf", await self._now_ms()))
+        expired = cast(list[bytes], await self._redis.zrangebyscore(self._key, "-inf", await now_ms(self._redis)))
         return [task_id.decode() for task_id in expired]
 
     async def forget(self, task_ids: Iterable[str]) -> None:
         """The tasks have ended, or are being cancelled."""
         if members := list(task_ids):
             await self._redis.zrem(self._key, *members)
-
-    async def _now_ms(self) -> int:
-        seconds, microseconds = await self._redis.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000

@@ -44,6 +44,7 @@ class Janitor:
         settings = backend.settings
         self._backend = backend
         self._ledger = backend.ledger
+        self._lists = backend.lists
         self._metrics = backend.metrics
         self._publisher = backend.publisher
         self._lock = Lock(backend.redis, backend.keys.janitor, timeout=LOCK_SECONDS, thread_local=False)
@@ -113,18 +114,18 @@ class Janitor:
         models = self._backend.settings.models
         if self._contact is not None and now - self._contact <= self._gap_seconds and now >= self._judge_from:
             for model in models:
-                await _each(await self._ledger.expired(model), self._take_from_the_dead)
+                await _each(await self._lists.expired(model), self._take_from_the_dead)
             await _each(await self._readership.abandoned(), self._cancel_abandoned)
-        await _each(await self._ledger.overdue(running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
+        await _each(await self._lists.overdue(running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
         for model in models:
             await _each(await self._lost_messages.find(model), self._send_again)
         await _each(await self._lost_results.find(), self._restore_result)
 
     async def _take_from_the_dead(self, task_id: str) -> None:
-        outcome = (await self._ledger.requeue(task_id, 0, "loss")).outcome
+        outcome = (await self._ledger.take_from_dead(task_id)).outcome
         record = await self._ledger.get(task_id)
         if record is None:
-            await self._ledger.forget(task_id, self._backend.settings.models)
+            await self._lists.forget(task_id, self._backend.settings.models)
         if record is None or outcome in ("alive", "not_running"):
             return
         self._metrics.takeovers.labels(record.model).inc()
@@ -132,7 +133,7 @@ class Janitor:
         self._count(outcome, record)
         match outcome:
             case "requeued":
-                await _each(await self._ledger.resend([task_id], model=record.model, after_seconds=0), self._send)
+                await _each(await self._lists.resend([task_id], model=record.model, after_seconds=0), self._send)
             case "poisoned":
                 self._note_end(record, "poisoned")
                 await self._publisher.fail_result(task_id, "poisoned: the task ended its worker again and again")
@@ -141,7 +142,7 @@ class Janitor:
                 await self._publisher.revoke_result(task_id)
 
     async def _cancel_abandoned(self, task_id: str) -> None:
-        outcome, _ = await self._ledger.cancel(task_id, tenant="")
+        outcome, _ = await self._ledger.cancel_abandoned(task_id)
         await self._readership.forget([task_id])
         record = await self._ledger.get(task_id)
         if record is not None and outcome in ("revoked", "asked"):
@@ -154,7 +155,7 @@ class Janitor:
     async def _end_overdue(self, task_id: str) -> None:
         record = await self._ledger.get(task_id)
         if record is None:
-            await self._ledger.forget(task_id, self._backend.settings.models)
+            await self._lists.forget(task_id, self._backend.settings.models)
             return
         seconds = (record.deadline - record.accepted_at) / 1000
         message = f"The task was not finished within its {seconds:g} seconds."

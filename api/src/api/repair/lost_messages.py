@@ -25,7 +25,7 @@ class LostMessages:
 
     def __init__(self, backend: Backend) -> None:
         self._redis: Redis = backend.redis
-        self._ledger = backend.ledger
+        self._lists = backend.lists
         self._keys = backend.keys
         self._not_before: dict[str, float] = {}
         self._certain_at: dict[str, float] = {}
@@ -46,11 +46,11 @@ class LostMessages:
         queued: set[str] = set()
         for queue in self._queues(model):
             queued |= await self._task_ids(queue)
-        missing = [task_id for task_id in await self._ledger.waiting(model) if task_id not in queued]
+        missing = [task_id for task_id in await self._lists.waiting(model) if task_id not in queued]
         messages: list[Message] = []
         for at in range(0, len(missing), CHUNK):
             some = missing[at : at + CHUNK]
-            messages += await self._ledger.resend(some, model=model, after_seconds=RESEND_SECONDS)
+            messages += await self._lists.resend(some, model=model, after_seconds=RESEND_SECONDS)
         ended = clock()
         self._not_before[model] = ended + (ended - began) / SCAN_SHARE
         self._certain_at[model] = ended + CERTAIN_SECONDS

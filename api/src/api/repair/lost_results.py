@@ -23,19 +23,20 @@ class LostResults:
     def __init__(self, backend: Backend) -> None:
         self._redis: Redis = backend.redis
         self._ledger = backend.ledger
+        self._lists = backend.lists
         self._publisher = backend.publisher
 
     async def find(self) -> list[str]:
         """Ids of tasks that ended a while ago and whose result is missing; `restore` them."""
         lost: list[str] = []
-        while ended := await self._ledger.ended(seconds_ago=SETTLE_SECONDS, count=CHUNK):
+        while ended := await self._lists.ended(seconds_ago=SETTLE_SECONDS, count=CHUNK):
             pipeline = self._redis.pipeline(transaction=False)
             for task_id in ended:
                 pipeline.getrange(KeyValueStoreBackend.task_keyprefix + task_id, 0, HEAD_BYTES - 1)
             heads = await pipeline.execute()
             missing = [task_id for task_id, head in zip(ended, heads, strict=True) if not head or NOT_YET in head]
             lost += missing
-            await self._ledger.settled([task_id for task_id in ended if task_id not in missing])
+            await self._lists.settled([task_id for task_id in ended if task_id not in missing])
             if missing or len(ended) < CHUNK:
                 break
         return lost
@@ -54,5 +55,5 @@ class LostResults:
                     error = ErrorEvent.model_validate_json(record.outcome)
                     stored = await self._publisher.fail_result(task_id, f"{error.code}: {error.message}")
         if stored or record is None:
-            await self._ledger.settled([task_id])
+            await self._lists.settled([task_id])
         return stored

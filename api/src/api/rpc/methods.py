@@ -75,7 +75,7 @@ async def get_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
         record = await _own_task(call, task_id)
         view: dict[str, JsonValue] = {"taskId": task_id, "state": record.wire_state}
         if record.state == "waiting":
-            view["position"] = await backend.ledger.position(task_id, record.model)
+            view["position"] = await backend.lists.position(task_id, record.model)
         outcome = from_json(record.outcome) if record.outcome else {}
         kind = outcome.pop("type", None)
         outcome.pop("taskId", None)
@@ -97,7 +97,7 @@ def _partial(entries: Sequence[Entry]) -> tuple[str, int]:
             data: dict[str, Any] = from_json(entry.data)
             texts.append(data["text"])
             index = data["index"]
-        elif entry.type == "status" and b'"restart":true' in entry.data:
+        elif entry.restarts:
             texts, index = [], 0
     return "".join(texts), index
 
@@ -147,7 +147,7 @@ async def model_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
 
 async def _model_status(backend: Backend, name: str) -> ModelStatus:
     load, workers, card = await asyncio.gather(
-        backend.ledger.load(name), backend.registry.ready(name), backend.registry.card(name)
+        backend.lists.load(name), backend.registry.ready(name), backend.registry.card(name)
     )
     return ModelStatus(
         name=name,

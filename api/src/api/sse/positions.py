@@ -26,7 +26,7 @@ async def tell_positions(backend: Backend, waiting: Sequence[Waiting]) -> None:
     """A `status` event for each reader for whom position or detail has changed."""
     details = {model: await waiting_detail(backend, model) for model in {reader.model for reader in waiting}}
     tasks = list({(reader.task_id, reader.model) for reader in waiting})
-    positions = dict(zip(tasks, await backend.ledger.positions(tasks), strict=True))
+    positions = dict(zip(tasks, await backend.lists.positions(tasks), strict=True))
     for reader in waiting:
         position = positions[reader.task_id, reader.model]
         news = position, details[reader.model]

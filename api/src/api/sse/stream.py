@@ -1,7 +1,6 @@
 """GET /stream/{task_id}: the task's events as Server-Sent Events, from the start or behind `Last-Event-ID`."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -98,7 +97,7 @@ class StreamResponse(Response):
         self._backend = backend
         self._audience = audience
         self._task_id, self._model = record.task_id, record.model
-        self._required = record.state != "ended" and _cancels_on_disconnect(record.request)
+        self._required = record.state != "ended" and record.cancel_on_disconnect
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,8 +144,3 @@ async def _until_gone(receive: Receive, reader: Reader) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     reader.subscription.close()
-
-
-def _cancels_on_disconnect(request: bytes) -> bool:
-    # Most requests are not parsed for this one flag: inside of JSON text its quotes would be escaped.
-    return b'"cancelOnDisconnect":true' in request and bool(json.loads(request).get("cancelOnDisconnect"))

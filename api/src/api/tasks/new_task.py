@@ -5,8 +5,6 @@ import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from pydantic import TypeAdapter
-
 from api.backend import Backend
 from api.errors import ContextTooLong, ConversationNotFound, ToolLoopRefused, UnknownModel
 from api.invalid_params import invalid_param
@@ -94,9 +92,6 @@ def _timeout_seconds(backend: Backend, wanted: float | None) -> float:
     return wanted
 
 
-_Messages: TypeAdapter[list[ChatMessage]] = TypeAdapter(list[ChatMessage])
-
-
 async def _stored_conversation(backend: Backend, tenant: str, params: CreateMessageParams) -> list[ChatMessage] | None:
     """The conversation that the request goes on with; None when it brings its own or starts one.
 
@@ -106,13 +101,13 @@ async def _stored_conversation(backend: Backend, tenant: str, params: CreateMess
         return None
     if params.messages is not None and not isinstance(params.messages[0], ToolMessage):
         return None
-    stored = await backend.ledger.conversation(tenant, params.conversation_id)
+    stored = await backend.conversations.load(tenant, params.conversation_id)
     if stored is None:
         raise ConversationNotFound(
             f"there is no conversation {params.conversation_id!r}; it may have expired. "
             "Start it with `messages`, or with `history` (an empty one will do) and `message`"
         )
-    return _Messages.validate_json(stored)
+    return stored.messages
 
 
 def _assembled(params: CreateMessageParams, policy: LoopPolicy, stored: list[ChatMessage] | None) -> Assembled:

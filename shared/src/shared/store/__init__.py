@@ -1,1 +1,1 @@
-"""Everything in Redis: keys, the ledger of tasks, their event streams, the registry of workers."""
+"""Everything in Redis: keys, the ledger and the lists of tasks, their event streams, conversations, workers."""

@@ -21,9 +21,6 @@ CLOSED = 2**32 - 1
 """Sequence number that closes an attempt; its ending follows at CLOSED + 1. No answer has as many tokens."""
 
 
-APPEND_TOKEN = (files("shared.store") / "lua" / "append_token.lua").read_text()
-
-
 class EntryId(NamedTuple):
     """Id of a stream entry, ordered as Redis orders it. It is also the SSE event id."""
 
@@ -62,6 +59,28 @@ class Entry:
     data: bytes
     """The event's JSON, one line; empty when these tokens gave no text to show (yet)."""
     token_ids: tuple[int, ...] = ()
+
+    @property
+    def restarts(self) -> bool:
+        """True where a new attempt starts the answer over: text and tokens before it are void."""
+        # Most entries are not parsed for this one flag: inside of JSON text its quotes would be escaped.
+        return self.type == "status" and b'"restart":true' in self.data
+
+
+class Announcement(NamedTuple):
+    """One message of the doorbell, in bytes as it comes; lua/prelude.lua and lua/append_token.lua write it."""
+
+    previous: bytes
+    """Id of the entry before it that carries data."""
+    id: bytes
+    type: bytes
+    data: bytes
+    """The event's JSON."""
+
+    @classmethod
+    def parse(cls, payload: bytes) -> "Announcement":
+        """The announcement that `<previous> <id> <type> <data>` spells."""
+        return cls(*payload.split(b" ", 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +142,8 @@ class EventStream:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._append_sha = hashlib.sha1(APPEND_TOKEN.encode(), usedforsecurity=False).hexdigest()
+        self._append = (files("shared.store") / "lua" / "append_token.lua").read_text()
+        self._append_sha = hashlib.sha1(self._append.encode(), usedforsecurity=False).hexdigest()
 
     def channel(self, task_id: str) -> str:
         """The doorbell's pub/sub channel; it has the name of the stream."""
@@ -146,7 +166,7 @@ class EventStream:
             pipeline.evalsha(self._append_sha, 1, self._keys.events(write.task_id), *arguments)
         replies = await pipeline.execute(raise_on_error=False)
         if any(isinstance(reply, NoScriptError) for reply in replies):  # a new or restarted server
-            await self._redis.script_load(APPEND_TOKEN)
+            await self._redis.script_load(self._append)
             return await self.write(writes)
         for reply in replies:
             if isinstance(reply, Exception):

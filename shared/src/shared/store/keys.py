@@ -1,4 +1,8 @@
-"""The names of all Redis keys. Lua builds the same names by the same rule (lua/prelude.lua)."""
+"""The names of all Redis keys but the queues', which Celery names (`celery_app.queue_for`).
+
+Lua builds the names of a task's, a model's and a tenant's keys by the same rule (lua/prelude.lua); the others it is
+given.
+"""
 
 from dataclasses import dataclass
 
@@ -49,8 +53,17 @@ class Keys:
         return self._key("tenant", tenant)
 
     def conversation(self, tenant: str, conversation_id: str) -> str:
-        """JSON list of messages."""
+        """Hash: a stored conversation (conversations.py). No tenant has a colon in its name."""
         return self._key("conversation", f"{tenant}:{conversation_id}")
+
+    def idempotency(self, tenant: str, key: str) -> str:
+        """Hash: the task that was accepted under the client's key, and the fingerprint of its request."""
+        return self._key("idempotency", f"{tenant}:{key}")
+
+    @property
+    def rate(self) -> str:
+        """Prefix of the counters of calls, which `limits` names."""
+        return f"{self.prefix}rate"
 
     @property
     def deadlines(self) -> str:

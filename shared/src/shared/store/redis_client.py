@@ -52,3 +52,9 @@ def connect(settings: SharedSettings, *, retries: int = 0) -> Redis:
         password=first.password,
     )
     return client
+
+
+async def now_ms(redis: Redis) -> int:
+    """Milliseconds of Redis's own clock, so that replicas with skewed clocks agree on leases and deadlines."""
+    seconds, microseconds = await redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
-from shared.wire.schemas import State
+from shared.wire.schemas import QueueClass, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class TaskRecord:
     """JSON of the outcome event of an ended task; empty for none (cancelled)."""
     result: bytes
     """JSON of the Celery result of a task that succeeded, else empty."""
+    cancel_on_disconnect: bool
+    """The task is cancelled when nobody has read its stream for a while."""
     context: str
     """Place in its trace under which the task was accepted (`telemetry.context_text`); empty for none."""
     attempt_context: str
@@ -68,9 +70,6 @@ class NoClaim:
     """Why a message leads to no attempt."""
 
     reason: Literal["missing", "version", "ended", "held", "late"]
-    wire_state: State | None = None
-    result: bytes = b""
-    """The Celery result of a task that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,15 @@ class Requeued:
     """What became of a task whose attempt is over without an answer."""
 
     outcome: Literal["requeued", "revoked", "poisoned", "alive", "not_running", "data_lost"]
-    model: str = ""
+
+
+class Cancelled(NamedTuple):
+    """What a cancellation met."""
+
+    outcome: Literal["missing", "revoked", "asked", "ended"]
+    """No such task; it was waiting and has ended; its worker will stop it; it had ended before."""
+    state: State | None
+    """None for a task that is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class Message:
 
     task_id: str
     model: str
-    queue_class: str
+    queue_class: QueueClass
     context: str
     """Place in its trace under which the task was accepted (`telemetry.context_text`); empty for none."""
 
@@ -135,6 +142,7 @@ def parse_record(task_id: str, fields: Mapping[Any, Any]) -> TaskRecord:
         ended_at=number("ended_at"),
         outcome=fields.get(b"outcome", b""),
         result=fields.get(b"result", b""),
+        cancel_on_disconnect=text("cancel_on_disconnect") == "1",
         context=text("context"),
         attempt_context=text("attempt_context"),
     )

@@ -5,6 +5,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from shared.store.keys import Keys
+from shared.store.redis_client import now_ms
 from shared.wire.schemas import ModelCard
 
 
@@ -18,7 +19,7 @@ class WorkerRegistry:
 
     async def announce(self, worker: str, card: ModelCard) -> None:
         """Says that the worker takes tasks; to be repeated within the lease."""
-        now = await self._now_ms()
+        now = await now_ms(self._redis)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.zremrangebyscore(self._keys.workers(card.name), "-inf", now)
         pipeline.zadd(self._keys.workers(card.name), {worker: now + self._lease_ms})
@@ -44,7 +45,7 @@ class WorkerRegistry:
 
     async def ready(self, model: str) -> int:
         """Number of workers that take tasks of this model now."""
-        return int(await self._redis.zcount(self._keys.workers(model), await self._now_ms(), "+inf"))
+        return int(await self._redis.zcount(self._keys.workers(model), await now_ms(self._redis), "+inf"))
 
     async def starting(self, model: str) -> list[str]:
         """What each worker that is starting says of itself."""
@@ -55,7 +56,3 @@ class WorkerRegistry:
         """What the model's workers last said of it; None before the first one was ready."""
         stored = await self._redis.get(self._keys.model(model))
         return ModelCard.model_validate_json(stored) if stored else None
-
-    async def _now_ms(self) -> int:
-        seconds, microseconds = await self._redis.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000

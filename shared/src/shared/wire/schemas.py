@@ -11,6 +11,8 @@ SCHEMA_VERSION = 1
 """Version of the task record and of the Celery message; a worker refuses a record of a version it does not know."""
 
 Priority = Literal["high", "normal", "low"]
+QueueClass = Literal["handover", "high", "normal", "low"]
+"""In the order in which a worker takes from them. `handover` is for tasks that had already started: they go first."""
 State = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
 EndState = Literal["SUCCESS", "FAILURE", "REVOKED"]
 FinishReason = Literal["stop", "length", "stop_sequence", "loop", "tool_calls"]

@@ -133,7 +133,7 @@ def _streamed(entries: Sequence[Entry]) -> tuple[list[int], int]:
     token_ids: list[int] = []
     shown = 0
     for entry in entries:
-        if entry.type == "status" and b'"restart":true' in entry.data:
+        if entry.restarts:
             token_ids, shown = [], 0
         elif entry.type == "token":
             token_ids += entry.token_ids

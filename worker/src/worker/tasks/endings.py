@@ -3,10 +3,9 @@
 import json
 import logging
 
-from pydantic import TypeAdapter
-
+from shared.store.conversations import ConversationSave, conversation_json
 from shared.store.task_ledger import RequeueCause, TaskLedger
-from shared.wire.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall
+from shared.wire.chat import AssistantMessage, FunctionCall, MessageToolCall
 from shared.wire.schemas import EndState, ErrorCode, ErrorEvent, ToolCallsEvent
 from shared.wire.task_result import TaskResult
 from worker.settings import WorkerSettings
@@ -17,8 +16,6 @@ from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked
 from worker.tasks.redis_retry import persist
 
 log = logging.getLogger(__name__)
-
-CONVERSATION = TypeAdapter(list[ChatMessage])
 
 
 class Endings:
@@ -93,8 +90,7 @@ class Endings:
                 "SUCCESS",
                 outcome,
                 result=result.as_json(),
-                conversation=_conversation(attempt),
-                conversation_seconds=self._conversation_seconds,
+                save=self._conversation(attempt),
                 written=str(attempt.writer.written),
             )
         )
@@ -103,6 +99,21 @@ class Endings:
         attempt.telemetry.answered(outcome)
         self._count_end("SUCCESS", result.finish_reason)
         return Answered(result)
+
+    def _conversation(self, attempt: Attempt) -> ConversationSave | None:
+        """The request's conversation with its new answer."""
+        request, answer = attempt.request, attempt.answer
+        if request.conversation_id is None:
+            return None
+        calls = [
+            MessageToolCall(
+                id=call.id,
+                function=FunctionCall(name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)),
+            )
+            for call in answer.tool_calls
+        ]
+        said = AssistantMessage(role="assistant", content=answer.text, tool_calls=calls or None)
+        return ConversationSave(conversation_json([*request.conversation, said]), self._conversation_seconds)
 
     async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> Verdict:
         await self._emitter.flush(attempt.writer)
@@ -127,20 +138,3 @@ class Endings:
     def _count_end(self, state: EndState, reason: str) -> None:
         self._metrics.ended.labels(self._model, state, reason).inc()
         log.info("The task is over: %s, %s.", state, reason)
-
-
-def _conversation(attempt: Attempt) -> tuple[str, str] | None:
-    """The conversation with its new answer, as the ledger keeps it: its name and its JSON."""
-    request, answer = attempt.request, attempt.answer
-    if request.conversation_id is None:
-        return None
-    calls = [
-        MessageToolCall(
-            id=call.id,
-            function=FunctionCall(name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)),
-        )
-        for call in answer.tool_calls
-    ]
-    said = AssistantMessage(role="assistant", content=answer.text, tool_calls=calls or None)
-    messages = CONVERSATION.dump_json([*request.conversation, said], exclude_none=True)
-    return f"{attempt.record.tenant}:{request.conversation_id}", messages.decode()

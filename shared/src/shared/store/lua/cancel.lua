@@ -1,10 +1,10 @@
--- cancel: ends a waiting task at once, asks the worker of a running one, leaves an ended one.
-local tenant, retention_ms = ARGV[3], tonumber(ARGV[4])
+-- cancel: ends a waiting task at once, asks the worker of a running one, leaves an ended one. With a tenant, a task of
+-- another tenant is missing.
 local r = redis.call('HMGET', task, 'state', 'tenant', 'wire')
-if not r[1] or (tenant ~= '' and r[2] ~= tenant) then return {'missing'} end
+if not r[1] or (args.tenant and r[2] ~= args.tenant) then return {'missing'} end
 if r[1] == 'ended' then return {'ended', r[3]} end
 if r[1] == 'waiting' then
-  finish('REVOKED', '', '', '', retention_ms)
+  finish('REVOKED', '', '', '')
   return {'revoked', 'REVOKED'}
 end
 redis.call('HSET', task, 'cancel', 1)

@@ -1,11 +1,11 @@
 -- claim: the next attempt for this worker, or the reason why not.
-local worker, lease_ms, version, revision = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local context = ARGV[7] -- of this attempt's span; empty where nobody traces
+local revision = args.revision
+local context = args.context -- of this attempt's span; empty where nobody traces
 local r = redis.call('HMGET', task, 'state', 'v', 'model', 'attempt', 'revision', 'deadline', 'tokens')
 local state, model, attempt = r[1], r[3], tonumber(r[4])
 if not state then return {'missing'} end
-if tonumber(r[2]) > version then return {'version', r[2]} end
-if state == 'ended' then return {'ended', field('wire'), field('result')} end
+if tonumber(r[2]) > tonumber(args.version) then return {'version'} end
+if state == 'ended' then return {'ended'} end
 if state == 'running' then return {'held'} end
 local now = now_ms()
 if now >= tonumber(r[6]) then return {'late'} end
@@ -13,10 +13,10 @@ attempt = attempt + 1
 -- A model of another revision cannot go on where the last one stopped.
 local restart = r[5] and r[5] ~= revision and tonumber(r[7]) > 0
 if restart then redis.call('HSET', task, 'tokens', 0) end
-redis.call('HSET', task, 'state', 'running', 'wire', 'STARTED', 'attempt', attempt, 'worker', worker,
+redis.call('HSET', task, 'state', 'running', 'wire', 'STARTED', 'attempt', attempt, 'worker', args.worker,
   'revision', revision, 'started_at', now)
 redis.call('ZREM', key('waiting', model), id)
-redis.call('ZADD', key('running', model), now + lease_ms, id)
+redis.call('ZADD', key('running', model), now + tonumber(args.lease_ms), id)
 append(attempt, 0, 'status', state_event('status', 'STARTED',
   ',"attempt":' .. attempt .. (restart and ',"restart":true' or '')))
 -- The claimant learns which span the attempt before it had; whoever comes after it, which one this has.

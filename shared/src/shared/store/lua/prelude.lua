@@ -1,7 +1,10 @@
--- Shared by every script of the ledger. ARGV[1] is the key prefix, ARGV[2] the task id.
--- Key names are built here and in task_ledger.key() by one rule: prefix .. kind .. ':{' .. id .. '}'.
+-- Shared by every script of the ledger. ARGV[1] is the key prefix, ARGV[2] the task id; names and values of the
+-- script's own arguments follow, and are in `args`. Values are text; one that was not given is nil.
+-- Key names are built here and in keys.py by one rule: prefix .. kind .. ':{' .. id .. '}'.
 -- The clock is Redis's own, so that replicas with skewed clocks agree on leases and deadlines.
 local prefix, id = ARGV[1], ARGV[2]
+local args = {}
+for at = 3, #ARGV, 2 do args[ARGV[at]] = ARGV[at + 1] end
 local CLOSED = 4294967295 -- last sequence number of an attempt: nothing that it still writes can follow
 
 local function key(kind, name) return prefix .. kind .. ':{' .. name .. '}' end
@@ -30,7 +33,7 @@ local function has_lost(written)
   return top_attempt < attempt or (top_attempt == attempt and top_sequence < sequence)
 end
 
--- Appends one event and rings the doorbell: "<id of the entry before> <id> <type> <data>".
+-- Appends one event and rings the doorbell: "<id of the entry before> <id> <type> <data>" (event_stream.Announcement).
 local function append(attempt, sequence, kind, data)
   local before_attempt, before_sequence = top()
   local entry = string.format('%d-%d', attempt, sequence)
@@ -45,8 +48,10 @@ local function state_event(kind, state, extra)
 end
 
 -- Ends the task: outcome, status, end, in one step. The caller has checked that it may. The entries stand behind
--- CLOSED, so that whatever a worker still writes for this attempt is refused.
-local function finish(state, outcome_type, outcome, result, retention_ms)
+-- CLOSED, so that whatever a worker still writes for this attempt is refused. Every script that ends tasks is given
+-- `retention_ms`.
+local function finish(state, outcome_type, outcome, result)
+  local retention_ms = tonumber(args.retention_ms)
   local attempt = top()
   local context = field('context')
   if outcome_type == 'error' and context and context ~= '' then -- traceparent: 00-<trace id>-...
@@ -74,7 +79,7 @@ local function finish(state, outcome_type, outcome, result, retention_ms)
 end
 
 -- Ends a task of which Redis lost what its worker wrote and its readers saw: an answer with a hole in it is none.
-local function finish_lost(retention_ms)
+local function finish_lost()
   finish('FAILURE', 'error', '{"type":"error","taskId":"' .. id .. '","code":"data_lost",' ..
-    '"message":"Redis lost a part of the answer.","retryable":true}', '', retention_ms)
+    '"message":"Redis lost a part of the answer.","retryable":true}', '')
 end

@@ -1,8 +1,8 @@
 -- requeue: running -> waiting with the old place in the queue; closes the attempt, so that its writes are refused.
 -- cause: handover (a planned stop), crash (the engine died under it), loss (the lease ran out).
-local attempt, cause, limit = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local poisoned, retention_ms, written = ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local r = redis.call('HMGET', task, 'state', 'attempt', 'model', 'accepted_at', 'priority', 'cancel', 'crashes', 'losses')
+-- The worker that holds the task names its attempt; a lease that ran out is anybody's to close.
+local attempt, cause, limit = tonumber(args.attempt), args.cause, tonumber(args.limit)
+local r = redis.call('HMGET', task, 'state', 'attempt', 'model', 'accepted_at', 'cancel', 'crashes', 'losses')
 if r[1] ~= 'running' then return {'not_running'} end
 local model = r[3]
 local running = key('running', model)
@@ -11,23 +11,23 @@ if cause == 'loss' then
   attempt = tonumber(r[2])
 elseif tonumber(r[2]) ~= attempt then
   return {'not_running'}
-elseif written ~= '' and has_lost(written) then
-  finish_lost(retention_ms)
+elseif args.written and has_lost(args.written) then
+  finish_lost()
   return {'data_lost'}
 end
 local _, sequence = top()
-local crashes, losses = tonumber(r[7]), tonumber(r[8])
+local crashes, losses = tonumber(r[6]), tonumber(r[7])
 if cause == 'crash' then crashes = crashes + 1 end
 -- Only attempts that died before their first token count: a task that gets on is not what kills its workers.
 if cause == 'loss' then losses = sequence == 0 and losses + 1 or 0 end
 redis.call('HSET', task, 'crashes', crashes, 'losses', losses)
 if sequence > 0 then redis.call('HSET', task, 'tokens', sequence) end
-if r[6] then
-  finish('REVOKED', '', '', '', retention_ms)
+if r[5] then
+  finish('REVOKED', '', '', '')
   return {'revoked'}
 end
 if crashes >= limit or losses >= limit then
-  finish('FAILURE', 'error', poisoned, '', retention_ms)
+  finish('FAILURE', 'error', args.poisoned, '')
   return {'poisoned'}
 end
 append(attempt, CLOSED, 'status', state_event('status', 'RETRY', ',"attempt":' .. attempt))
@@ -35,4 +35,4 @@ redis.call('HSET', task, 'state', 'waiting', 'wire', 'RETRY', 'sent_at', now_ms(
 redis.call('HDEL', task, 'worker')
 redis.call('ZREM', running, id)
 redis.call('ZADD', key('waiting', model), r[4], id)
-return {'requeued', model, r[5]}
+return {'requeued'}

@@ -1,0 +1,97 @@
+"""Which tasks there are: by model, by state, by deadline, and those whose result nobody has checked yet."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from shared.store.keys import Keys
+from shared.store.redis_client import now_ms
+from shared.store.scripts import Scripts
+from shared.store.task_record import Load, Message
+
+
+class TaskLists:
+    """The lists that the ledger's scripts keep. They may name a task whose record is gone: `forget` it."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._scripts = Scripts(redis, keys, "resend")
+
+    async def position(self, task_id: str, model: str) -> int | None:
+        """Place among the model's waiting tasks, 1 is next; None when the task does not wait."""
+        return (await self.positions([(task_id, model)]))[0]
+
+    async def positions(self, tasks: Sequence[tuple[str, str]]) -> list[int | None]:
+        """As `position`, for many (task id, model) in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id, model in tasks:
+            pipeline.zrank(self._keys.waiting(model), task_id)
+        return [None if rank is None else int(rank) + 1 for rank in await pipeline.execute()]
+
+    async def load(self, model: str) -> Load:
+        """Waiting and running tasks of the model."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.zcard(self._keys.waiting(model))
+        pipeline.zcard(self._keys.running(model))
+        pipeline.hmget(self._keys.done(model), "tasks", "busy_ms")
+        waiting, running, (tasks, busy) = cast(tuple[int, int, list[bytes | None]], await pipeline.execute())
+        return Load(waiting, running, int(busy) / int(tasks) / 1000 if tasks and busy else None)
+
+    async def waiting(self, model: str) -> list[str]:
+        """Waiting tasks of the model, oldest first."""
+        return _ids(await self._redis.zrange(self._keys.waiting(model), 0, -1))
+
+    async def expired(self, model: str) -> list[str]:
+        """Running tasks of the model whose lease has run out."""
+        return _ids(await self._redis.zrangebyscore(self._keys.running(model), "-inf", await now_ms(self._redis)))
+
+    async def overdue(self, *, running_grace_seconds: float) -> list[str]:
+        """Tasks past their deadline; running ones only after the grace, because their worker ends them itself."""
+        now = await now_ms(self._redis)
+        late = _ids(await self._redis.zrangebyscore(self._keys.deadlines, "-inf", now))
+        very_late = set(
+            _ids(await self._redis.zrangebyscore(self._keys.deadlines, "-inf", now - running_grace_seconds * 1000))
+        )
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in late:
+            pipeline.hget(self._keys.task(task_id), "state")
+        states = zip(late, await pipeline.execute(), strict=True)
+        return [task_id for task_id, state in states if state != b"running" or task_id in very_late]
+
+    async def resend(self, task_ids: Sequence[str], *, model: str, after_seconds: float) -> list[Message]:
+        """Messages to send again: of those that still wait and were last sent that long ago; notes the time of it."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            await self._scripts.add_to(pipeline, "resend", task_id, age_ms=int(after_seconds * 1000))
+        messages = []
+        for task_id, (status, *rest) in zip(task_ids, await pipeline.execute(), strict=True):
+            if status == b"send":
+                messages.append(Message(task_id, *(part.decode() for part in rest)))
+            elif status == b"missing":
+                await self.forget(task_id, [model])
+        return messages
+
+    async def ended(self, *, seconds_ago: float, count: int) -> list[str]:
+        """Tasks that ended at least so long ago and are not `settled`, oldest first."""
+        until = await now_ms(self._redis) - int(seconds_ago * 1000)
+        return _ids(await self._redis.zrange(self._keys.ended, "-inf", until, byscore=True, offset=0, num=count))
+
+    async def settled(self, task_ids: Sequence[str]) -> None:
+        """Notes that the tasks' Celery results are where they belong."""
+        if task_ids:
+            await self._redis.zrem(self._keys.ended, *task_ids)
+
+    async def forget(self, task_id: str, models: Sequence[str]) -> None:
+        """Takes a task whose record is gone out of every list."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for model in models:
+            pipeline.zrem(self._keys.waiting(model), task_id)
+            pipeline.zrem(self._keys.running(model), task_id)
+        pipeline.zrem(self._keys.deadlines, task_id)
+        await pipeline.execute()
+
+
+def _ids(members: Any) -> list[str]:
+    return [member.decode() for member in members]
