@@ -18,7 +18,7 @@ from shared.wire.chat import (
     ToolMessage,
     UserMessage,
 )
-from shared.wire.json_schemas import InvalidSchema, check_schema
+from shared.wire.json_schemas import InvalidSchema, usable_schema
 from shared.wire.schemas import CreateMessageParams, Guard
 
 
@@ -94,10 +94,12 @@ def _checked_choice(tools: Sequence[Tool], choice: ToolChoice | None) -> ToolCho
             raise InvalidConversation(("tools", at), f"the name {tool.function.name!r} is used twice")
         names.add(tool.function.name)
         try:
-            check_schema(tool.function.parameters, of_object=True)
+            usable_schema(tool.function.parameters, of_tool=True)
         except InvalidSchema as error:
             place = "tools", at, "function", "parameters"
-            raise InvalidConversation(place, f"is not a usable schema: {error}") from None
+            raise InvalidConversation(
+                place, f"is not a usable schema of the tool {tool.function.name!r}: {error}"
+            ) from None
     if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
         raise InvalidConversation(("tool_choice",), f"names the tool {choice.function.name!r}, which is not in `tools`")
     if choice == "required" and not tools:
@@ -108,7 +110,7 @@ def _checked_choice(tools: Sequence[Tool], choice: ToolChoice | None) -> ToolCho
 def _check_format(response_format: ResponseFormat | None) -> None:
     if isinstance(response_format, JsonSchemaFormat):
         try:
-            check_schema(response_format.json_schema.schema_, of_object=False)
+            usable_schema(response_format.json_schema.schema_, of_tool=False)
         except InvalidSchema as error:
             place = "response_format", "json_schema", "schema"
             raise InvalidConversation(place, f"is not a usable schema: {error}") from None
