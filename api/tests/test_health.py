@@ -33,12 +33,13 @@ async def test_a_replica_that_serves_is_alive_and_ready(internal: httpx.AsyncCli
         assert (await internal.get(path)).status_code == 200
 
 
-async def test_a_replica_that_has_not_started_is_alive_and_not_ready(settings: Settings) -> None:
+async def test_a_replica_that_has_not_started_is_alive_and_nothing_else(settings: Settings) -> None:
     transport = httpx.ASGITransport(create_internal_app(create_app(settings)))
     async with httpx.AsyncClient(transport=transport, base_url="http://internal") as internal:
         assert (await internal.get("/healthz")).status_code == 200
-        reply = await internal.get("/readyz")
-    assert (reply.status_code, reply.json()["reason"]) == (503, "starting")
+        for path in ("/readyz", "/metrics", f"/internal/scaling/{MODEL}", "/internal/scaling/gpt-9"):
+            reply = await internal.get(path)
+            assert (reply.status_code, reply.json()["reason"]) == (503, "starting"), path
 
 
 async def test_a_replica_that_stops_is_not_ready(internal: httpx.AsyncClient, backend: Backend) -> None:

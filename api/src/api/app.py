@@ -6,17 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
-from redis.exceptions import RedisError
 
 from api import health
 from api.admission import Admission
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
-from api.error_object import http_headers, problem
-from api.errors import ApiError, as_api_error
+from api.error_replies import ErrorReplies
 from api.hub.event_hub import EventHub
 from api.metrics import make_metrics
 from api.publisher import Publisher
@@ -25,6 +22,7 @@ from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
 from api.sse import stream as sse
+from api.unread_body import UnreadBody
 from shared.cancellation import cancel_and_wait
 from shared.celery_app import make_celery
 from shared.conversation.loop_prevention import LoopPolicy
@@ -52,18 +50,20 @@ def create_app(settings: Settings) -> FastAPI:
             yield
 
     app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
+    # From the inside to the outside.
+    app.add_middleware(ErrorReplies)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "traceparent", "tracestate"],
+            allow_methods=["GET", "HEAD", "POST"],
+            # Any: there are no cookies that a page could misuse, and its libraries add headers of their own.
+            allow_headers=["*"],
             expose_headers=["Retry-After"],
         )
+    app.add_middleware(UnreadBody, seconds=settings.body_timeout)
     app.include_router(rpc.router)
     app.include_router(sse.router)
-    for kind in (ApiError, RedisError, TimeoutError, Exception):
-        app.add_exception_handler(kind, _error_response)
     return app
 
 
@@ -73,6 +73,7 @@ def create_internal_app(main: FastAPI) -> FastAPI:
     app = FastAPI(title="Headrace, internal", openapi_url=None, telemetry={"tracing": False})
     app.state = main.state
     app.include_router(health.router)
+    app.add_exception_handler(health.NotReady, health.not_ready)  # type: ignore[arg-type]  # of any Exception
     return app
 
 
@@ -116,9 +117,3 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         await backend.hub.stop()
         publisher.close()
         await redis.aclose()
-
-
-async def _error_response(request: Request, error: Exception) -> JSONResponse:
-    """The one place where an exception of a route becomes a reply; `/rpc` answers in JSON-RPC's own form."""
-    refusal = as_api_error(error)
-    return JSONResponse(problem(refusal), status_code=refusal.status, headers=http_headers(refusal))

@@ -191,15 +191,44 @@ async def test_a_client_of_http_1_0_gets_everything_and_a_close(
 async def test_a_page_of_an_allowed_origin_may_read_streams(start_replica: StartReplica, worker: FakeWorker) -> None:
     replica = await start_replica(cors_origins=("https://chat.example",))
     url = f"{replica.url}/stream/{await worker.begin()}"
-    asks = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "last-event-id"}
+    # What the event-source polyfills, tracing and the SDKs of other APIs add.
+    headers = "last-event-id,authorization,cache-control,x-requested-with,pragma,traceparent,x-stainless-lang"
+    asks = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": headers}
     async with httpx.AsyncClient() as http:
         preflight = await http.options(url, headers={"Origin": "https://chat.example", **asks})
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == "https://chat.example"
+        assert set(headers.split(",")) <= set(preflight.headers["access-control-allow-headers"].lower().split(","))
+        assert "access-control-allow-credentials" not in preflight.headers
+        head = await http.options(
+            url, headers={"Origin": "https://chat.example", **asks, "Access-Control-Request-Method": "HEAD"}
+        )
+        assert head.status_code == 200
         refused = await http.options(url, headers={"Origin": "https://other.example", **asks})
         assert "access-control-allow-origin" not in refused.headers
         async with http.stream("GET", url, headers={"Origin": "https://chat.example"}) as response:
             assert response.headers["access-control-allow-origin"] == "https://chat.example"
+
+
+async def test_spaces_around_a_last_event_id_are_not_part_of_it(
+    start_replica: StartReplica, worker: FakeWorker
+) -> None:
+    replica = await start_replica()
+    task_id = await worker.begin()
+    await worker.say(task_id, "a", "b")
+    await worker.end(task_id)
+    rest = (await get(replica, task_id, after="1-1")).text
+    for spaced in (b"1-1 ", b" 1-1", b"\t1-1 \t"):
+        incoming, outgoing = await asyncio.open_connection("127.0.0.1", replica.port)
+        outgoing.write(b"GET /stream/%s HTTP/1.0\r\nLast-Event-ID:%s\r\n\r\n" % (task_id.encode(), spaced))
+        reply = (await asyncio.wait_for(incoming.read(), 5)).decode()
+        outgoing.close()
+        assert b" 200 " in reply.encode()[:20], spaced
+        assert "id: 1-2" in reply
+        assert "id: 1-1" not in reply
+    assert (await get(replica, task_id, lastEventId=" 1-1 ")).text == rest
+    blank = await get(replica, task_id, lastEventId="  ")
+    assert blank.text == (await get(replica, task_id)).text
 
 
 async def test_a_silent_stream_carries_comments(start_replica: StartReplica, worker: FakeWorker) -> None:

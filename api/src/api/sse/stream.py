@@ -42,7 +42,10 @@ async def stream(task_id: str, request: Request) -> Response:
     """The task's events from now on, or from behind the given event; see docs/events.md."""
     backend = backend_of(request)
     tenant = tenant_of(request)
-    last_seen = request.headers.get("last-event-id") or request.query_params.get("lastEventId") or ""
+    # Spaces around a header's value are not part of it; the parser leaves those behind it.
+    last_seen = (
+        request.headers.get("last-event-id", "").strip() or request.query_params.get("lastEventId", "")
+    ).strip()
     after = _parse(last_seen)
     record = await backend.ledger.get(task_id)
     if record is None:
@@ -58,6 +61,12 @@ async def stream(task_id: str, request: Request) -> Response:
             return Response(status_code=204)
         await _check(backend, task_id, after)
     return StreamResponse(backend, request.app.state.audience, record, after)
+
+
+def _last_seen(request: Request) -> str:
+    """Without the spaces around it: they are not part of a header's value, but the HTTP parser leaves some there."""
+    header = request.headers.get("last-event-id", "").strip()
+    return header or request.query_params.get("lastEventId", "").strip()
 
 
 def _parse(last_seen: str) -> EntryId:
