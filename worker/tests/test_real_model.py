@@ -4,7 +4,7 @@ from shared.wire.chat import FunctionDefinition, Tool
 from shared.wire.schemas import ErrorEvent
 from testbed.task_client import TaskClient
 from testbed.worker_process import StartWorker
-from worker.settings import PACKAGED_MODEL
+from worker.engine_options import PACKAGED_MODEL
 
 WEATHER = Tool(
     type="function",

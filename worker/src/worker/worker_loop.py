@@ -14,10 +14,9 @@ from shared.store.keys import Keys
 from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
 from shared.store.worker_registry import WorkerRegistry
-from shared.telemetry.logs import adopt
 from shared.wire.schemas import ModelCard
 from worker.engine_protocol import Step
-from worker.engines.scripted.process import SCHEME
+from worker.engines.catalogue import load_prompts
 from worker.engines.supervisor import Engine, EngineUnavailable, Patience
 from worker.settings import WorkerSettings
 from worker.status.deletion_cost import keep_deletion_cost
@@ -25,7 +24,7 @@ from worker.status.metrics import WorkerMetrics
 from worker.status.presence import Presence
 from worker.tasks.leases import Leases
 from worker.tasks.task_runner import TaskRunner
-from worker.text.codec import Codec, Prompts
+from worker.text.codec import Codec
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +54,7 @@ class WorkerLoop:
         """None until the engine is ready for the first time."""
         self.engine = Engine(
             settings.engine_options,
+            settings.log_options(service="headrace-engine", model=settings.model_name),
             Patience(settings.engine_start_seconds, settings.engine_stall_seconds, settings.engine_start_attempts),
             on_step=self._take_step,
             on_change=self._on_engine,
@@ -173,17 +173,5 @@ async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 def _load_codec(settings: WorkerSettings, eos_token_ids: Iterable[int]) -> Codec:
-    return Codec(_load_prompts(settings), eos_token_ids, stop_loops=settings.stop_loops)
-
-
-def _load_prompts(settings: WorkerSettings) -> Prompts:
-    """Imports what this model needs and nothing else: a scripted engine has no use for transformers."""
-    if settings.model_source.startswith(SCHEME):
-        from worker.engines.scripted.prompts import ScriptedPrompts
-
-        return ScriptedPrompts()
-    from worker.engines.transformers.weights import load_tokenizer
-    from worker.text.prompt_rendering import PromptRenderer
-
-    adopt("transformers")
-    return PromptRenderer(load_tokenizer(settings.engine_options), settings.default_max_tokens)
+    prompts = load_prompts(settings.engine_options, settings.default_max_tokens)
+    return Codec(prompts, eos_token_ids, stop_loops=settings.stop_loops)

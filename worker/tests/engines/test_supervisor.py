@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from worker.engine_protocol import EngineOptions, Generate, Output, Step
+from shared.telemetry.logs import LogOptions
+from worker.engine_options import EngineOptions
+from worker.engine_protocol import Generate, Output, Step
 from worker.engines.scripted.process import FIRST_BYTE, LAST_USER
 from worker.engines.scripted.prompts import ScriptedPrompts
 from worker.engines.supervisor import Engine, EngineUnavailable, Patience
@@ -39,8 +41,9 @@ async def running(source: str, stall: float = 5) -> AsyncIterator[tuple[Engine, 
         heard.changes.append(engine.ready)
         heard.changed.set()
 
-    options = EngineOptions(model=source, cache_dir="")
-    engine = Engine(options, Patience(20, stall, 2), on_step=on_step, on_change=on_change)
+    engine = Engine(
+        EngineOptions(model_source=source), LogOptions(), Patience(20, stall, 2), on_step=on_step, on_change=on_change
+    )
     try:
         await engine.start()
         yield engine, heard

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from shared.telemetry.logs import set_up_logging
-from worker.engine_protocol import Command, EngineOptions, Message, Stop
-from worker.engines.scripted.process import SCHEME
+from shared.telemetry.logs import LogOptions, set_up_logging
+from worker.engine_options import EngineOptions
+from worker.engine_protocol import Command, Message, Stop
+from worker.engines.catalogue import serve
 
 PR_SET_PDEATHSIG = 1
 
@@ -22,7 +23,11 @@ class EngineChild:
     """One engine process; `on_message` is called on the event loop for each of its messages, `on_exit` once."""
 
     def __init__(
-        self, options: EngineOptions, on_message: Callable[[Message], None], on_exit: Callable[[int | None], None]
+        self,
+        options: EngineOptions,
+        logs: LogOptions,
+        on_message: Callable[[Message], None],
+        on_exit: Callable[[int | None], None],
     ) -> None:
         """Starts the process. To be called on the event loop's own thread: the kernel ties the child to it."""
         self._loop = asyncio.get_running_loop()
@@ -35,7 +40,7 @@ class EngineChild:
         # Not fork: this process has threads.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, options), name="engine")
+        self._process = context.Process(target=_serve, args=(theirs, options, logs), name="engine")
         self._process.start()
         theirs.close()
         self._fd = self._connection.fileno()
@@ -92,17 +97,12 @@ class EngineChild:
                 self._connection.send(command)
 
 
-def _serve(connection: Connection, options: EngineOptions) -> None:
+def _serve(connection: Connection, options: EngineOptions, logs: LogOptions) -> None:
     """First function of the child."""
     # Die with the parent even when its end of the pipe stays open in another process.
     with contextlib.suppress(OSError, AttributeError):  # Linux only
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # Out of the process group that a terminal's or a supervisor's signals reach: when to leave, the parent decides.
     os.setsid()
-    set_up_logging(options.logs)
-    if options.model.startswith(SCHEME):
-        from worker.engines.scripted import process as engine
-    else:
-        # The same function in another module.
-        from worker.engines.transformers import process as engine  # type: ignore[no-redef]
-    engine.serve(connection, options)
+    set_up_logging(logs)
+    serve(options.engine)(connection, options)

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worker.engine_protocol import Cancel, EngineOptions, Generate, Loading, Message, Ready, StartFailed, Stats, Step
+from shared.telemetry.logs import LogOptions
+from worker.engine_options import EngineOptions
+from worker.engine_protocol import Cancel, Generate, Loading, Message, Ready, StartFailed, Stats, Step
 from worker.engines.child import EngineChild
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Engine:
     def __init__(
         self,
         options: EngineOptions,
+        logs: LogOptions,
         patience: Patience,
         *,
         on_step: Callable[[Step], None],
@@ -44,6 +47,7 @@ class Engine:
         """`on_step` gets every step; `on_change` is called when the engine has become ready, or has died with all its
         requests."""
         self._options = options
+        self._logs = logs
         self._patience = patience
         self._on_step = on_step
         self._on_change = on_change
@@ -84,7 +88,7 @@ class Engine:
         """Starts the process and waits until the model is ready. Raises EngineUnavailable."""
         loop = asyncio.get_running_loop()
         self._exit, self._started = loop.create_future(), loop.create_future()
-        self._child = EngineChild(self._options, self._on_message, self._on_exit)
+        self._child = EngineChild(self._options, self._logs, self._on_message, self._on_exit)
         try:
             async with asyncio.timeout(self._patience.start):
                 return await self._started

@@ -12,7 +12,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.continuous_batching import continuous_api, requests
 
-from worker.engine_protocol import EngineOptions, Generate, Step
+from worker.engine_options import TransformersOptions
+from worker.engine_protocol import Generate, Step
 from worker.engines.transformers.batch import Batch
 from worker.engines.transformers.sizing import batch_config, context_length
 from worker.engines.transformers.weights import load_weights
@@ -23,7 +24,7 @@ PAGE = 4
 class Driver:
     """A batch and what came out of it."""
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: TransformersOptions) -> None:
         self.steps: list[Step] = []
         self._changed = threading.Condition()
         self._tokens: dict[str, list[int]] = defaultdict(list)
@@ -72,9 +73,8 @@ StartBatch = Callable[..., Driver]
 def start_batch(tiny_model: Path) -> Iterator[StartBatch]:
     """Starts a batch with the tiny model; keyword arguments change its options."""
     drivers: list[Driver] = []
-    options = EngineOptions(
-        model=str(tiny_model),
-        cache_dir="",
+    options = TransformersOptions(
+        model_source=str(tiny_model),
         slots=6,
         page_size=PAGE,
         kv_memory_gib=4096 * KV_BYTES_PER_TOKEN / 2**30,
@@ -85,7 +85,7 @@ def start_batch(tiny_model: Path) -> Iterator[StartBatch]:
     torch.set_num_threads(1)
 
     def start(**changes: Any) -> Driver:
-        drivers.append(Driver(dataclasses.replace(options, **changes)))
+        drivers.append(Driver(options.model_copy(update=changes)))
         return drivers[-1]
 
     yield start

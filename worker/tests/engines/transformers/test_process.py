@@ -16,7 +16,8 @@ import jsonschema
 import pytest
 
 from testbed.real_engine import RealEngine
-from worker.engine_protocol import Cancel, EngineOptions, Generate, Grammar, Output, Ready, StartFailed, Step
+from worker.engine_options import TransformersOptions
+from worker.engine_protocol import Cancel, Generate, Grammar, Output, Ready, StartFailed, Step
 
 PERSON = {
     "type": "object",
@@ -68,7 +69,9 @@ def test_it_answers_a_question(engine: RealEngine) -> None:
     assert tokens[-1] in engine.ready.eos_token_ids
 
 
-def test_greedy_answers_are_those_of_plain_transformers(engine: RealEngine, engine_options: EngineOptions) -> None:
+def test_greedy_answers_are_those_of_plain_transformers(
+    engine: RealEngine, engine_options: TransformersOptions
+) -> None:
     import torch
     from transformers import GenerationConfig
 
@@ -240,20 +243,20 @@ CHILD = """
 import sys
 from multiprocessing.connection import Connection
 from worker.engines.transformers import process as engine_process
-from worker.engine_protocol import EngineOptions
+from worker.engine_options import TransformersOptions
 {patch}
-engine_process.serve(Connection(int(sys.argv[1])), EngineOptions(**eval(sys.argv[2])))
+engine_process.serve(Connection(int(sys.argv[1])), TransformersOptions.model_validate_json(sys.argv[2]))
 """
 
 
 class Child:
     """An engine process of a test's own."""
 
-    def __init__(self, options: EngineOptions, patch: str = "") -> None:
+    def __init__(self, options: TransformersOptions, patch: str = "") -> None:
         self.connection, theirs = multiprocessing.Pipe()
         arguments = [sys.executable, "-c", CHILD.format(patch=patch), str(theirs.fileno())]
         self.process = subprocess.Popen(
-            [*arguments, repr(dataclasses.asdict(options))], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE
+            [*arguments, options.model_dump_json()], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE
         )
         theirs.close()
 
@@ -279,12 +282,12 @@ StartChild = Callable[..., Child]
 
 
 @pytest.fixture
-def start(engine_options: EngineOptions, tiny_model: Path) -> Iterator[StartChild]:
+def start(engine_options: TransformersOptions, tiny_model: Path) -> Iterator[StartChild]:
     """Starts an engine process with a tiny model; arguments change its options, `patch` is code that it runs first."""
     with contextlib.ExitStack() as stack:
 
         def start(patch: str = "", **changes: Any) -> Child:
-            child = Child(dataclasses.replace(engine_options, **{"model": str(tiny_model), **changes}), patch)
+            child = Child(engine_options.model_copy(update={"model_source": str(tiny_model), **changes}), patch)
             stack.callback(child.close)
             return child
 
@@ -292,7 +295,7 @@ def start(engine_options: EngineOptions, tiny_model: Path) -> Iterator[StartChil
 
 
 def test_an_engine_that_cannot_start_says_why_and_leaves(start: StartChild, tmp_path: Path) -> None:
-    child = start(model=str(tmp_path))
+    child = start(model_source=str(tmp_path))
     failed = child.started()
     assert isinstance(failed, StartFailed)
     assert "it has no config.json" in failed.message
@@ -300,12 +303,12 @@ def test_an_engine_that_cannot_start_says_why_and_leaves(start: StartChild, tmp_
 
 
 def test_the_threads_that_loaded_the_model_are_gone(
-    start: StartChild, engine_options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+    start: StartChild, engine_options: TransformersOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside those of the generation thread they would be more than the cores: libgomp lets all sleep early then."""
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # numpy's library keeps one otherwise
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    child = start(model=engine_options.model, threads=None)
+    child = start(model_source=engine_options.model_source, threads=None)
     assert isinstance(child.started(), Ready)
     main_commands_generation = 3
     for _ in range(10):  # signs of life: the kernel takes a moment to end a thread

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from urllib.parse import parse_qsl
 
+from worker.engine_options import SCRIPT, EngineOptions
 from worker.engine_protocol import (
     Cancel,
-    EngineOptions,
     FinishReason,
     Generate,
     Output,
@@ -36,7 +36,6 @@ from worker.engine_protocol import (
     Stop,
 )
 
-SCHEME = "scripted:"
 EOS = 0
 FIRST_BYTE = 1
 """Token 1 + b is the byte b; prompts and `!say` are written in these."""
@@ -66,7 +65,7 @@ class Script:
     @classmethod
     def parse(cls, source: str) -> "Script":
         """Raises ValueError for an unknown option or a value that is no number."""
-        given = dict(parse_qsl(source.removeprefix(SCHEME).removeprefix("?")))
+        given = dict(parse_qsl(source.removeprefix(SCRIPT).removeprefix("?")))
         script = cls(
             token_ms=float(given.pop("token_ms", 5.0)),
             context=int(given.pop("context", 8192)),
@@ -121,7 +120,7 @@ class Running:
 def serve(connection: Connection, options: EngineOptions) -> None:
     """Main function of the scripted engine process; returns after `Stop` or when the parent is gone."""
     try:
-        script = Script.parse(options.model)
+        script = Script.parse(options.model_source)
     except ValueError as error:
         connection.send(StartFailed(str(error)))
         os._exit(1)
@@ -130,9 +129,8 @@ def serve(connection: Connection, options: EngineOptions) -> None:
         connection.send(StartFailed(script.fail_start or f"There is a file {script.fail_if}."))
         os._exit(1)
     context = min(script.context, options.context_length or script.context)
-    connection.send(
-        Ready(context, options.revision or "scripted", (EOS,), options.slots, "cpu", "none", script.start_ms / 1000)
-    )
+    revision = options.model_revision or "scripted"
+    connection.send(Ready(context, revision, (EOS,), options.slots, "cpu", "none", script.start_ms / 1000))
     commands: queue.SimpleQueue[Generate | Cancel | Stop] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
     _Batch(connection, commands, script, options.slots).run()

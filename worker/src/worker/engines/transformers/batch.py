@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 
-from worker.engine_protocol import Attention, Generate, Output, Stats, Step
+from worker.engine_options import Attention
+from worker.engine_protocol import Generate, Output, Stats, Step
 from worker.engines.transformers import attention as per_request
-from worker.engines.transformers import kv_placement as placement
+from worker.engines.transformers import kv_placement
 from worker.engines.transformers.sampling import Sampler
 from worker.engines.transformers.sequence import Answer, Sequence
 from worker.model_files import ModelUnavailable
@@ -88,7 +89,7 @@ class Batch(ContinuousBatchingManager):
         made = self.batch_processor is None
         processor = super()._create_batch_processor()
         if made:
-            placement.spread(processor.cache, placement.layer_devices(self.model))
+            kv_placement.spread(processor.cache, kv_placement.layer_devices(self.model))
         return processor
 
     def hold(self, generate: Generate) -> Answer | None:

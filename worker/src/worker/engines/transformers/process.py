@@ -11,7 +11,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from shared.telemetry.logs import adopt
-from worker.engine_protocol import Cancel, EngineOptions, Generate, Loading, Message, Output, Ready, StartFailed, Step
+from worker.engine_options import TransformersOptions
+from worker.engine_protocol import Cancel, Generate, Loading, Message, Output, Ready, StartFailed, Step
 from worker.model_files import ModelUnavailable, model_revision
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ on cores that nobody else wants (docs/decisions/0003-engine.md). The environment
 """
 
 
-def serve(connection: Connection, options: EngineOptions) -> None:
+def serve(connection: Connection, options: TransformersOptions) -> None:
     """The process's main function: loads the model, answers commands until `Stop`, SIGTERM or the parent's end.
 
     Ends the process: with 0 after `Stop`, with 1 when the engine cannot start or its generation loop has died. torch is
@@ -49,7 +50,7 @@ def serve(connection: Connection, options: EngineOptions) -> None:
 class EngineProcess:
     """The child's end of the pipe: commands are read by one thread, steps are sent by the generation thread."""
 
-    def __init__(self, connection: Connection, options: EngineOptions) -> None:
+    def __init__(self, connection: Connection, options: TransformersOptions) -> None:
         self._connection = connection
         self._options = options
         self._sending = threading.Lock()
@@ -119,7 +120,8 @@ class EngineProcess:
         from worker.engines.grammar import Grammars, InvalidGrammar
         from worker.engines.transformers.batch import Batch
         from worker.engines.transformers.sizing import batch_config, context_length
-        from worker.engines.transformers.weights import load_tokenizer, load_weights
+        from worker.engines.transformers.tokenizer import load_tokenizer
+        from worker.engines.transformers.weights import load_weights
 
         disable_progress_bar()
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
@@ -142,7 +144,7 @@ class EngineProcess:
         self._batch.start()
         return Ready(
             context_length=self._context_length,
-            revision=model_revision(options),
+            revision=model_revision(options, options.quantization),
             eos_token_ids=eos_token_ids,
             slots=options.slots,
             device=str(model.device),

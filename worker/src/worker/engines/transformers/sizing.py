@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import ContinuousBatchingConfig
 
-from worker.engine_protocol import EngineOptions
+from worker.engine_options import TransformersOptions
 from worker.engines.transformers import scheduling
 from worker.engines.transformers.kv_placement import layer_devices
 
@@ -32,7 +32,7 @@ CPU_DEFAULTS = DeviceDefaults(max_batch_tokens=256, prefill_chunk=64, page_size=
 GPU_DEFAULTS = DeviceDefaults(max_batch_tokens=8192, prefill_chunk=2048, page_size=256)
 
 
-def batch_config(options: EngineOptions, model: "PreTrainedModel") -> ContinuousBatchingConfig:
+def batch_config(options: TransformersOptions, model: "PreTrainedModel") -> ContinuousBatchingConfig:
     """transformers' settings of the batch."""
     on_cpu = model.device.type == "cpu"
     defaults = CPU_DEFAULTS if on_cpu else GPU_DEFAULTS
@@ -60,7 +60,7 @@ def _bytes_per_token(model: "PreTrainedModel") -> int:
     return int(2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize)
 
 
-def context_length(options: EngineOptions, model: "PreTrainedModel", kv_tokens: int) -> int:
+def context_length(options: TransformersOptions, model: "PreTrainedModel", kv_tokens: int) -> int:
     """Most tokens of one request: the model's limit, the option's, and what the KV cache can hold for one alone."""
     limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or kv_tokens)
     wanted = min(limit, options.context_length or limit)

@@ -1,58 +1,19 @@
-"""Loads weights and tokenizer, converting GGUF once. torch is imported by `load_weights` alone."""
+"""Loads a model's weights onto its device or devices. torch is imported by `load_weights` alone."""
 
 import importlib.util
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import transformers
-
-from worker.engine_protocol import EngineOptions
+from worker.engine_options import TransformersOptions
+from worker.engines.transformers.gguf import Progress, converted
 from worker.engines.transformers.loading_progress import weights_reported
-from worker.model_files import ModelFiles, ModelUnavailable, built_once, locate
+from worker.model_files import ModelUnavailable, locate
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
-
-__all__ = ["ModelFiles", "ModelUnavailable", "load_tokenizer", "load_weights", "locate"]
-
-Progress = Callable[[str, float], None]
-"""Called with a sentence for a person and a fraction of the loading."""
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
-def load_tokenizer(options: EngineOptions) -> "PreTrainedTokenizerFast":
-    """The model's tokenizer with its chat template. Cheap, and without torch once a GGUF's tokenizer is on disk."""
-    files = locate(options)
-    folder = files.folder
-    if files.gguf is not None:
-        folder = files.folder / "tokenizer"
-        with built_once(folder) as scratch:
-            if scratch is not None:
-                from transformers import AutoTokenizer
-
-                try:
-                    tokenizer = AutoTokenizer.from_pretrained(files.gguf.parent, gguf_file=files.gguf.name)
-                except Exception as error:
-                    raise _unreadable(files.gguf, error) from error
-                tokenizer.save_pretrained(scratch)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelUnavailable(
-            f"The folder {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Copy the tokenizer's files into it."
-        )
-    if (folder / "tokenizer.json").is_file():
-        from transformers import PreTrainedTokenizerFast
-
-        return PreTrainedTokenizerFast.from_pretrained(folder)  # type: ignore[no-any-return]  # transformers' is Any
-    from transformers import AutoTokenizer
-
-    # The few models without tokenizer.json: transformers converts theirs.
-    return AutoTokenizer.from_pretrained(folder)  # type: ignore[return-value]
-
-
-def load_weights(options: EngineOptions, progress: Progress) -> "PreTrainedModel":
+def load_weights(options: TransformersOptions, progress: Progress) -> "PreTrainedModel":
     """The model in eval mode on its device or devices. Raises `ModelUnavailable`."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -70,7 +31,7 @@ def load_weights(options: EngineOptions, progress: Progress) -> "PreTrainedModel
 
     progress("finding the model", 0.0)
     files = locate(options)
-    folder = files.folder if files.gguf is None else _converted(files, dtype, progress)
+    folder = files.folder if files.gguf is None else converted(files, dtype, progress)
     progress("loading weights", 0.5)
     # `per_request` takes the place of sdpa when the batch exists.
     attention = "sdpa" if options.attention in ("auto", "per_request") else options.attention
@@ -80,7 +41,7 @@ def load_weights(options: EngineOptions, progress: Progress) -> "PreTrainedModel
                 folder, dtype=dtype, attn_implementation=attention, **placement
             )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelUnavailable(f"The model {options.model} cannot be loaded: {error}") from error
+        raise ModelUnavailable(f"The model {options.model_source} cannot be loaded: {error}") from error
     model.eval()
     if model.device.type == "cpu" and dtype == torch.float32:
         _store_by_input(model)
@@ -98,7 +59,7 @@ def _store_by_input(model: "PreTrainedModel") -> None:
                 module.weight.data = module.weight.data.t().contiguous().t()
 
 
-def _device(options: EngineOptions) -> "torch.device":
+def _device(options: TransformersOptions) -> "torch.device":
     import torch
 
     name = options.device
@@ -106,8 +67,6 @@ def _device(options: EngineOptions) -> "torch.device":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    if not name.startswith("cuda"):
-        raise ModelUnavailable(f"The device {name!r} is unknown: use auto, cpu, cuda or cuda:N.")
     if not torch.cuda.is_available():
         raise ModelUnavailable(
             f"The device {name} is asked for, but torch {torch.__version__} sees no GPU. Set the device to cpu or "
@@ -119,29 +78,17 @@ def _device(options: EngineOptions) -> "torch.device":
     return device
 
 
-def _dtype(options: EngineOptions, device: "torch.device") -> "torch.dtype":
+def _dtype(options: TransformersOptions, device: "torch.device") -> "torch.dtype":
     import torch
 
     if options.dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if options.dtype not in known:
-        raise ModelUnavailable(f"The dtype {options.dtype!r} is unknown: use auto, {', '.join(known)}.")
-    return known[options.dtype]
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[options.dtype]
 
 
-def _bitsandbytes(options: EngineOptions, device: "torch.device", dtype: "torch.dtype") -> "BitsAndBytesConfig":
+def _bitsandbytes(options: TransformersOptions, device: "torch.device", dtype: "torch.dtype") -> "BitsAndBytesConfig":
     from transformers import BitsAndBytesConfig
 
-    if options.quantization not in ("bitsandbytes-8bit", "bitsandbytes-4bit"):
-        raise ModelUnavailable(
-            f"The quantization {options.quantization!r} is unknown: use none, bitsandbytes-8bit or bitsandbytes-4bit."
-        )
-    if options.model.endswith(".gguf"):
-        raise ModelUnavailable(
-            f"A GGUF model cannot be quantized again with {options.quantization}: its weights already are. Set the "
-            "quantization to none, or use the model's safetensors."
-        )
     if device.type == "cpu":
         raise ModelUnavailable(
             f"The quantization {options.quantization} needs a GPU and there is none in use. Set the quantization to "
@@ -156,33 +103,4 @@ def _bitsandbytes(options: EngineOptions, device: "torch.device", dtype: "torch.
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-
-
-def _converted(files: ModelFiles, dtype: "torch.dtype", progress: Progress) -> Path:
-    """The GGUF weights as safetensors, converted at most once per machine, file, dtype and transformers version."""
-    from transformers import AutoModelForCausalLM, GgufConfig
-
-    assert files.gguf is not None
-    folder = files.folder / str(dtype).removeprefix("torch.")
-    with built_once(folder) as scratch:
-        if scratch is not None:
-            progress("converting GGUF (only the first start does this)", 0.1)
-            try:
-                model = AutoModelForCausalLM.from_pretrained(
-                    files.gguf.parent,
-                    gguf_file=files.gguf.name,
-                    dtype=dtype,
-                    quantization_config=GgufConfig(dequantize=True),
-                )
-            except Exception as error:
-                raise _unreadable(files.gguf, error) from error
-            model.save_pretrained(scratch)
-    return folder
-
-
-def _unreadable(gguf: Path, error: Exception) -> ModelUnavailable:
-    return ModelUnavailable(
-        f"The GGUF file {gguf} cannot be read: {error}. The file may be cut off, or of an architecture that "
-        f"transformers {transformers.__version__} does not know; use the model's safetensors instead."
     )
