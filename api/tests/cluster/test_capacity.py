@@ -1,10 +1,8 @@
 """What the cluster says of a model's workers, read from a stand-in for the Kubernetes API server."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,12 +12,10 @@ from kubernetes.aio.client import ApiClient, AppsV1Api, Configuration, CoreV1Api
 
 from api.cluster import capacity as capacity_module
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
-from api.cluster.cluster_objects import Event, Pod
-from api.cluster.pod_state import PodState, pod_state
+from testbed.cluster_objects import creating, deployment, event, pod, unschedulable
 
 Json = dict[str, Any]
 SELECTOR = "app.kubernetes.io/instance=headrace,app.kubernetes.io/component=worker"
-START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -63,44 +59,15 @@ async def cluster() -> AsyncIterator[tuple[Cluster, Capacity]]:
         await capacity.close()
 
 
-def deployment(model: str, *, desired: int, ready: int | None = None, **status: Any) -> Json:
-    return {
-        "metadata": {"name": f"headrace-worker-{model}", "labels": {"headrace/model": model}},
-        "spec": {"replicas": desired},
-        "status": status if ready is None else {"readyReplicas": ready, **status},
-    }
-
-
-def pod(model: str, name: str, **status: Any) -> Json:
-    return {"metadata": {"name": name, "labels": {"headrace/model": model}}, "status": {"phase": "Pending", **status}}
-
-
-def creating(name: str = "worker") -> Json:
-    return {"name": name, "ready": False, "state": {"waiting": {"reason": "ContainerCreating"}}, "lastState": {}}
-
-
-def unschedulable(message: str) -> Json:
-    return {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-
-
-def event(name: str, reason: str, message: str, *, seconds: int, kind: str = "Normal") -> Json:
-    return {
-        "involvedObject": {"kind": "Pod", "name": name},
-        "type": kind,
-        "reason": reason,
-        "message": message,
-        "lastTimestamp": (START + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z"),
-    }
-
-
 async def test_a_missing_gpu_is_told_by_its_name(cluster: tuple[Cluster, Capacity]) -> None:
     api_server, capacity = cluster
     message = (
         "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No victims."
     )
     api_server.deployments = [deployment("qwen", desired=2)]
-    api_server.pods = [pod("qwen", "a", conditions=[unschedulable(message)])]
-    assert await capacity.detail("qwen", []) == "0 of 2 workers ready: Unschedulable: 0/3 nodes have nvidia.com/gpu"
+    api_server.pods = [pod("qwen", "a", {"nvidia.com/gpu": "3"}, conditions=[unschedulable(message)])]
+    detail = await capacity.detail("qwen", [])
+    assert detail == "0 of 2 workers ready: Unschedulable: 0/3 nodes have room for 3 of nvidia.com/gpu"
 
 
 async def test_the_image_is_being_pulled(cluster: tuple[Cluster, Capacity]) -> None:
@@ -143,13 +110,94 @@ async def test_a_crash_loop_shows_the_last_line(cluster: tuple[Cluster, Capacity
     assert await capacity.detail("qwen", []) == "0 of 1 workers ready: CrashLoopBackOff: There is no model at /x"
 
 
+async def test_a_crash_is_told_in_the_same_words_while_the_worker_tries_again(
+    cluster: tuple[Cluster, Capacity],
+) -> None:
+    api_server, capacity = cluster
+    end = {"exitCode": 1, "reason": "Error", "message": "There is no model at /x\n"}
+    phases: list[Json] = [
+        {"state": {"terminated": end}, "lastState": {}},
+        {
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+            "lastState": {"terminated": end},
+        },
+        {"state": {"running": {}}, "lastState": {"terminated": end}},
+    ]
+    api_server.deployments = [deployment("qwen", desired=1)]
+    for phase in phases:
+        status = {"name": "worker", "ready": False, **phase}
+        api_server.pods = [pod("qwen", "a", phase="Running", containerStatuses=[status])]
+        assert await capacity.detail("qwen", []) == "0 of 1 workers ready: CrashLoopBackOff: There is no model at /x"
+    loading = await capacity.detail("qwen", ["loading weights 62 %"])
+    assert loading == "0 of 1 workers ready: CrashLoopBackOff: There is no model at /x; loading weights 62 %"
+
+
+IMAGE = "registry.example.com/a-team-with-a-long-name/headrace-worker@sha256:" + "0123456789abcdef" * 4
+PULL = (
+    f'failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": unexpected status from HEAD '
+    f"request to https://registry.example.com/v2/a-team-with-a-long-name/headrace-worker: 401 unauthorized"
+)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "told_by_event"),
+    [
+        ({"reason": "ErrImagePull", "message": PULL}, False),
+        ({"reason": "ErrImagePull", "message": f"rpc error: code = Unknown desc = {PULL}"}, False),
+        ({"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{IMAGE}": ErrImagePull: {PULL}'}, False),
+        (
+            {
+                "reason": "ImagePullBackOff",
+                "message": f'Back-off pulling image "{IMAGE}": ErrImagePull: rpc error: code = Unknown desc = {PULL}',
+            },
+            False,
+        ),
+        ({"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{IMAGE}"'}, True),
+    ],
+)
+async def test_a_failed_pull_is_told_once_and_with_its_end(
+    cluster: tuple[Cluster, Capacity], waiting: Json, told_by_event: bool
+) -> None:
+    api_server, capacity = cluster
+    status = {"name": "worker", "ready": False, "state": {"waiting": waiting}, "lastState": {}}
+    api_server.deployments = [deployment("qwen", desired=1)]
+    api_server.pods = [pod("qwen", "a", containerStatuses=[status])]
+    if told_by_event:
+        failure = f'Failed to pull image "{IMAGE}": rpc error: code = Unknown desc = {PULL}'
+        api_server.events = [
+            event("a", "Failed", failure, seconds=1, kind="Warning"),
+            event("a", "Failed", "Error: ErrImagePull", seconds=2, kind="Warning"),
+            event("a", "BackOff", f'Back-off pulling image "{IMAGE}"', seconds=3),
+        ]
+    detail = await capacity.detail("qwen", [])
+    assert detail is not None
+    assert detail.startswith(
+        '0 of 1 workers ready: ErrImagePull: failed to pull and unpack image "registry.example.com'
+    )
+    assert detail.endswith("headrace-worker: 401 unauthorized")
+    assert len(detail) < 250
+
+
+async def test_many_troubles_keep_both_ends_too(cluster: tuple[Cluster, Capacity]) -> None:
+    api_server, capacity = cluster
+    api_server.deployments = [deployment("qwen", desired=4)]
+    api_server.pods = [
+        pod("qwen", name, conditions=[unschedulable(f"{name}: {'because ' * 40}of {name}")]) for name in "abcd"
+    ]
+    detail = await capacity.detail("qwen", [])
+    assert detail is not None
+    assert len(detail) <= capacity_module.LONGEST_DETAIL
+    assert detail.startswith("0 of 4 workers ready: Unschedulable: a: because")
+    assert detail.endswith("of d")
+
+
 async def test_a_quota_that_refuses_pods_is_told(cluster: tuple[Cluster, Capacity]) -> None:
     api_server, capacity = cluster
     condition = {
         "type": "ReplicaFailure",
         "status": "True",
         "reason": "FailedCreate",
-        "message": "exceeded quota: gpus",
+        "message": 'pods "headrace-worker-qwen-6d5f-x7k2p" is forbidden: exceeded quota: gpus',
     }
     api_server.deployments = [deployment("qwen", desired=1, conditions=[condition])]
     assert await capacity.detail("qwen", []) == "0 of 1 workers ready: FailedCreate: exceeded quota: gpus"
@@ -166,7 +214,7 @@ async def test_models_do_not_hear_of_each_others_pods(cluster: tuple[Cluster, Ca
     api_server, capacity = cluster
     api_server.deployments = [deployment("a", desired=1), deployment("b", desired=1, ready=1)]
     api_server.pods = [pod("a", "x", conditions=[unschedulable("0/1 nodes are available: 1 Insufficient cpu.")])]
-    assert await capacity.detail("a", []) == "0 of 1 workers ready: Unschedulable: 0/1 nodes have cpu"
+    assert await capacity.detail("a", []) == "0 of 1 workers ready: Unschedulable: 0/1 nodes have room for more of cpu"
     assert await capacity.detail("b", []) == "1 of 1 workers ready"
 
 
@@ -212,43 +260,3 @@ async def test_outside_of_a_cluster_there_is_no_capacity(caplog: pytest.LogCaptu
     async with capacity_of_this_cluster(SELECTOR) as capacity:
         assert capacity is None
     assert "Service host/port is not set" in caplog.text
-
-
-READY: Json = {"name": "worker", "ready": True, "state": {"running": {}}}
-FETCH: Json = {"name": "fetch-model", "state": {"running": {}}}
-NO_IMAGE: Json = {"name": "worker", "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
-LOOPING: Json = {
-    "name": "worker",
-    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-    "lastState": {"terminated": {"exitCode": 1, "message": '{"level": "ERROR", "message": "There is no GPU."}\n\n'}},
-}
-KILLED: Json = {"name": "worker", "state": {"terminated": {"exitCode": 137}}, "lastState": None}
-MIXED = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) did not match"
-NO_CLAIM = event("a", "FailedMount", 'claim "models"\n not found', seconds=1, kind="Warning")
-
-
-@pytest.mark.parametrize(
-    ("status", "events", "state"),
-    [
-        ({"phase": "Running", "containerStatuses": [READY]}, [], PodState()),
-        ({"phase": "Failed"}, [], PodState()),
-        ({"phase": "Pending"}, [], PodState("creating the container", needs_events=True)),
-        (
-            {"initContainerStatuses": [FETCH], "containerStatuses": [creating()]},
-            [],
-            PodState("fetching the model"),
-        ),
-        ({"containerStatuses": [NO_IMAGE]}, [], PodState("ErrImagePull: not found")),
-        ({"containerStatuses": [KILLED]}, [], PodState("exit code 137")),
-        ({"containerStatuses": [LOOPING]}, [], PodState("CrashLoopBackOff: There is no GPU.")),
-        (
-            {"containerStatuses": [creating()]},
-            [NO_CLAIM],
-            PodState('FailedMount: claim "models" not found', needs_events=True),
-        ),
-        ({"conditions": [unschedulable(f"{MIXED}. more")]}, [], PodState(f"Unschedulable: {MIXED}")),
-    ],
-)
-def test_a_pods_state_in_words(status: Json, events: list[Json], state: PodState) -> None:
-    parsed = Pod.model_validate_json(json.dumps({"metadata": {"name": "a", "labels": None}, "status": status}))
-    assert pod_state(parsed, [Event.model_validate(one) for one in events]) == state

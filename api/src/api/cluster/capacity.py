@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import logging
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from api.cluster.cluster_objects import Deployment, Event, ListOf, Pod
+from api.cluster.one_line import one_line
 from api.cluster.pod_state import pod_state
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ MAX_AGE_OF_FAILURE_SECONDS = 10.0
 LOOK_SECONDS = 10.0
 """A look that takes longer is given up."""
 PATIENCE_SECONDS = 1.0
-"""So long a client's place in the queue waits for a look; what comes later is told the next time."""
+"""How long a position update waits for the cluster's reply; what comes later is told the next time."""
 EVENTS_OF_PODS = 3
 """Pods per look whose events are read; they tell `pulling image` from other ways of not running yet."""
 LONGEST_DETAIL = 400
+NAME_OF_A_REFUSED_POD = r'^pods "[^"]*" is forbidden: '
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,12 @@ class Capacity:
         workers = self._workers.get(model)
         if workers is None:
             return None
-        said = sorted(set(reports)) or (["starting"] if workers.starting else [])
+        said = sorted(set(reports)) or (["starting"] if workers.starting and not workers.obstacles else [])
         news = [*workers.obstacles, *said]
         if workers.desired == 0 and not news:
             return "scaled to zero: waiting for the autoscaler to start a worker"
         line = f"{workers.ready} of {workers.desired} workers ready"
-        return (f"{line}: {'; '.join(news)}" if news else line)[:LONGEST_DETAIL]
+        return one_line(f"{line}: {'; '.join(news)}" if news else line, LONGEST_DETAIL)
 
     async def close(self) -> None:
         """Gives up the look that is under way."""
@@ -139,9 +142,9 @@ async def _body(reply: "ClientResponse") -> bytes:
 
 def _workers(deployment: Deployment, pods: Sequence[Pod], events: Mapping[str, Sequence[Event]]) -> Workers:
     states = [pod_state(pod, events.get(pod.metadata.name, ())) for pod in pods]
-    # Pods that the cluster did not even make: a quota, a policy.
+    # Pods that the cluster did not even make: a quota, a policy. Without the pod's name, which is another at each try.
     refused = {
-        f"{condition.reason}: {condition.message}"
+        f"{condition.reason}: {one_line(re.sub(NAME_OF_A_REFUSED_POD, '', condition.message))}"
         for condition in deployment.status.conditions
         if condition.type == "ReplicaFailure" and condition.status == "True"
     }

@@ -72,10 +72,34 @@ class PodStatus(ClusterObject):
     container_statuses: list[ContainerStatus] = []
 
 
+class Resources(ClusterObject):
+    """What a container asks for."""
+
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+
+    def wanted(self, resource: str) -> str:
+        """As it was written; empty: nothing."""
+        return self.requests.get(resource) or self.limits.get(resource, "")
+
+
+class Container(ClusterObject):
+    """What should run."""
+
+    resources: Resources = Resources()
+
+
+class PodSpec(ClusterObject):
+    """What is wanted of a pod."""
+
+    containers: list[Container] = []
+
+
 class Pod(ClusterObject):
     """A worker's pod."""
 
     metadata: Metadata
+    spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
 

@@ -1,16 +1,24 @@
 """Why a pod does not serve yet, in a few words."""
 
-import json
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from api.cluster.cluster_objects import ContainerStatus, Event, Pod
+from api.cluster.cluster_objects import ContainerStatus, Event, Pause, Pod
+from api.cluster.one_line import last_line, one_line
 
 FETCHING = "fetch-model"
 """Name of the chart's init container that fills the model cache."""
-LONGEST_LINE = 200
+SERVING = "worker"
+"""Name of the chart's container of a worker."""
+MEMORY_REMEDIES = {
+    SERVING: "raise the model's resources.limits.memory, or lower its slots, contextLength or settings.kvMemoryGib",
+    FETCHING: "raise the model's cache.resources.limits.memory",
+}
+"""By container, in the words of the chart's values."""
+SIGKILL_EXIT = 128 + 9
+NO_IMAGE = ("ErrImagePull", "ImagePullBackOff")
+"""The kubelet's two names for one trouble, which it uses by turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,40 +40,82 @@ def pod_state(pod: Pod, events: Sequence[Event]) -> PodState:
         return PodState()
     for condition in status.conditions:
         if condition.type == "PodScheduled" and condition.status == "False":
-            return PodState(f"{condition.reason}: {_scheduler(condition.message)}")
+            return PodState(f"{condition.reason}: {_scheduler(condition.message, pod)}")
     containers = [*status.init_container_statuses, *status.container_statuses]
     for container in containers:
+        waiting = container.state.waiting
+        if waiting and waiting.reason in NO_IMAGE:
+            return PodState(f"{NO_IMAGE[0]}: {_no_image(waiting, events)}", needs_events=True)
         if trouble := _trouble(container):
-            return PodState(trouble)
+            return PodState(trouble, starting=_starting(container))
     for container in status.init_container_statuses:
         if container.state.running is not None and not container.ready:
             return PodState("fetching the model" if container.name == FETCHING else f"{container.name} is running")
-    if any(container.state.running is not None and not container.ready for container in status.container_statuses):
+    if any(_starting(container) for container in status.container_statuses):
         return PodState(starting=True)
     if not containers or any(container.state.waiting for container in containers):
         return PodState(_latest(events) or "creating the container", needs_events=True)
     return PodState()
 
 
-def _scheduler(message: str) -> str:
-    """`0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: ...` -> `0/3 nodes have nvidia.com/gpu`."""
+def _starting(container: ContainerStatus) -> bool:
+    return container.state.running is not None and not container.ready
+
+
+def _scheduler(message: str, pod: Pod) -> str:
+    """`0/3 nodes are available: 3 Insufficient nvidia.com/gpu. ...` -> `0/3 nodes have room for 1 of nvidia.com/gpu`.
+
+    The scheduler says the same of nodes that have none and of nodes whose GPUs are taken.
+    """
     summary = re.split(r"\. |\.$", message)[0]
-    match = re.fullmatch(r"(\d+/\d+) nodes are available: \d+ Insufficient ([^\s,]+)", summary)
-    return f"{match[1]} nodes have {match[2]}" if match else _line(summary)
+    match = re.fullmatch(
+        r"(\d+/\d+) nodes are available: (\d+ Insufficient [^\s,]+(?:, \d+ Insufficient [^\s,]+)*)", summary
+    )
+    if not match:
+        return one_line(summary)
+    lacking = re.findall(r"Insufficient ([^\s,]+)", match[2])
+    return f"{match[1]} nodes have room for {' and '.join(_wanted(pod, resource) for resource in lacking)}"
+
+
+def _wanted(pod: Pod, resource: str) -> str:
+    """How much of a resource a pod asks for: `2 of nvidia.com/gpu`, with sidecars `4 + 100m of cpu`."""
+    amounts = [container.resources.wanted(resource) for container in pod.spec.containers]
+    return f"{' + '.join(amount for amount in amounts if amount) or 'more'} of {resource}"
+
+
+def _no_image(waiting: Pause, events: Sequence[Event]) -> str:
+    """Why an image is not here, in the same words whether the kubelet tries, waits to try again, or is of a version
+    that tells the cause in an event alone."""
+    failures = [event for event in events if event.message.startswith("Failed to pull image")]
+    failures.sort(key=lambda event: event.moment)
+    told = waiting.message
+    if waiting.reason == NO_IMAGE[1] and NO_IMAGE[0] not in told and failures:
+        told = failures[-1].message
+    cause = re.sub(r'^(Back-off pulling image "[^"]*": )?(ErrImagePull: )?(Failed to pull image "[^"]*": )?', "", told)
+    return one_line(re.sub(r"^rpc error: code = \w+ desc = ", "", cause))
 
 
 def _trouble(container: ContainerStatus) -> str:
-    """Empty for a container that waits for nothing but its turn."""
+    """Empty for a container that waits for nothing but its turn. A crash is told in the same words while the container
+    is down, while the kubelet waits, and while it tries again."""
     waiting = container.state.waiting
     ended = container.state.terminated or container.last_state.terminated
-    exit_code = f"exit code {ended.exit_code}" if ended else ""
+    if ended and ended.exit_code and not container.ready:
+        return f"CrashLoopBackOff: {_end(container.name, ended)}"
     if waiting and waiting.reason == "CrashLoopBackOff":
-        return f"{waiting.reason}: {(ended and _last_line(ended.message)) or exit_code or 'it ends at once'}"
+        return f"{waiting.reason}: it ends at once"
     if waiting and waiting.reason not in ("", "ContainerCreating", "PodInitializing"):
-        return f"{waiting.reason}: {_last_line(waiting.message)}".removesuffix(": ")
-    if container.state.terminated and container.state.terminated.exit_code:
-        return f"{exit_code}: {_last_line(container.state.terminated.message)}".removesuffix(": ")
+        return f"{waiting.reason}: {last_line(waiting.message)}".removesuffix(": ")
     return ""
+
+
+def _end(name: str, ended: Pause) -> str:
+    remedy = MEMORY_REMEDIES.get(name, f"raise the memory limit of the container {name}")
+    if ended.reason == "OOMKilled":
+        return f"OOMKilled: out of memory: {remedy}"
+    if ended.exit_code == SIGKILL_EXIT:
+        return f"killed (exit code {SIGKILL_EXIT}), probably out of memory: {remedy}"
+    return last_line(ended.message) or f"exit code {ended.exit_code}"
 
 
 def _latest(events: Sequence[Event]) -> str:
@@ -74,20 +124,7 @@ def _latest(events: Sequence[Event]) -> str:
         if event.reason == "Pulling":
             return "pulling image"
         if event.type == "Warning":
-            return f"{event.reason}: {_line(event.message)}"
+            return f"{event.reason}: {one_line(event.message)}"
         if event.reason in ("Pulled", "Created", "Started"):
             return ""
     return ""
-
-
-def _last_line(text: str) -> str:
-    """Of a log; where it is JSON, its message."""
-    line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    if line.startswith("{"):
-        with suppress(ValueError, KeyError):
-            line = str(json.loads(line)["message"])
-    return _line(line)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:LONGEST_LINE]
