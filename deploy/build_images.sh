@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds headrace-api and headrace-worker with whichever of docker, podman or buildah is here.
 #
-#   TAG=dev                 what both images are tagged
-#   REGISTRY=               put in front of the names, with its slash: example.com/team/
-#   CPU=1                   worker: torch without CUDA, and the 135M model inside (the tag becomes TAG-cpu unless TAG is set)
+#   TAG=                    what both images are tagged; else the chart's appVersion, which is what the chart asks for
+#   REGISTRY=               put in front of the names: example.com/team
+#   CPU=1                   worker: torch without CUDA, and the 135M model inside; its tag ends in -cpu
 #   BASE_IMAGE=             another base with Python 3.11 or newer
 #   PIP_CONF=               a pip.conf for the build (indexes, proxies, certificates); mounted, never in a layer
 #   BUILD_FLAGS=            more flags for the tool, for example "--isolation chroot --volume /wheels:/wheels:ro"
@@ -30,23 +30,25 @@ flags=()
 [ -z "${BASE_IMAGE:-}" ] || flags+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 [ -z "${PIP_CONF:-}" ] || flags+=(--secret "id=pip_conf,src=$PIP_CONF")
 read -ra more <<<"${BUILD_FLAGS:-}"
+tag=${TAG:-$(sed -n 's/^appVersion: *"\(.*\)"$/\1/p' charts/headrace/Chart.yaml)}
+registry=${REGISTRY:-}
 suffix=
 worker=()
 if [ "${CPU:-0}" = 1 ]; then
   worker=(--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1)
-  [ -n "${TAG:-}" ] || suffix=-cpu
+  suffix=-cpu
 fi
 
 build() { # NAME TAG FLAG...
-  local image="${REGISTRY:-}headrace-$1:$2" dockerfile="$1/Dockerfile"
+  local image="${registry:+${registry%/}/}headrace-$1:$2" dockerfile="$1/Dockerfile"
   shift 2
   "$builder" "$command" "${flags[@]}" "${more[@]}" "$@" -f "$dockerfile" -t "$image" .
   echo "built $image"
 }
 for name in ${IMAGES:-api worker}; do
   case $name in
-    api) build api "${TAG:-dev}" ;;
-    worker) build worker "${TAG:-dev}$suffix" "${worker[@]}" ;;
+    api) build api "$tag" ;;
+    worker) build worker "$tag$suffix" "${worker[@]}" ;;
     *) echo "there is no image '$name': api or worker" >&2; exit 1 ;;
   esac
 done

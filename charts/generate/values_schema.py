@@ -19,8 +19,13 @@ CHART_SETS = {
 
 MAP: Schema = {"type": "object"}
 STRINGS: Schema = {"type": "object", "additionalProperties": {"type": ["string", "null"]}}
-QUANTITY: Schema = {"type": "string", "pattern": r"^[0-9.]+([EPTGMk]i?|m)?$"}
-MODEL_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+AMOUNTS: Schema = {"type": ["object", "null"], "additionalProperties": {"type": ["string", "number", "null"]}}
+RESOURCES: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"requests": AMOUNTS, "limits": AMOUNTS, "claims": {"type": "array"}},
+}
+"""The amounts themselves are judged by the templates, in a sentence that a pattern could not say."""
 
 
 def _either(*types: str, **more: Any) -> Schema:
@@ -48,8 +53,7 @@ EXCEPTIONS: dict[str, Schema] = {
     "*.labels": STRINGS,
     "*.podAnnotations": STRINGS,
     "*.podLabels": STRINGS,
-    "*.resources": MAP,
-    "*.size": QUANTITY,
+    "*.resources": RESOURCES,
     "ingress.controller": _one_of(
         "", "ingress-nginx", "nginx-inc", "traefik", "haproxy", "haproxy-ingress", "contour", "openshift", "alb"
     ),
@@ -97,11 +101,12 @@ def values_schema(values: dict[str, Any], renamed: list[dict[str, str]]) -> Sche
     fields["modelDefaults"]["properties"]["dtype"] = _field(WorkerSettings, "dtype")
     fields["modelDefaults"]["properties"]["quantization"] = _field(WorkerSettings, "quantization")
     model = fields["modelDefaults"]
+    # What `--set models.qwen2.5.source=…` makes of a name with a dot; the templates refuse it in words, and such names.
+    model["patternProperties"] = {"^[0-9]": {}}
     fields["modelDefaults"] = {"$ref": "#/definitions/model"}
     fields["models"] = {
         "type": "object",
-        "patternProperties": {MODEL_NAME: {"anyOf": [{"$ref": "#/definitions/model"}, {"type": "null"}]}},
-        "additionalProperties": False,
+        "additionalProperties": {"anyOf": [{"$ref": "#/definitions/model"}, {"type": "null"}]},
     }
     profile = _object("gpuProfiles.default", values["gpuProfiles"]["default"])
     fields["gpuProfiles"] = {"type": "object", "additionalProperties": profile}

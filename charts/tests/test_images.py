@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from .conftest import CHART, QWEN, container, render_chart
 
 ROOT = Path(__file__).parents[2]
+VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
 DOCKERFILES = ["api/Dockerfile", "worker/Dockerfile"]
 
 
@@ -68,20 +72,46 @@ def test_without_a_builder_the_script_says_what_to_install(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("environment", "worker"),
     [
-        ({}, "-f worker/Dockerfile -t headrace-worker:dev ."),
+        ({}, "-f worker/Dockerfile -t headrace-worker:VERSION ."),
         (
             {"CPU": "1", "REGISTRY": "r.example.com/ml/"},
             "--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1 -f worker/Dockerfile "
-            "-t r.example.com/ml/headrace-worker:dev-cpu .",
+            "-t r.example.com/ml/headrace-worker:VERSION-cpu .",
+        ),
+        (
+            {"CPU": "1", "REGISTRY": "r.example.com/ml"},
+            "--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1 -f worker/Dockerfile "
+            "-t r.example.com/ml/headrace-worker:VERSION-cpu .",
         ),
         (
             {"CPU": "1", "TAG": "1.2.3", "BASE_IMAGE": "base:1", "PIP_CONF": "/p"},
             "--build-arg BASE_IMAGE=base:1 --secret id=pip_conf,src=/p --build-arg TORCH_VARIANT=cpu "
-            "--build-arg CARRY_MODEL=1 -f worker/Dockerfile -t headrace-worker:1.2.3 .",
+            "--build-arg CARRY_MODEL=1 -f worker/Dockerfile -t headrace-worker:1.2.3-cpu .",
         ),
+        ({"TAG": "dev"}, "-f worker/Dockerfile -t headrace-worker:dev ."),
     ],
 )
 def test_the_script_builds_both_images(tmp_path: Path, environment: dict[str, str], worker: str) -> None:
+    api, built = _built(tmp_path, environment)
+    assert "-f api/Dockerfile" in api
+    assert built == f"ran: bud {worker.replace('VERSION', VERSION)}"
+
+
+@pytest.mark.parametrize(
+    ("environment", "model"),
+    [({"CPU": "1"}, {"source": "hf://a/b"}), ({}, QWEN), ({"CPU": "1", "TAG": VERSION}, {"source": "hf://a/b"})],
+)
+def test_the_chart_asks_for_what_the_script_builds(
+    tmp_path: Path, environment: dict[str, str], model: dict[str, str]
+) -> None:
+    built = {line.split(" -t ")[1].split()[0] for line in _built(tmp_path, environment)}
+    manifests = render_chart({"models": {"m": model}})
+    deployments = [("-api", "api"), ("worker-m", "worker")]
+    assert {container(manifests, "Deployment", *one)["image"] for one in deployments} == built
+
+
+def _built(tmp_path: Path, environment: dict[str, str]) -> list[str]:
+    """The two commands that the script runs."""
     builder = tmp_path / "buildah"
     builder.write_text('#!/bin/sh\necho "ran: $*"\n')
     builder.chmod(0o755)
@@ -95,5 +125,4 @@ def test_the_script_builds_both_images(tmp_path: Path, environment: dict[str, st
     )
     ran = [line for line in done.stdout.splitlines() if line.startswith("ran:")]
     assert len(ran) == 2
-    assert "-f api/Dockerfile" in ran[0]
-    assert ran[1] == f"ran: bud {worker}"
+    return ran

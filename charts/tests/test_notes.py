@@ -1,6 +1,8 @@
 """What Helm prints after an installation, and the chat of `helm test`."""
 
+import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +13,21 @@ from typing import Any
 
 import pytest
 
+from api.settings import Settings
+from testbed.stack import free_port, stack
+from testbed.valkey import Valkey
+from worker.engine_options import PACKAGED_MODEL
+
 from .conftest import CASES, QWEN, Manifests, Render
+
+KUBECTL = Path(__file__).parent / "kubectl.py"
+SCALED_TO_ZERO = {"autoscaling": {"provider": "keda"}, "models": {"m": {**QWEN, "scaling": {"min": 0, "max": 2}}}}
+ANSWER_SECONDS = 300
+
+
+def commands(notes: str) -> str:
+    """What a user pastes into a shell."""
+    return "\n".join(line.strip() for line in notes.splitlines() if line.startswith("  ") and "  - " not in line)
 
 
 def test_the_notes_have_one_port_forward_and_one_conversation(manifests: Manifests) -> None:
@@ -20,9 +36,44 @@ def test_the_notes_have_one_port_forward_and_one_conversation(manifests: Manifes
     port = service["spec"]["ports"][0]["port"]
     assert f"port-forward service/{service['metadata']['name']} 8000:{port}" in notes
     (line,) = [line for line in notes.splitlines() if "http://127.0.0.1:8000/rpc" in line]
-    call = json.loads(line.split("-d '")[1].rstrip("'"))
+    call = json.loads(line.split("-d '")[1].partition("' |")[0])
     assert call["method"] == "create_message"
+    assert call["params"]["temperature"] == 0
     assert f"worker-{call['params']['model']}" in str([name for name, _ in manifests.pods()])
+    assert f"rollout status deployment/headrace-worker-{call['params']['model']}\n" in notes
+    assert subprocess.run(["bash", "-n", "-c", commands(notes)], timeout=10).returncode == 0
+
+
+async def test_the_notes_pasted_into_a_shell_answer_paris(render: Render, valkey: Valkey, tmp_path: Path) -> None:
+    keys = {"secret-key": "team-a"}
+    notes = render({"auth": {"apiKeys": keys}}).notes
+    (tmp_path / "kubectl").write_text(f'#!/bin/sh\nexec {sys.executable} {KUBECTL} "$@"\n')
+    (tmp_path / "kubectl").chmod(0o755)
+    (tmp_path / "api-keys.json").write_text(json.dumps(keys))
+    model = "smollm2-135m-instruct"
+    models = {"HEADRACE_MODELS": model, "HEADRACE_DEFAULT_MODEL": model, "HEADRACE_MODEL_NAME": model}
+    port, worker_port = free_port(), free_port()
+    async with stack(valkey.url, tmp_path, **models) as running:
+        await running.start_api(HEADRACE_API_KEYS=str(tmp_path / "api-keys.json"))
+        ready = {"HEADRACE_INTERNAL_PORT": str(worker_port)}
+        await running.start_worker(PACKAGED_MODEL, ready=False, **ready)
+        environment = {
+            **os.environ,
+            "PATH": f"{tmp_path}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "API_URL": running.urls[0],
+            "WORKER_READY_URL": f"http://127.0.0.1:{worker_port}/readyz",
+            "API_KEYS": str(tmp_path / "api-keys.json"),
+        }
+        pasted = commands(notes).replace("8000", str(port))
+        shell = await asyncio.create_subprocess_exec(
+            "bash", "-euo", "pipefail", "-c", pasted, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        async with asyncio.timeout(ANSWER_SECONDS):
+            printed, _ = await shell.communicate()
+        said = printed.decode()
+        assert shell.returncode == 0, said + running.logs()
+        assert "Paris" in said.partition("event: final_text")[2], said
+        assert '"state":"SUCCESS"' in said
 
 
 @pytest.mark.parametrize(
@@ -30,16 +81,31 @@ def test_the_notes_have_one_port_forward_and_one_conversation(manifests: Manifes
     [
         ({}, "SmolLM2-135M on a CPU"),
         ({}, "no API keys"),
-        ({"autoscaling": {"provider": "keda"}}, "does not know keda.sh/v1alpha1"),
+        (SCALED_TO_ZERO, "a task that says nothing else ends after api.settings.defaultTimeoutSeconds (600 s)"),
+        (SCALED_TO_ZERO, "after autoscaling.keda.initialCooldownPeriod (900 s) without work"),
         ({"autoscaling": {"provider": "hpa"}}, "nothing serves external metrics"),
         ({"models": {"m": {**QWEN, "scaling": {"max": 3}}}}, "it stays at 1"),
         ({"models": {"m": QWEN}}, "every start of a worker downloads the model again"),
-        ({"gateway": {"enabled": True, "parentRefs": [{"name": "g"}]}}, "Install the Gateway API"),
         ({"redis": {"bundled": {"persistence": {"enabled": False}}}}, "its restart loses every task"),
     ],
 )
 def test_the_notes_say_what_is_missing(render: Render, values: Any, sentence: str) -> None:
     assert sentence in render(values).notes
+
+
+def test_the_deadline_that_the_notes_speak_of_is_the_codes(render: Render) -> None:
+    code = Settings.model_fields["default_timeout_seconds"].default
+    assert f"defaultTimeoutSeconds ({code:.0f} s)" in render(SCALED_TO_ZERO).notes
+
+
+def test_who_starts_from_zero_in_time_is_told_nothing(render: Render) -> None:
+    values = {
+        **SCALED_TO_ZERO,
+        "auth": {"existingSecret": "keys"},
+        "modelDefaults": {"startup": {"budgetSeconds": 600}, "cache": {"enabled": True}, "scaling": {"max": 1}},
+        "models": {"m": {**QWEN, "scaling": {"min": 0}}},
+    }
+    assert "Worth knowing" not in render(values).notes
 
 
 def test_nothing_is_missing_where_nothing_is(render: Render) -> None:

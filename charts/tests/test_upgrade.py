@@ -1,16 +1,15 @@
-"""An upgrade keeps what cannot change and what must not: selectors, claims, secrets."""
+"""An upgrade keeps what cannot change and what must not: selectors, claims, secrets, names."""
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
-from helm_python import Chart, Config
+from helm_python import Chart, HelmError
 
+from .api_server import ApiServer, api_server
 from .conftest import Json, Manifests, Render
 
 RELEASED = Path(__file__).parent / "released"
@@ -41,75 +40,47 @@ def test_the_chart_version_is_in_no_selector_and_in_no_pod(manifests: Manifests)
         assert "helm.sh/chart" not in json.dumps(item["spec"])
 
 
-class Secrets(BaseHTTPRequestHandler):
-    """As much of an API server as Helm's `lookup` of a Secret asks for."""
-
-    stored: dict[str, Json]
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        secret = self.stored.get(path.rpartition("/")[2])
-        if path == "/api/v1":
-            kind = {"name": "secrets", "singularName": "", "namespaced": True, "kind": "Secret", "verbs": ["get"]}
-            self._reply(200, {"kind": "APIResourceList", "groupVersion": "v1", "resources": [kind]})
-        elif path.startswith("/api/v1/namespaces/ml/secrets/") and secret:
-            self._reply(200, secret)
-        else:
-            status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
-            self._reply(404, status)
-
-    def _reply(self, status: int, body: Json) -> None:
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
-
-
 @pytest.fixture
-def cluster() -> Iterator[tuple[Config, dict[str, Json]]]:
-    """Helm's view of a cluster whose namespace `ml` has these Secrets."""
-    stored: dict[str, Json] = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Secrets,), {"stored": stored}))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    kubeconfig = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "c",
-    }
-    with Config(kubeconfig_content=yaml.safe_dump(kubeconfig), namespace="ml") as config:
-        yield config, stored
-    server.shutdown()
-    server.server_close()
-    thread.join(5)
+def cluster() -> Iterator[ApiServer]:
+    with api_server() as known:
+        yield known
 
 
-def _password(config: Config, chart_path: Path, values: Json | None = None) -> str:
+def _upgrade(cluster: ApiServer, chart_path: Path, values: Json | None = None, release: str = "headrace") -> Json:
     with Chart.load(chart_path) as chart:
-        texts = config.render(chart, values, name="headrace", namespace="ml", revision=2, is_upgrade=True)
-    secret = yaml.safe_load(texts["headrace/templates/redis/secret.yaml"])
+        return cluster.helm.render(chart, values, name=release, namespace="ml", revision=2, is_upgrade=True)
+
+
+def _password(cluster: ApiServer, chart_path: Path, values: Json | None = None) -> str:
+    secret = yaml.safe_load(_upgrade(cluster, chart_path, values)["headrace/templates/redis/secret.yaml"])
     return base64.b64decode(secret["data"]["password"]).decode()
 
 
-def test_a_generated_password_survives_an_upgrade(cluster: tuple[Config, dict[str, Json]], chart_path: Path) -> None:
-    config, stored = cluster
-    first = _password(config, chart_path)
+def _metadata(name: str, **annotations: str) -> Json:
+    return {"name": name, "namespace": "ml", "annotations": annotations}
+
+
+def test_a_generated_password_survives_an_upgrade(cluster: ApiServer, chart_path: Path) -> None:
+    first = _password(cluster, chart_path)
     assert len(first) == 32
     assert first.isalnum()
     data = {"password": base64.b64encode(first.encode()).decode()}
-    stored["headrace-redis"] = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "headrace-redis", "namespace": "ml"},
-        "data": data,
-    }
-    assert _password(config, chart_path) == first
-    assert _password(config, chart_path, {"redis": {"bundled": {"password": "given"}}}) == "given"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": _metadata("headrace-redis"), "data": data}
+    cluster.stored["secrets/headrace-redis"] = secret
+    assert _password(cluster, chart_path) == first
+    assert _password(cluster, chart_path, {"redis": {"bundled": {"password": "given"}}}) == "given"
+
+
+def test_a_long_release_of_an_earlier_version_is_told_how_to_keep_its_names(
+    cluster: ApiServer, chart_path: Path
+) -> None:
+    release = "headrace-" + "x" * 44  # as long as Helm allows
+    small = {"models": {"m": {"source": "hf://a/b"}}}
+    assert _upgrade(cluster, chart_path, small, release)  # installed by this version
+    cut = release[:43]
+    owned = _metadata(f"{cut}-api", **{"meta.helm.sh/release-name": release})
+    cluster.stored[f"services/{cut}-api"] = {"apiVersion": "v1", "kind": "Service", "metadata": owned}
+    with pytest.raises(HelmError, match=f"Set fullnameOverride to {cut}\\."):
+        _upgrade(cluster, chart_path, small, release)
+    kept = _upgrade(cluster, chart_path, {**small, "fullnameOverride": cut}, release)
+    assert f"name: {cut}-redis\n" in kept["headrace/templates/redis/statefulset.yaml"]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.settings import WorkerSettings
+
 from .conftest import QWEN, Json, Manifests, Render, container, env
 
 SELECTOR_KEYS = {
@@ -166,7 +168,8 @@ def test_the_grace_period_follows_from_the_drain(render: Render, drain: int, han
     manifests = render({"models": {"m": {**QWEN, "drainSeconds": drain, "settings": settings}}})
     pod = manifests.one("Deployment", "worker-m")["spec"]["template"]["spec"]
     assert env(pod["containers"][0])["HEADRACE_DRAIN_SECONDS"] == str(drain)
-    assert pod["terminationGracePeriodSeconds"] == drain + (handover or 6) + 4
+    default = WorkerSettings.model_fields["handover_seconds"].default
+    assert pod["terminationGracePeriodSeconds"] == drain + (handover or default) + 4
 
 
 def test_the_api_outlives_its_farewell(render: Render) -> None:

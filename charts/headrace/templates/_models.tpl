@@ -25,6 +25,7 @@
 {{- $_ := set $spec "runtimeClassName" ($spec.runtimeClassName | default $profile.runtimeClassName | default "") -}}
 {{- if kindIs "invalid" $spec.scaling.max -}}{{- $_ := set $spec.scaling "max" $spec.scaling.min -}}{{- end -}}
 {{- $_ := set $spec "scaled" (and (ne $.Values.autoscaling.provider "none") (gt (int $spec.scaling.max) (int $spec.scaling.min))) -}}
+{{/* The code's own default; charts/tests/test_workers.py keeps the two together. */}}
 {{- $_ := set $spec "handoverSeconds" (int (default 6 (get ($spec.settings | default dict) "handoverSeconds"))) -}}
 {{- $_ := set $spec "hubDownload" (hasPrefix "hf://" $spec.source) -}}
 {{- $_ := set $complete $name $spec -}}

@@ -4,14 +4,24 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 43 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* At most 43 characters, so that the longest suffix of a Service still fits into 63. */}}
-{{- define "headrace.fullname" -}}
+{{/* What all names of a release begin with, before it is made to fit. */}}
+{{- define "headrace.wholeName" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 43 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride -}}
 {{- else if contains (include "headrace.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 43 | trimSuffix "-" -}}
+{{- .Release.Name -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "headrace.name" .) | trunc 43 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "headrace.name" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* At most 43 characters, so that the longest suffix of a Service still fits into 63. A longer one ends in a hash of the whole, because two that begin alike must stay two. */}}
+{{- define "headrace.fullname" -}}
+{{- $whole := include "headrace.wholeName" . -}}
+{{- if le (len $whole) 43 -}}
+{{- $whole | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" ($whole | trunc 36 | trimSuffix "-") ($whole | sha256sum | trunc 6) -}}
 {{- end -}}
 {{- end -}}
 
