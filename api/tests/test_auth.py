@@ -1,60 +1,24 @@
-"""Who is calling."""
+"""Whose key it is."""
 
-from typing import Any
-
-import httpx
 import pytest
 
-from testbed.api_app import Call, StartApp
+from api.auth import DEFAULT_TENANT, Caller, KeyRing
+from api.errors import Unauthorized
 
 KEYS = {"key-of-a": "a", "key-of-b": "b"}
-LIST = {"jsonrpc": "2.0", "id": 1, "method": "tool_list"}
-CREATE = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}
 
 
-async def test_without_configured_keys_everybody_is_the_default_tenant(call: Call, ledger: Any) -> None:
-    for key in ("", "whatever"):
-        record = await ledger.get((await call("create_message", key=key, message="hi"))["result"]["taskId"])
-        assert record.tenant == "default"
+@pytest.mark.parametrize("key", ["", "whatever"])
+def test_a_ring_without_keys_asks_for_none(key: str) -> None:
+    assert KeyRing({}).caller(key) == Caller(DEFAULT_TENANT)
 
 
-@pytest.mark.parametrize(("scheme", "tenant"), [("Bearer", "a"), ("bearer", "a"), ("BEARER ", "a")])
-async def test_the_key_names_the_tenant(start_app: StartApp, ledger: Any, scheme: str, tenant: str) -> None:
-    async with start_app(api_keys=KEYS) as http:
-        reply = await http.post("/rpc", json=CREATE, headers={"Authorization": f"{scheme} key-of-a"})
-    assert (await ledger.get(reply.json()["result"]["taskId"])).tenant == tenant
+def test_a_key_of_the_ring_names_its_caller() -> None:
+    ring = KeyRing(KEYS)
+    assert [ring.caller(key).tenant for key in KEYS] == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    "header", ["", "key-of-a", "Basic key-of-a", "Bearer", "Bearer ", "Bearer key-of-", "Bearer key-of-aa", "Bearer ÿ"]
-)
-async def test_anything_but_a_known_key_is_unauthorized(start_app: StartApp, header: str) -> None:
-    async with start_app(api_keys=KEYS) as http:
-        reply = await http.post("/rpc", json=LIST, headers={b"Authorization": header.encode("latin-1")})
-    assert reply.status_code == 401
-    assert reply.headers["WWW-Authenticate"] == 'Bearer realm="headrace"'
-    assert reply.json()["error"]["code"] == -32001
-
-
-async def status_of_stream(http: httpx.AsyncClient, task_id: str, **options: Any) -> int:
-    async with http.stream("HEAD", f"/stream/{task_id}", **options) as reply:
-        return reply.status_code
-
-
-async def test_streams_take_the_key_from_the_header_or_the_query(start_app: StartApp) -> None:
-    async with start_app(api_keys=KEYS) as http:
-        created = await http.post("/rpc", json=CREATE, headers={"Authorization": "Bearer key-of-a"})
-        task_id = created.json()["result"]["taskId"]
-        assert await status_of_stream(http, task_id, headers={"Authorization": "Bearer key-of-a"}) == 200
-        assert await status_of_stream(http, task_id, params={"access_token": "key-of-a"}) == 200
-        assert await status_of_stream(http, task_id, params={"access_token": "key-of-b"}) == 404
-        assert await status_of_stream(http, task_id, params={"access_token": "key-of-c"}) == 401
-        assert await status_of_stream(http, task_id) == 401
-        both = {"params": {"access_token": "key-of-a"}, "headers": {"Authorization": "Bearer wrong"}}
-        assert await status_of_stream(http, task_id, **both) == 401
-
-
-async def test_requests_do_not_take_the_key_from_the_query(start_app: StartApp) -> None:
-    async with start_app(api_keys=KEYS) as http:
-        reply = await http.post("/rpc", json=LIST, params={"access_token": "key-of-a"})
-    assert reply.status_code == 401
+@pytest.mark.parametrize("key", ["", "key-of-", "key-of-aa", "KEY-OF-A", "ÿ", "key-of-a\0"])
+def test_a_key_that_the_ring_does_not_have_is_unauthorized(key: str) -> None:
+    with pytest.raises(Unauthorized):
+        KeyRing(KEYS).caller(key)

@@ -9,6 +9,7 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 
+from api.auth import Caller
 from api.errors import ModelQueueFull, RateExceeded, StoreFull, TooManyTasks
 from api.settings import Settings
 from shared.store.keys import Keys
@@ -43,11 +44,11 @@ class Admission:
         self._memory_used = 0.0
         self._memory_lock = asyncio.Lock()
 
-    async def admit(self, tenant: str) -> None:
+    async def admit(self, caller: Caller) -> None:
         """Raises RateExceeded or StoreFull; Redis's own errors when it does not answer."""
         await self._check_memory()
-        if self._rate is not None and not await self._limiter.hit(self._rate, tenant):
-            window = await self._limiter.get_window_stats(self._rate, tenant)
+        if self._rate is not None and not await self._limiter.hit(self._rate, caller.tenant):
+            window = await self._limiter.get_window_stats(self._rate, caller.tenant)
             raise RateExceeded(
                 f"at most {self._settings.tenant_rate.replace('/', ' calls per ')} are allowed",
                 retry_after=max(1.0, window.reset_time - time.time()),

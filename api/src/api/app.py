@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from api import health
 from api.admission import Admission
+from api.auth import KeyRing
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
 from api.error_replies import ErrorReplies
@@ -99,6 +100,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         registry=registry,
         celery=celery,
         publisher=publisher,
+        key_ring=KeyRing(settings.api_keys),
         hub=EventHub(redis, stream, on_slow=metrics.slow_readers.labels("behind").inc),
         admission=Admission(settings, redis, keys, lists, registry),
         loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),

@@ -1,41 +1,39 @@
-"""Who is calling: `Authorization: Bearer <key>` -> the tenant."""
+"""Who is calling: an API key -> the caller."""
 
 import hmac
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from fastapi import Request
-
-from api.backend import backend_of
 from api.errors import Unauthorized
 
 DEFAULT_TENANT = "default"
 """Of everybody, where no API keys are configured."""
 
 
-def caller(request: Request) -> str:
-    """The caller's tenant, by the header; a FastAPI dependency. Raises Unauthorized."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return _tenant(backend_of(request).settings.api_keys, key.strip() if scheme.lower() == "bearer" else "")
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sends a request, as its key tells."""
+
+    tenant: str
+    """Whose tasks and conversations are the caller's."""
 
 
-def reader(request: Request) -> str:
-    """As `caller`, for streams: a browser's EventSource sets no headers and may send `?access_token=` (RFC 6750).
+class KeyRing:
+    """The API keys of this installation."""
 
-    The server's own log holds no query strings for that reason; proxies in front should not either.
-    """
-    if "authorization" in request.headers:
-        return caller(request)
-    return _tenant(backend_of(request).settings.api_keys, request.query_params.get("access_token", ""))
+    def __init__(self, tenants: Mapping[str, str]) -> None:
+        """`tenants`: of each key. Without any, no key is asked for, and everybody is one tenant."""
+        self._callers = [(key.encode(), Caller(tenant)) for key, tenant in tenants.items()]
 
-
-def _tenant(api_keys: Mapping[str, str], key: str) -> str:
-    if not api_keys:
-        return DEFAULT_TENANT
-    sent = key.encode()
-    found = ""
-    for known, tenant in api_keys.items():  # all of them, so that the time tells nothing about which one came close
-        if hmac.compare_digest(known.encode(), sent):
-            found = tenant
-    if not found:
-        raise Unauthorized
-    return found
+    def caller(self, key: str) -> Caller:
+        """Whose key this is. Raises Unauthorized."""
+        if not self._callers:
+            return Caller(DEFAULT_TENANT)
+        sent = key.encode()
+        found: Caller | None = None
+        for known, caller in self._callers:  # all of them, so that the time tells nothing about which one came close
+            if hmac.compare_digest(known, sent):
+                found = caller
+        if found is None:
+            raise Unauthorized
+        return found

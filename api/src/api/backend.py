@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass
 
 from celery import Celery
-from fastapi import Request
 from redis.asyncio import Redis
 
 from api.admission import Admission
+from api.auth import KeyRing
 from api.cluster.capacity import Capacity
 from api.hub.event_hub import EventHub
 from api.metrics import Metrics
@@ -37,6 +37,7 @@ class Backend:
     celery: Celery
     publisher: Publisher
     """The way to use `celery` from the event loop."""
+    key_ring: KeyRing
     hub: EventHub
     admission: Admission
     loop_policy: LoopPolicy
@@ -45,9 +46,3 @@ class Backend:
     """Set on SIGTERM: not ready any more, streams say farewell."""
     capacity: Capacity | None = None
     """None outside of a cluster, or where the cluster is not to be asked."""
-
-
-def backend_of(request: Request) -> Backend:
-    """The backend of the application that serves this request; a FastAPI dependency."""
-    backend: Backend = request.app.state.backend
-    return backend

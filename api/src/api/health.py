@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 
-from api.backend import Backend, backend_of
+from api.backend import Backend
+from api.dependencies import backend_of
 from api.snapshot import Snapshot
 from shared.telemetry.metrics import expose
 

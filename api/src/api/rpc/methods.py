@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import JsonValue, ValidationError
 from pydantic_core import from_json
 
+from api.auth import Caller
 from api.backend import Backend
 from api.errors import TaskNotFound, as_api_error
 from api.invalid_params import invalid_params
@@ -27,7 +28,7 @@ class Call:
     """What a method knows of the HTTP request that it came in."""
 
     backend: Backend
-    tenant: str
+    caller: Caller
     context: str = ""
     """Place of the request in its trace (`telemetry.context_text`); empty for none."""
     body_bytes: int = 0
@@ -46,7 +47,7 @@ class NoParams(WireType):
 
 async def create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """Starts a task: `{"taskId": …}`."""
-    with scope(tenant=call.tenant):
+    with scope(tenant=call.caller.tenant):
         return await _create_message(call, params)
 
 
@@ -57,12 +58,12 @@ async def _create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue
             if call.large
             else _checked(CreateMessageParams, params)
         )
-        task_id = await start_task(call.backend, checked, tenant=call.tenant, context=call.context, large=call.large)
+        task_id = await start_task(call.backend, call.caller, checked, context=call.context, large=call.large)
     except Exception as error:
         refusal = as_api_error(error)
         metrics = call.backend.metrics
         metrics.refused.labels(type(refusal).__name__).inc()
-        metrics.refused_of_tenant.labels(metrics.tenant_label(call.tenant)).inc()
+        metrics.refused_of_tenant.labels(metrics.tenant_label(call.caller.tenant)).inc()
         raise refusal from None
     return {"taskId": task_id}
 
@@ -111,7 +112,7 @@ async def cancel_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     task_id = _checked(TaskParams, params).task_id
     backend = call.backend
     async with asyncio.timeout(backend.settings.redis_timeout):
-        outcome, state = await backend.ledger.cancel(task_id, call.tenant)
+        outcome, state = await backend.ledger.cancel(task_id, call.caller.tenant)
     if outcome == "missing":
         raise TaskNotFound
     if outcome == "revoked":
@@ -125,7 +126,7 @@ async def cancel_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
 async def _own_task(call: Call, task_id: str) -> TaskRecord:
     """The task's record; another tenant's task is as unknown as one that never was. Raises TaskNotFound."""
     record = await call.backend.ledger.get(task_id)
-    if record is None or record.tenant != call.tenant:
+    if record is None or record.tenant != call.caller.tenant:
         raise TaskNotFound
     return record
 

@@ -9,8 +9,8 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from api.auth import caller
-from api.backend import Backend, backend_of
+from api.backend import Backend
+from api.dependencies import backend_of, caller_of
 from api.error_object import http_headers
 from api.errors import ApiError, BodyTooLarge, BodyTooSlow, UnsupportedMediaType
 from api.rpc.jsonrpc import Limits, answer, encode, error_reply
@@ -26,14 +26,14 @@ async def rpc(request: Request) -> Response:
     backend = backend_of(request)
     settings = backend.settings
     try:
-        tenant = caller(request)
+        caller = caller_of(request)
         _check_media_type(request)
         body = await _body(request, backend)
     except ApiError as error:
         return _json(encode(error_reply(error)), error.status, http_headers(error))
     except ClientDisconnect:
         return Response(status_code=400)  # nobody reads it
-    call = Call(backend, tenant, request_context(request), len(body))
+    call = Call(backend, caller, request_context(request), len(body))
     reply = await answer(body, METHODS, call, Limits(settings.max_batch, settings.batch_concurrency))
     return Response(status_code=204) if reply is None else _json(reply)
 

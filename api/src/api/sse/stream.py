@@ -9,8 +9,8 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.auth import reader as tenant_of
-from api.backend import Backend, backend_of
+from api.backend import Backend
+from api.dependencies import backend_of, caller_of_stream
 from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
 from api.hub.readership import Readership
 from api.sse.audience import Audience, Reader
@@ -41,19 +41,16 @@ router = APIRouter(lifespan=_lifespan)
 async def stream(task_id: str, request: Request) -> Response:
     """The task's events from now on, or from behind the given event; see docs/events.md."""
     backend = backend_of(request)
-    tenant = tenant_of(request)
-    # Spaces around a header's value are not part of it; the parser leaves those behind it.
-    last_seen = (
-        request.headers.get("last-event-id", "").strip() or request.query_params.get("lastEventId", "")
-    ).strip()
+    caller = caller_of_stream(request)
+    last_seen = _last_seen(request)
     after = _parse(last_seen)
     record = await backend.ledger.get(task_id)
     if record is None:
         raise _gone(task_id, backend.settings.retention_seconds, resumed=bool(last_seen))
-    if record.tenant != tenant:
+    if record.tenant != caller.tenant:
         raise TaskNotFound
     link_stream(record)
-    bind(task_id=task_id, model=record.model, tenant=tenant)
+    bind(task_id=task_id, model=record.model, tenant=caller.tenant)
     if last_seen:
         backend.metrics.stream_resumes.inc()
         top = (await backend.stream.tops([task_id]))[0]

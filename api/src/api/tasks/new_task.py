@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
+from api.auth import Caller
 from api.backend import Backend
 from api.errors import ContextTooLong, ConversationNotFound, ToolLoopRefused, UnknownModel
 from api.invalid_params import invalid_param
@@ -23,7 +24,7 @@ Result = TypeVar("Result")
 
 
 async def start_task(
-    backend: Backend, params: CreateMessageParams, *, tenant: str, context: str = "", large: bool = False
+    backend: Backend, caller: Caller, params: CreateMessageParams, *, context: str = "", large: bool = False
 ) -> str:
     """Accepts the task and sends its message; returns its id. From then on it ends in exactly one `end` event.
 
@@ -35,8 +36,8 @@ async def start_task(
     model = _model(backend, params.model)
     timeout_seconds = _timeout_seconds(backend, params.timeout_seconds)
     async with asyncio.timeout(settings.redis_timeout):
-        await backend.admission.admit(tenant)
-        stored = await _stored_conversation(backend, tenant, params)
+        await backend.admission.admit(caller)
+        stored = await _stored_conversation(backend, caller, params)
         card = await backend.registry.card(model)
 
     def prepare() -> tuple[InferenceRequest, str]:
@@ -47,13 +48,13 @@ async def start_task(
 
     request, fingerprint = await _maybe_in_thread(large, prepare)
     task_id = new_task_id()
-    with sending(task_id, model, params.priority, tenant, context) as sent_context:
+    with sending(task_id, model, params.priority, caller.tenant, context) as sent_context:
         async with asyncio.timeout(settings.redis_timeout):
             try:
                 accepted = await backend.ledger.accept(
                     task_id,
                     request,
-                    tenant=tenant,
+                    tenant=caller.tenant,
                     timeout_seconds=timeout_seconds,
                     max_waiting=settings.max_waiting,
                     max_tenant_tasks=settings.max_tenant_tasks,
@@ -70,7 +71,7 @@ async def start_task(
         bind(task_id=accepted.task_id, model=model)
         if accepted.new:
             backend.metrics.accepted.labels(model).inc()
-            backend.metrics.accepted_of_tenant.labels(backend.metrics.tenant_label(tenant)).inc()
+            backend.metrics.accepted_of_tenant.labels(backend.metrics.tenant_label(caller.tenant)).inc()
             await backend.publisher.send(accepted.task_id, model, params.priority, message_headers(sent_context))
     return accepted.task_id
 
@@ -92,7 +93,9 @@ def _timeout_seconds(backend: Backend, wanted: float | None) -> float:
     return wanted
 
 
-async def _stored_conversation(backend: Backend, tenant: str, params: CreateMessageParams) -> list[ChatMessage] | None:
+async def _stored_conversation(
+    backend: Backend, caller: Caller, params: CreateMessageParams
+) -> list[ChatMessage] | None:
     """The conversation that the request goes on with; None when it brings its own or starts one.
 
     `messages` that begin with a tool's result can only go on: a conversation never starts so.
@@ -101,7 +104,7 @@ async def _stored_conversation(backend: Backend, tenant: str, params: CreateMess
         return None
     if params.messages is not None and not isinstance(params.messages[0], ToolMessage):
         return None
-    stored = await backend.conversations.load(tenant, params.conversation_id)
+    stored = await backend.conversations.load(caller.tenant, params.conversation_id)
     if stored is None:
         raise ConversationNotFound(
             f"there is no conversation {params.conversation_id!r}; it may have expired. "
