@@ -7,15 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import jsonschema
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions, ReferencingError, RegexOptions, ValidationError, meta
-from referencing import Registry
 
 from shared.wire.ecma_patterns import InvalidPattern, rust_pattern
 from shared.wire.schema_dialects import InvalidSchema, Schema, in_one_dialect
 from shared.wire.schema_references import SchemaReferences
 
-__all__ = ["InvalidSchema", "Schema", "usable_schema", "validator_of"]
+__all__ = ["InvalidSchema", "Schema", "usable_schema"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -138,12 +136,3 @@ class _Checked:
 
     def validate(self, instance: Any) -> None:
         pass
-
-
-OFFLINE: Registry[Any] = Registry()
-"""Knows no schema but the one at hand: jsonschema's own default would download a remote `$ref`."""
-
-
-def validator_of(schema: Schema) -> jsonschema.Draft202012Validator:
-    """A validator that resolves nothing outside the schema."""
-    return jsonschema.Draft202012Validator(schema, registry=OFFLINE)

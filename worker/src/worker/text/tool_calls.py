@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import json_repair
-from jsonschema.exceptions import ValidationError
 from pydantic import JsonValue
 
 from shared.wire.chat import Tool
-from shared.wire.json_schemas import validator_of
 from shared.wire.schemas import InferenceRequest, ToolCall
+from worker.text.allowance import Allowance
+from worker.text.document_check import UNITS, DocumentCheck
 
 CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
 """Keys that a bare JSON object may have to be taken for a call."""
@@ -58,8 +58,12 @@ class OfferedTools:
     """The tools of one request, as the judge of what the model wrote."""
 
     def __init__(self, tools: Sequence[Tool]) -> None:
+        """Compiles the schemas: not for an event loop."""
+        allowance = Allowance(UNITS)
         self._tools = {tool.function.name: tool.function.parameters for tool in tools}
-        self._validators = {name: validator_of(schema) for name, schema in self._tools.items()}
+        self._checks = {
+            name: DocumentCheck(schema, of_tool=True, allowance=allowance) for name, schema in self._tools.items()
+        }
 
     def __bool__(self) -> bool:
         return bool(self._tools)
@@ -95,17 +99,14 @@ class OfferedTools:
         return None if arguments is None else NamedCall(name, arguments)
 
     def _accepted(self, name: str, arguments: dict[str, Any] | None) -> dict[str, JsonValue] | None:
-        """The arguments as the tool's schema accepts them."""
+        """The arguments as the tool's schema accepts them; None where it does not, or cannot be judged by."""
         if arguments is None:
             return None
-        validator, schema = self._validators[name], self._tools[name]
-        for candidate in (arguments, _coerced(arguments, schema)):
-            try:
-                validator.validate(candidate)
-            except (ValidationError, RecursionError):
-                continue
-            return cast(dict[str, JsonValue], candidate)
-        return None
+        check, schema = self._checks[name], self._tools[name]
+        if check.accepts(arguments):
+            return cast(dict[str, JsonValue], arguments)
+        coerced = _coerced(arguments, schema)
+        return cast(dict[str, JsonValue], coerced) if coerced != arguments and check.accepts(coerced) else None
 
 
 def _values(body: str) -> list[object]:
