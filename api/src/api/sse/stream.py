@@ -13,8 +13,8 @@ from api.backend import Backend
 from api.dependencies import backend_of, caller_of_stream
 from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
 from api.hub.readership import Readership
-from api.sse.audience import Audience, Reader
-from api.sse.positions import note_status
+from api.streaming.audience import Audience, Reader
+from api.streaming.positions import note_status
 from api.tracing import link_stream
 from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import START, EntryId, EntryLost

@@ -11,7 +11,7 @@ from sse_starlette import ServerSentEvent
 from api.backend import Backend
 from api.hub.readership import Readership
 from api.hub.subscription import Subscription
-from api.sse.positions import tell_positions
+from api.streaming.positions import tell_positions
 from shared.wire.schemas import State
 
 log = logging.getLogger(__name__)
