@@ -14,6 +14,7 @@ from api.dependencies import backend_of, caller_of_stream
 from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
 from api.hub.readership import Readership
 from api.streaming.audience import Audience, Reader
+from api.streaming.following import following
 from api.streaming.positions import note_status
 from api.tracing import link_stream
 from shared.cancellation import cancel_and_wait
@@ -112,41 +113,27 @@ class StreamResponse(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        subscription = self._backend.hub.follow(self._task_id, self._after)
-        reader = Reader(subscription, task_id=self._task_id, model=self._model, required=self._required)
-        reader.task = asyncio.current_task()
-        watch = asyncio.create_task(_until_gone(receive, reader))
-        ended = False
-        try:
-            await self._audience.join(reader)
-            ended = await _send_all(reader, send)
+        async with following(
+            self._backend,
+            self._audience,
+            receive,
+            task_id=self._task_id,
+            model=self._model,
+            required=self._required,
+            after=self._after,
+        ) as reader:
+            await _send_all(reader, send)
             await send({"type": "http.response.body", "body": b""})
-        except asyncio.CancelledError:
-            if not reader.cut:
-                raise
-        finally:
-            watch.cancel()
-            subscription.close()
-            self._audience.leave(reader, ended=ended)
 
 
-async def _send_all(reader: Reader, send: Send) -> bool:
-    """True when the client was sent `end`."""
+async def _send_all(reader: Reader, send: Send) -> None:
     clock = asyncio.get_running_loop().time
-    ended = False
     async for frames in reader.subscription:
         for frame in frames:
             if frame.type == b"status":
                 note_status(reader, frame.data)
-            ended = ended or frame.type == b"end"
+            reader.ended = reader.ended or frame.type == b"end"
         body = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
         reader.stuck_since = reader.quiet_since = clock()
         await send({"type": "http.response.body", "body": body, "more_body": True})
         reader.stuck_since = None
-    return ended
-
-
-async def _until_gone(receive: Receive, reader: Reader) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    reader.subscription.close()

@@ -26,8 +26,8 @@ RETRY_MILLISECONDS = 100, 1000
 class Reader:
     """One open connection that reads a task's stream."""
 
-    __slots__ = ("add", "cut", "model", "quiet_since", "required", "state", "stuck_since", "subscription", "task",
-                 "task_id", "told")  # fmt: skip
+    __slots__ = ("add", "cut", "ended", "gone", "model", "quiet_since", "required", "state", "stuck_since",
+                 "subscription", "task", "task_id", "told")  # fmt: skip
 
     def __init__(self, subscription: Subscription, *, task_id: str, model: str, required: bool) -> None:
         """`required`: the task is cancelled when it has no reader."""
@@ -44,6 +44,11 @@ class Reader:
         """Since when it has not taken what is being sent to it."""
         self.task: asyncio.Task[None] | None = None
         self.cut = False
+        """It took nothing for too long."""
+        self.gone = False
+        """The client has closed its connection."""
+        self.ended = False
+        """The client was given the end of the answer."""
 
 
 class Audience:
