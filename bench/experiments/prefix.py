@@ -12,6 +12,7 @@ from bench.measures import Metrics, Timeline, ratio
 from bench.results_file import Result
 from bench.servers import Server, headrace
 from bench.trace import TOOL, WORDS, Turn, stories
+from shared.wire.task_view import TaskView
 
 
 async def prefix(scale: Scale) -> Result:
@@ -58,6 +59,6 @@ async def _turn(server: Server, turn: Turn) -> tuple[Timeline, str, int, int]:
     call = {"jsonrpc": "2.0", "id": 1, "method": "get_message", "params": {"taskId": timeline.task_id}}
     _, reply = await connection.request("POST", "/rpc", json.dumps(call).encode())
     connection.close()
-    outcome = json.loads(reply)["result"]["result"]
-    usage = outcome["usage"]
-    return timeline, outcome["text"] or "Yes.", usage["promptTokens"], usage["cachedTokens"]
+    result = TaskView.model_validate(json.loads(reply)["result"]).result
+    assert result is not None, reply
+    return timeline, result.text or "Yes.", result.usage.prompt_tokens, result.usage.cached_tokens

@@ -61,7 +61,7 @@ def test_an_interrupted_answer_is_cancelled(server: ScriptedServer, monkeypatch:
 
 def test_a_task_is_shown_streamed_and_cancelled(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.answers = [
-        lambda x: x.result({"taskId": "t1", "state": "STARTED"}),
+        lambda x: x.result({"taskId": "t1", "state": "STARTED", "text": "a", "index": 1}),
         lambda x: x.events(FINAL, END),
         lambda x: x.result({"cancelled": False, "state": "SUCCESS"}),
     ]

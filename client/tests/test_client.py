@@ -211,11 +211,12 @@ def test_what_a_task_ends_with_is_its_result_or_its_error(client: Face, server: 
 def test_state_cancellation_and_models_are_read(client: Face, server: ScriptedServer) -> None:
     model = {"name": "m", "default": True, "ready": True, "readyWorkers": 1, "waiting": 0, "running": 2}
     server.answers = [
-        lambda x: x.result({"taskId": "t1", "state": "STARTED", "text": "a"}),
+        lambda x: x.result({"taskId": "t1", "state": "STARTED", "text": "a", "index": 1}),
         lambda x: x.result({"cancelled": True, "state": "STARTED"}),
         lambda x: x.result({"models": [model]}),
     ]
-    assert client.call("get", "t1")["state"] == "STARTED"
+    view = client.call("get", "t1")
+    assert (view.state, view.text, view.index, view.result, view.error) == ("STARTED", "a", 1, None, None)
     assert client.call("cancel", "t1").cancelled
     assert client.call("models")[0].running == 2
     assert [request.body["method"] for request in server.requests] == ["get_message", "cancel_message", "model_list"]

@@ -23,6 +23,7 @@ from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
 from api.sse import stream as sse
+from api.tasks.own_task import OwnTasks
 from api.unread_body import UnreadBody
 from shared.cancellation import cancel_and_wait
 from shared.celery_app import make_celery
@@ -101,6 +102,15 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         celery=celery,
         publisher=publisher,
         key_ring=KeyRing(settings.api_keys),
+        own_tasks=OwnTasks(
+            ledger=ledger,
+            lists=lists,
+            stream=stream,
+            publisher=publisher,
+            ended=metrics.ended,
+            redis_timeout=settings.redis_timeout,
+            retention_seconds=settings.retention_seconds,
+        ),
         hub=EventHub(redis, stream, on_slow=metrics.slow_readers.labels("behind").inc),
         admission=Admission(settings, redis, keys, lists, registry),
         loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),

@@ -13,6 +13,7 @@ from api.hub.event_hub import EventHub
 from api.metrics import Metrics
 from api.publisher import Publisher
 from api.settings import Settings
+from api.tasks.own_task import OwnTasks
 from shared.conversation.loop_prevention import LoopPolicy
 from shared.store.conversations import Conversations
 from shared.store.event_stream import EventStream
@@ -38,6 +39,7 @@ class Backend:
     publisher: Publisher
     """The way to use `celery` from the event loop."""
     key_ring: KeyRing
+    own_tasks: OwnTasks
     hub: EventHub
     admission: Admission
     loop_policy: LoopPolicy

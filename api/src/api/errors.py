@@ -168,9 +168,6 @@ def as_api_error(error: BaseException) -> ApiError:
         if isinstance(error, passing) or (isinstance(error, ResponseError) and str(error).startswith(_PASSING)):
             log.warning("Redis is unavailable: %s", _brief(error))
             return Unavailable(retry_after=RETRY_UNAVAILABLE_SECONDS)
-    if isinstance(error, TimeoutError):
-        log.warning("Redis did not answer in time")
-        return Unavailable(retry_after=RETRY_UNAVAILABLE_SECONDS)
     log.error("unexpected error: %s", type(error).__name__, exc_info=error)
     return InternalError()
 

@@ -6,10 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.backend import Backend
 from api.dependencies import backend_of
 from api.snapshot import Snapshot
+from shared.store.redis_client import answered_within
 from shared.telemetry.metrics import expose
 
 router = APIRouter()
@@ -49,9 +51,9 @@ async def readyz(backend: Started) -> dict[str, str]:
     if backend.shutdown.is_set():
         raise NotReady("shutting down")
     try:
-        async with asyncio.timeout(PING_SECONDS):
+        async with answered_within(PING_SECONDS):
             await backend.redis.ping()
-    except TimeoutError:
+    except RedisTimeoutError:
         raise NotReady(f"Redis did not answer within {PING_SECONDS:g} s") from None
     except RedisError as error:
         raise NotReady(f"Redis is unavailable: {type(error).__name__}") from None
@@ -73,8 +75,8 @@ async def scaling(backend: Started, model: str) -> JSONResponse:
     if model not in backend.settings.models:
         return JSONResponse({"error": f"there is no model {model[:64]!r}"}, status_code=404)
     try:
-        async with asyncio.timeout(backend.settings.redis_timeout):
+        async with answered_within(backend.settings.redis_timeout):
             load, ready = await asyncio.gather(backend.lists.load(model), backend.registry.ready(model))
-    except (RedisError, TimeoutError) as error:
+    except RedisError as error:
         raise NotReady(f"Redis is unavailable: {type(error).__name__}") from None
     return JSONResponse({"work": load.work, "waiting": load.waiting, "running": load.running, "readyWorkers": ready})

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from api.backend import Backend
+from shared.store.redis_client import answered_within
 
 PATIENCE_SECONDS = 2.0
 """Less than any scraper's: a silent Redis is told as such, not as a failed scrape."""
@@ -32,9 +33,9 @@ class Snapshot(Collector):
         """Reads everything once. A Redis that does not answer is a fact, and the rest is then unknown: no zeros."""
         up = GaugeMetricFamily("headrace_redis_up", "1 while Redis answers this replica.")
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with answered_within(PATIENCE_SECONDS):
                 known = [*await self._redis(), *await self._models()]
-        except (RedisError, OSError):  # TimeoutError is an OSError
+        except (RedisError, OSError):
             known = []
         up.add_metric([], 1.0 if known else 0.0)
         self._families = [up, *known]

@@ -13,13 +13,15 @@ from headrace.errors import (
     TooManyRounds,
     Unreachable,
 )
-from headrace.events import Event, FinalText, Model, ToolCall, ToolCalls
+from headrace.events import Cancellation, Event, Failure, FinalText, Model, TaskView, ToolCall, ToolCalls
 
 __all__ = [
     "AsyncClient",
+    "Cancellation",
     "Client",
     "DeadlineExceeded",
     "Event",
+    "Failure",
     "FinalText",
     "HeadraceError",
     "Model",
@@ -29,6 +31,7 @@ __all__ = [
     "TaskExpired",
     "TaskFailed",
     "TaskNotFound",
+    "TaskView",
     "TooManyRounds",
     "ToolCall",
     "ToolCalls",

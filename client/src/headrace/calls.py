@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 from pydantic.alias_generators import to_camel
 
-from headrace.events import Cancellation, Model
+from headrace.events import Cancellation, Model, TaskView
 from headrace.rpc import Call
 
 Message = dict[str, Any]
@@ -42,9 +42,9 @@ def creation(messages: str | Sequence[Message], options: Options) -> Call[str]:
     return Call("create_message", params, lambda result: str(result["taskId"]))
 
 
-def inspection(task_id: str) -> Call[dict[str, Any]]:
+def inspection(task_id: str) -> Call[TaskView]:
     """Reads a task's state, position, text so far, result or error."""
-    return Call("get_message", {"taskId": task_id}, dict)
+    return Call("get_message", {"taskId": task_id}, TaskView.model_validate)
 
 
 def cancellation(task_id: str) -> Call[Cancellation]:

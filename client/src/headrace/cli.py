@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.metadata
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -135,7 +134,7 @@ def _models(options: argparse.Namespace) -> None:
 
 def _get(options: argparse.Namespace) -> None:
     with _client(options) as client:
-        print(json.dumps(client.get(options.task_id), indent=2, ensure_ascii=False))
+        print(client.get(options.task_id).model_dump_json(indent=2, exclude_none=True))
 
 
 def _cancel(options: argparse.Namespace) -> None:

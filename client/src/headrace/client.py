@@ -4,14 +4,14 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 import httpx
 from httpx_sse import EventSource
 
 from headrace.calls import Message, Options, cancellation, creation, inspection, model_listing
 from headrace.errors import HeadraceError
-from headrace.events import Cancellation, Event, FinalText, Model, Outcome, ToolCalls
+from headrace.events import Cancellation, Event, FinalText, Model, Outcome, TaskView, ToolCalls
 from headrace.following import Following, ending
 from headrace.rpc import Call
 from headrace.tools import Function, ToolRounds
@@ -44,8 +44,8 @@ class Client:
         """Creates a task and returns its id."""
         return self._call(creation(messages, options))
 
-    def get(self, task_id: str) -> dict[str, Any]:
-        """The task's state, position, text so far, result or error, as `get_message` reports them."""
+    def get(self, task_id: str) -> TaskView:
+        """The task's state, position, text so far, result or error."""
         return self._call(inspection(task_id))
 
     def cancel(self, task_id: str) -> Cancellation:
@@ -131,7 +131,7 @@ class AsyncClient:
     async def create(self, messages: str | Sequence[Message], **options: Unpack[Options]) -> str:
         return await self._call(creation(messages, options))
 
-    async def get(self, task_id: str) -> dict[str, Any]:
+    async def get(self, task_id: str) -> TaskView:
         return await self._call(inspection(task_id))
 
     async def cancel(self, task_id: str) -> Cancellation:

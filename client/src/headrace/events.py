@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.alias_generators import to_camel
 
 State = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
@@ -118,6 +118,30 @@ Event = Status | Token | FinalText | ToolCalls | Failure | End
 Outcome = FinalText | ToolCalls | Failure
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 EVENT_TYPES = frozenset({"status", "token", "final_text", "tool_calls", "error", "end"})
+
+
+class TaskView(WireType):
+    """What `Client.get()` tells of a task: how it stands at that moment."""
+
+    task_id: str
+    state: State
+    position: int | None = None
+    """While it waits: its place in the queue, 1 is next."""
+    text: str
+    """The whole answer, or what there is of it so far."""
+    index: int
+    """Tokens of that text."""
+    result: FinalText | ToolCalls | None = None
+    """Of a task that succeeded: as the event that ended its stream."""
+    error: Failure | None = None
+    """Of a task that failed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _outcome_is_of_this_task(cls, reply: dict[str, Any]) -> dict[str, Any]:
+        """On the wire the outcome does not repeat the task's id."""
+        outcome = {name: {"taskId": reply["taskId"], **reply[name]} for name in ("result", "error") if reply.get(name)}
+        return reply | outcome
 
 
 class Abilities(WireType):

@@ -17,6 +17,7 @@ from api.hub.readership import Readership
 from api.repair.lost_messages import LostMessages
 from api.repair.lost_results import LostResults
 from api.tracing import tell_lost_attempt
+from shared.store.redis_client import answered_within
 from shared.store.task_record import Message, TaskRecord
 from shared.telemetry.logs import scope
 from shared.telemetry.tracing import message_headers, trace_id
@@ -96,7 +97,7 @@ class Janitor:
 
     async def _release(self) -> None:
         try:
-            async with asyncio.timeout(1):
+            async with answered_within(1):
                 if await self._lock.owned():
                     await self._lock.release()
         except (RedisError, OSError):

@@ -1,21 +1,19 @@
 """The methods of `POST /rpc`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import JsonValue, ValidationError
-from pydantic_core import from_json
 
 from api.auth import Caller
 from api.backend import Backend
-from api.errors import TaskNotFound, as_api_error
+from api.errors import as_api_error
 from api.invalid_params import invalid_params
 from api.rpc.jsonrpc import Method
 from api.tasks.new_task import start_task
-from shared.store.event_stream import Entry
-from shared.store.task_record import TaskRecord
+from shared.store.redis_client import answered_within
 from shared.telemetry.logs import scope
 from shared.wire.schemas import CreateMessageParams, ModelStatus, TaskParams, WireType
 
@@ -70,37 +68,8 @@ async def _create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue
 
 async def get_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """State of a task, its place in the queue, the text so far, its result or its error."""
-    task_id = _checked(TaskParams, params).task_id
-    backend = call.backend
-    async with asyncio.timeout(backend.settings.redis_timeout):
-        record = await _own_task(call, task_id)
-        view: dict[str, JsonValue] = {"taskId": task_id, "state": record.wire_state}
-        if record.state == "waiting":
-            view["position"] = await backend.lists.position(task_id, record.model)
-        outcome = from_json(record.outcome) if record.outcome else {}
-        kind = outcome.pop("type", None)
-        outcome.pop("taskId", None)
-        if kind in ("final_text", "tool_calls"):
-            return view | {
-                "text": outcome["text"], "index": outcome["usage"]["completionTokens"], "result": outcome
-            }  # fmt: skip
-        text, index = _partial(await backend.stream.read(task_id))
-    view |= {"text": text, "index": index}
-    return view | {"error": outcome} if kind == "error" else view
-
-
-def _partial(entries: Sequence[Entry]) -> tuple[str, int]:
-    """The text since the last restart, and the number of its tokens."""
-    texts: list[str] = []
-    index = 0
-    for entry in entries:
-        if entry.type == "token" and entry.data:
-            data: dict[str, Any] = from_json(entry.data)
-            texts.append(data["text"])
-            index = data["index"]
-        elif entry.restarts:
-            texts, index = [], 0
-    return "".join(texts), index
+    view = await call.backend.own_tasks.view(call.caller, _checked(TaskParams, params).task_id)
+    return view.model_dump(mode="json", exclude_none=True)
 
 
 async def cancel_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
@@ -109,26 +78,8 @@ async def cancel_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     A waiting task is REVOKED at once. A running one is still in its state: its worker stops it within a moment, unless
     it ends first.
     """
-    task_id = _checked(TaskParams, params).task_id
-    backend = call.backend
-    async with asyncio.timeout(backend.settings.redis_timeout):
-        outcome, state = await backend.ledger.cancel(task_id, call.caller.tenant)
-    if outcome == "missing":
-        raise TaskNotFound
-    if outcome == "revoked":
-        record = await backend.ledger.get(task_id)
-        if record is not None:
-            backend.metrics.ended.labels(record.model, "REVOKED", "cancelled").inc()
-        await backend.publisher.revoke_result(task_id)
-    return {"cancelled": outcome != "ended" or state == "REVOKED", "state": state}
-
-
-async def _own_task(call: Call, task_id: str) -> TaskRecord:
-    """The task's record; another tenant's task is as unknown as one that never was. Raises TaskNotFound."""
-    record = await call.backend.ledger.get(task_id)
-    if record is None or record.tenant != call.caller.tenant:
-        raise TaskNotFound
-    return record
+    cancellation = await call.backend.own_tasks.cancel(call.caller, _checked(TaskParams, params).task_id)
+    return cancellation.model_dump(mode="json")
 
 
 async def tool_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
@@ -141,7 +92,7 @@ async def model_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """The models, and how busy each is."""
     _checked(NoParams, params)
     settings = call.backend.settings
-    async with asyncio.timeout(settings.redis_timeout):
+    async with answered_within(settings.redis_timeout):
         models = await asyncio.gather(*(_model_status(call.backend, name) for name in settings.models))
     return {"models": [model.model_dump(mode="json") for model in models]}
 
@@ -170,33 +121,15 @@ def _checked(model: type[Params], params: dict[str, JsonValue]) -> Params:
         raise invalid_params(error, params) from None
 
 
-METHODS: dict[str, Method[Call]] = {
-    "create_message": Method(
-        create_message,
-        (
-            "messages",
-            "history",
-            "message",
-            "tools",
-            "toolChoice",
-            "model",
-            "conversationId",
-            "maxTokens",
-            "temperature",
-            "topP",
-            "topK",
-            "stop",
-            "seed",
-            "responseFormat",
-            "priority",
-            "timeoutSeconds",
-            "idempotencyKey",
-            "metadata",
-            "cancelOnDisconnect",
-        ),
-    ),
-    "get_message": Method(get_message, ("taskId",)),
-    "cancel_message": Method(cancel_message, ("taskId",)),
-    "tool_list": Method(tool_list),
-    "model_list": Method(model_list),
+def _method(call: Callable[[Call, dict[str, JsonValue]], Awaitable[JsonValue]], params: type[WireType]) -> Method[Call]:
+    """The method whose parameters are the fields of `params`, in that order where they come by position."""
+    return Method(call, tuple(field.alias or name for name, field in params.model_fields.items()))
+
+
+METHODS = {
+    "create_message": _method(create_message, CreateMessageParams),
+    "get_message": _method(get_message, TaskParams),
+    "cancel_message": _method(cancel_message, TaskParams),
+    "tool_list": _method(tool_list, NoParams),
+    "model_list": _method(model_list, NoParams),
 }

@@ -1,7 +1,6 @@
 """GET /stream/{task_id}: the task's events as Server-Sent Events, from the start or behind `Last-Event-ID`."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.backend import Backend
 from api.dependencies import backend_of, caller_of_stream
-from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
+from api.errors import EventsLost, InvalidParams
 from api.hub.readership import Readership
 from api.streaming.audience import Audience, Reader
 from api.streaming.following import following
@@ -19,7 +18,6 @@ from api.streaming.positions import note_status
 from api.tracing import link_stream
 from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import START, EntryId, EntryLost
-from shared.store.task_id import task_id_time
 from shared.store.task_record import TaskRecord
 from shared.telemetry.logs import bind
 
@@ -45,11 +43,7 @@ async def stream(task_id: str, request: Request) -> Response:
     caller = caller_of_stream(request)
     last_seen = _last_seen(request)
     after = _parse(last_seen)
-    record = await backend.ledger.get(task_id)
-    if record is None:
-        raise _gone(task_id, backend.settings.retention_seconds, resumed=bool(last_seen))
-    if record.tenant != caller.tenant:
-        raise TaskNotFound
+    record = await backend.own_tasks.record(caller, task_id, seen=bool(last_seen))
     link_stream(record)
     bind(task_id=task_id, model=record.model, tenant=caller.tenant)
     if last_seen:
@@ -82,14 +76,6 @@ async def _check(backend: Backend, task_id: str, after: EntryId) -> None:
         await backend.stream.read_on(task_id, after, 1)
     except EntryLost:
         raise EventsLost(f"The event {after} is not in the stream (any more).") from None
-
-
-def _gone(task_id: str, retention_seconds: float, *, resumed: bool) -> Exception:
-    """A task that there was once is told from one that there never was by the time in its id."""
-    made = task_id_time(task_id)
-    if made is not None and (resumed or made < time.time() - retention_seconds):
-        return TaskExpired()
-    return TaskNotFound()
 
 
 class StreamResponse(Response):

@@ -13,6 +13,7 @@ from api.tracing import sending
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop
 from shared.conversation.prompts import Assembled, assemble
 from shared.conversation.rules import InvalidConversation
+from shared.store.redis_client import answered_within
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import IdempotencyConflict, QueueFull, TenantFull
 from shared.telemetry.logs import bind
@@ -30,12 +31,12 @@ async def start_task(
 
     `context`: place in its trace from which the task comes (`telemetry.context_text`).
     `large`: the request is so long that checking it must not hold up the event loop.
-    Raises ApiError or redis.exceptions.RedisError, and TimeoutError when Redis is silent for `redis_timeout` seconds.
+    Raises ApiError or redis.exceptions.RedisError.
     """
     settings = backend.settings
     model = _model(backend, params.model)
     timeout_seconds = _timeout_seconds(backend, params.timeout_seconds)
-    async with asyncio.timeout(settings.redis_timeout):
+    async with answered_within(settings.redis_timeout):
         await backend.admission.admit(caller)
         stored = await _stored_conversation(backend, caller, params)
         card = await backend.registry.card(model)
@@ -49,7 +50,7 @@ async def start_task(
     request, fingerprint = await _maybe_in_thread(large, prepare)
     task_id = new_task_id()
     with sending(task_id, model, params.priority, caller.tenant, context) as sent_context:
-        async with asyncio.timeout(settings.redis_timeout):
+        async with answered_within(settings.redis_timeout):
             try:
                 accepted = await backend.ledger.accept(
                     task_id,

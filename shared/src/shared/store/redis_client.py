@@ -1,5 +1,8 @@
 """Connections to Redis or Valkey: one asyncio client per process, plain, TLS or through Sentinel."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -7,6 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from shared.settings import SharedSettings
@@ -52,6 +56,19 @@ def connect(settings: SharedSettings, *, retries: int = 0) -> Redis:
         password=first.password,
     )
     return client
+
+
+@asynccontextmanager
+async def answered_within(seconds: float) -> AsyncIterator[None]:
+    """Bounds all commands inside together. Raises redis.exceptions.TimeoutError when they take longer."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if limit.expired():
+            raise RedisTimeoutError(f"no answer within {seconds:g} s") from None
+        raise
 
 
 async def now_ms(redis: Redis) -> int:

@@ -49,8 +49,8 @@ class Sampling(WireType):
     """The same seed, prompt and model give the same answer, also across workers."""
 
 
-class CreateMessageParams(Sampling):
-    """Parameters of `create_message`, in the order of the positional form."""
+class ConversationParams(WireType):
+    """What is said, with which tools, and to which model."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
     # The first bad element is enough: a body of nothing but errors would cost a gigabyte of them.
@@ -60,6 +60,13 @@ class CreateMessageParams(Sampling):
     tool_choice: ToolChoice | None = None
     model: str | None = None
     conversation_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")] | None = None
+
+
+class CreateMessageParams(Sampling, ConversationParams):
+    """Parameters of `create_message`. Their order is that of the positional form: first the conversation, then the
+    sampling, then these; a new one goes to the end.
+    """
+
     response_format: ResponseFormat | None = None
     priority: Priority = "normal"
     timeout_seconds: Annotated[float, Field(gt=0)] | None = None
@@ -134,11 +141,17 @@ class ToolCall(WireType):
     arguments: dict[str, JsonValue]
 
 
-class StatusEvent(WireType):
+class TaskEvent(WireType):
+    """What every event of a task's stream has."""
+
+    type: str
+    task_id: str
+
+
+class StatusEvent(TaskEvent):
     """The task's state changed, or (PENDING) its place in the queue did."""
 
     type: Literal["status"] = "status"
-    task_id: str
     state: State
     position: int | None = None
     """PENDING: 1 is next."""
@@ -150,37 +163,44 @@ class StatusEvent(WireType):
     guard: Guard | None = None
 
 
-class TokenEvent(WireType):
+class TokenEvent(TaskEvent):
     """New text."""
 
     type: Literal["token"] = "token"
-    task_id: str
     text: str
     index: int
     """Tokens of the answer so far."""
 
 
-class FinalTextEvent(WireType):
+class FinalText(WireType):
     """The whole answer."""
 
-    type: Literal["final_text"] = "final_text"
-    task_id: str
     text: str
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
 
 
-class ToolCallsEvent(WireType):
+class FinalTextEvent(FinalText, TaskEvent):
+    """The whole answer."""
+
+    type: Literal["final_text"] = "final_text"
+
+
+class ToolCalls(WireType):
     """The model wants tools called; the client runs them and sends the results as a new `create_message`."""
 
-    type: Literal["tool_calls"] = "tool_calls"
-    task_id: str
     tool_calls: list[ToolCall]
     text: str
     """What the model said beside the calls."""
     usage: Usage
     timings: Timings
+
+
+class ToolCallsEvent(ToolCalls, TaskEvent):
+    """The model wants tools called; the client runs them and sends the results as a new `create_message`."""
+
+    type: Literal["tool_calls"] = "tool_calls"
 
 
 ErrorCode = Literal[
@@ -195,22 +215,25 @@ ErrorCode = Literal[
 ]
 
 
-class ErrorEvent(WireType):
+class Failure(WireType):
     """The task failed; never a Python traceback."""
 
-    type: Literal["error"] = "error"
-    task_id: str
     code: ErrorCode
     message: str
     retryable: bool
     trace_id: str | None = None
 
 
-class EndEvent(WireType):
+class ErrorEvent(Failure, TaskEvent):
+    """The task failed; never a Python traceback."""
+
+    type: Literal["error"] = "error"
+
+
+class EndEvent(TaskEvent):
     """Always the last event, exactly once."""
 
     type: Literal["end"] = "end"
-    task_id: str
     state: EndState
 
 

@@ -1,0 +1,119 @@
+"""What callers do with their own tasks: look one up, cancel it. Another tenant's task is as unknown as none."""
+
+import time
+from collections.abc import Sequence
+
+from prometheus_client import Counter
+from pydantic import TypeAdapter
+
+from api.auth import Caller
+from api.errors import ApiError, TaskExpired, TaskNotFound
+from api.publisher import Publisher
+from shared.store.event_stream import Entry, EventStream
+from shared.store.redis_client import answered_within
+from shared.store.task_id import task_id_time
+from shared.store.task_ledger import TaskLedger
+from shared.store.task_lists import TaskLists
+from shared.store.task_record import TaskRecord
+from shared.wire.schemas import Failure, Outcome, TokenEvent
+from shared.wire.task_view import Cancellation, TaskView
+
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+
+
+class OwnTasks:
+    """The tasks of this installation, each for callers of its tenant."""
+
+    def __init__(
+        self,
+        *,
+        ledger: TaskLedger,
+        lists: TaskLists,
+        stream: EventStream,
+        publisher: Publisher,
+        ended: Counter,
+        redis_timeout: float,
+        retention_seconds: float,
+    ) -> None:
+        """`ended`: the tasks that end here, by model, state and reason. `redis_timeout`: in seconds, for each call.
+
+        `retention_seconds`: how long a task is there after its end.
+        """
+        self._ledger = ledger
+        self._lists = lists
+        self._stream = stream
+        self._publisher = publisher
+        self._ended = ended
+        self._redis_timeout = redis_timeout
+        self._retention_seconds = retention_seconds
+
+    async def record(self, caller: Caller, task_id: str, *, seen: bool = False) -> TaskRecord:
+        """The task's record; `seen`: the caller has read events of it.
+
+        Raises TaskNotFound, TaskExpired, or redis.exceptions.RedisError.
+        """
+        async with answered_within(self._redis_timeout):
+            return await self._own(caller, task_id, seen=seen)
+
+    async def view(self, caller: Caller, task_id: str) -> TaskView:
+        """The task at this moment: state, place in the queue, the text so far, result or error. Raises as `record`."""
+        async with answered_within(self._redis_timeout):
+            record = await self._own(caller, task_id)
+            position = await self._lists.position(task_id, record.model) if record.state == "waiting" else None
+            # A newer worker may say more than this replica knows.
+            outcome = _OUTCOME.validate_json(record.outcome, extra="ignore") if record.outcome else None
+            if outcome is None or isinstance(outcome, Failure):
+                text, index = _text_so_far(await self._stream.read(task_id))
+                return TaskView(
+                    task_id=task_id, state=record.wire_state, position=position, text=text, index=index, error=outcome
+                )
+        return TaskView(
+            task_id=task_id,
+            state=record.wire_state,
+            text=outcome.text,
+            index=outcome.usage.completion_tokens,
+            result=outcome,
+        )
+
+    async def cancel(self, caller: Caller, task_id: str) -> Cancellation:
+        """Cancels the task unless it has ended: at once while it waits, by its worker when it runs. Raises as `record`.
+
+        Celery clients that wait for the result of a task that waited are told too.
+        """
+        async with answered_within(self._redis_timeout):
+            outcome, state = await self._ledger.cancel(task_id, caller.tenant)
+            if state is None:
+                raise self._unknown(task_id)
+            record = await self._ledger.get(task_id) if outcome == "revoked" else None
+        if outcome == "revoked":
+            if record is not None:
+                self._ended.labels(record.model, "REVOKED", "cancelled").inc()
+            await self._publisher.revoke_result(task_id)
+        return Cancellation(cancelled=outcome != "ended" or state == "REVOKED", state=state)
+
+    async def _own(self, caller: Caller, task_id: str, *, seen: bool = False) -> TaskRecord:
+        record = await self._ledger.get(task_id)
+        if record is None or record.tenant != caller.tenant:
+            raise self._unknown(task_id, seen=seen)
+        return record
+
+    def _unknown(self, task_id: str, *, seen: bool = False) -> ApiError:
+        """A task that there was once is told from one that there never was by the time in its id."""
+        made = task_id_time(task_id)
+        if made is not None and (seen or made < time.time() - self._retention_seconds):
+            return TaskExpired()
+        return TaskNotFound()
+
+
+def _text_so_far(entries: Sequence[Entry]) -> tuple[str, int]:
+    """The text since the last restart, and the number of its tokens."""
+    texts: list[str] = []
+    index = 0
+    for entry in entries:
+        if entry.type == "token" and entry.data:
+            token = TokenEvent.model_validate_json(entry.data, extra="ignore")
+            texts.append(token.text)
+            index = token.index
+        elif entry.restarts:
+            texts, index = [], 0
+    return "".join(texts), index
