@@ -38,7 +38,7 @@ faults: $(INSTALLED_DEV) ## Break every part in every documented way, on real pr
 	$(BIN)/python -m pytest faults -m "" --deselect faults/test_soak.py
 
 soak: $(INSTALLED_DEV) ## Random faults under load for MINUTES (10); then accepted = ended, lost = 0, seen twice = 0.
-	HEADRACE_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(BIN)/python -m pytest faults/test_soak.py -m "" -s
+	SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(BIN)/python -m pytest faults/test_soak.py -m "" -s
 
 lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .

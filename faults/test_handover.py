@@ -7,9 +7,8 @@ import time
 import pytest
 
 from api.repair.lost_messages import RESEND_SECONDS
-from faults.test_cancel_and_deadlines import cancel
-from faults.test_takeover import first_token_of_attempt, retries, started
-from testbed.stack import LEASE, Stack, until
+from testbed.stack import LEASE, Stack
+from testbed.waiting import until
 
 
 async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: Stack) -> None:
@@ -27,8 +26,8 @@ async def test_sigterm_hands_running_tasks_over_ahead_of_the_backlog(headrace: S
     await asyncio.gather(*followings, *(headrace.follow(history) for history in backlog))
     for history in running:
         history.expected = undisturbed.text
-        assert (started(history), retries(history), history.state) == ([1, 2], 1, "SUCCESS")
-    assert all(started(history) == [1] for history in backlog)
+        assert (history.started, history.retries, history.state) == ([1, 2], 1, "SUCCESS")
+    assert all(history.started == [1] for history in backlog)
     first_of_backlog = min(history.of("token")[0].at for history in backlog)
     for history in running:
         resumed = next(one.at for one in history.of("token") if one.id.attempt == 2)
@@ -42,7 +41,7 @@ async def test_what_ends_within_the_drain_is_not_handed_over(headrace: Stack) ->
     headrace.workers[0].send(signal.SIGTERM)
     await following
     assert await headrace.workers[0].wait(10) == 0
-    assert (started(history), history.state) == ([1], "SUCCESS")
+    assert (history.started, history.state) == ([1], "SUCCESS")
 
 
 async def test_sigterm_twice_is_not_a_crash(headrace: Stack) -> None:
@@ -87,8 +86,8 @@ async def test_a_kill_in_the_middle_of_the_drain_loses_nothing(headrace: Stack) 
     killed_at = time.monotonic()
     victim.kill()
     await following
-    assert (started(history), history.state) == ([1, 2], "SUCCESS")
-    assert first_token_of_attempt(history, 2) - killed_at <= LEASE + 2
+    assert (history.started, history.state) == ([1, 2], "SUCCESS")
+    assert history.first_token_of(2) - killed_at <= LEASE + 2
 
 
 @pytest.mark.slow
@@ -102,16 +101,16 @@ async def test_a_kill_in_the_middle_of_the_hand_over_loses_nothing(headrace: Sta
     held = [history for history in histories if await headrace.holder(history) is victim]
     victim.send(signal.SIGTERM)
     # Some are handed over, of some the message is not sent yet, some are still held.
-    await until(lambda: any(retries(history) for history in held), 10, "the first is handed over")
+    await until(lambda: any(history.retries for history in held), 10, "the first is handed over")
     killed_at = time.monotonic()
     victim.kill()
     await asyncio.gather(*followings)
     for history in histories:
         history.expected = undisturbed.text
-        assert (started(history), history.state) == ([1, 2] if history in held else [1], "SUCCESS")
+        assert (history.started, history.state) == ([1, 2] if history in held else [1], "SUCCESS")
     for history in held:
         # Its lease may have been given up and its message not been sent: then the janitor sends one.
-        assert first_token_of_attempt(history, 2) - killed_at <= max(LEASE, RESEND_SECONDS) + 2
+        assert history.first_token_of(2) - killed_at <= max(LEASE, RESEND_SECONDS) + 2
 
 
 async def test_a_cancel_during_the_drain_wins(headrace: Stack) -> None:
@@ -120,8 +119,8 @@ async def test_a_cancel_during_the_drain_wins(headrace: Stack) -> None:
     following = await headrace.until_tokens(history, 5)
     headrace.workers[0].send(signal.SIGTERM)
     asked_at = time.monotonic()
-    assert (await cancel(headrace, history))["cancelled"] is True
+    assert (await headrace.cancel(history))["cancelled"] is True
     await following
-    assert (started(history), history.state) == ([1], "REVOKED")
+    assert (history.started, history.state) == ([1], "REVOKED")
     assert history.seen[-1].at - asked_at <= 1
     assert await headrace.workers[0].wait(10) == 0

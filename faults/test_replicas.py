@@ -11,7 +11,8 @@ import httpx
 from redis.asyncio import Redis
 
 from testbed.history import History, follow
-from testbed.stack import Stack, until
+from testbed.stack import Stack
+from testbed.waiting import until
 
 
 async def test_a_client_of_a_killed_replica_resumes_at_another(headrace: Stack) -> None:

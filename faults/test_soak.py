@@ -1,6 +1,6 @@
 """The soak: random faults under load for some minutes, then the books must balance.
 
-`make soak MINUTES=10` runs it; HEADRACE_SOAK_SECONDS and HEADRACE_SOAK_SEED set length and seed.
+`make soak MINUTES=10` runs it; SOAK_SECONDS and SOAK_SEED set length and seed.
 """
 
 import asyncio
@@ -20,13 +20,15 @@ from redis.exceptions import RedisError
 
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
-from testbed.footprint import Footprint, engine_of
+from testbed.footprint import Footprint
 from testbed.history import History, check_stream
-from testbed.stack import LEASE, Process, Stack, until
+from testbed.stack import LEASE, Process, Stack
 from testbed.valkey import Valkey
+from testbed.waiting import until
+from testbed.worker_process import engine_of
 
-SECONDS = float(os.environ.get("HEADRACE_SOAK_SECONDS", "20"))
-SEED = int(os.environ.get("HEADRACE_SOAK_SEED", "1"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+SEED = int(os.environ.get("SOAK_SEED", "1"))
 CLIENTS = 12
 WARM_UP = min(30.0, SECONDS / 4)
 RETENTION = 30.0

@@ -9,20 +9,8 @@ from redis.asyncio import Redis
 from api.repair.lost_messages import RESEND_SECONDS
 from shared.celery_app import queue_for
 from shared.settings import SharedSettings
-from testbed.history import History
-from testbed.stack import LEASE, MODEL, Stack, until
-
-
-def started(history: History) -> list[int]:
-    return [one.data["attempt"] for one in history.of("status") if one.data["state"] == "STARTED"]
-
-
-def retries(history: History) -> int:
-    return sum(one.data["state"] == "RETRY" for one in history.of("status"))
-
-
-def first_token_of_attempt(history: History, attempt: int) -> float:
-    return next(one.at for one in history.of("token") if one.id.attempt == attempt)
+from testbed.stack import LEASE, MODEL, Stack
+from testbed.waiting import until
 
 
 async def test_a_killed_workers_task_goes_on_at_another_within_lease_and_two_seconds(headrace: Stack) -> None:
@@ -35,8 +23,8 @@ async def test_a_killed_workers_task_goes_on_at_another_within_lease_and_two_sec
     killed_at = time.monotonic()
     (await headrace.holder(history)).kill()
     await following
-    assert (started(history), retries(history), history.state) == ([1, 2], 1, "SUCCESS")
-    assert first_token_of_attempt(history, 2) - killed_at <= LEASE + 2
+    assert (history.started, history.retries, history.state) == ([1, 2], 1, "SUCCESS")
+    assert history.first_token_of(2) - killed_at <= LEASE + 2
 
 
 @pytest.mark.slow
@@ -50,7 +38,7 @@ async def test_a_batch_of_a_killed_worker_is_taken_over_whole(headrace: Stack) -
     await asyncio.gather(*followings)
     for history in histories:
         history.expected = undisturbed.text
-        assert (started(history), history.state) == ([1, 2], "SUCCESS")
+        assert (history.started, history.state) == ([1, 2], "SUCCESS")
 
 
 async def test_a_frozen_workers_writes_are_refused_when_it_thaws(headrace: Stack) -> None:
@@ -62,10 +50,10 @@ async def test_a_frozen_workers_writes_are_refused_when_it_thaws(headrace: Stack
     following = await headrace.until_tokens(history, 5)
     zombie = await headrace.holder(history)
     zombie.freeze()
-    await until(lambda: started(history) == [1, 2], LEASE + 5, "the second attempt")
+    await until(lambda: history.started == [1, 2], LEASE + 5, "the second attempt")
     zombie.thaw()
     await following
-    assert (started(history), history.state) == ([1, 2], "SUCCESS")
+    assert (history.started, history.state) == ([1, 2], "SUCCESS")
     # The thawed worker is a good worker again: alone, it serves the next task.
     next(worker for worker in headrace.workers if worker is not zombie).kill()
     assert (await headrace.run(words=200)).text == undisturbed.text
@@ -78,12 +66,12 @@ async def test_a_task_waits_for_a_worker_that_comes_back_from_zero(headrace: Sta
     history = await headrace.submit(words=100)
     following = await headrace.until_tokens(history, 5)
     headrace.workers[0].kill()
-    await until(lambda: retries(history) == 1, LEASE + 3, "the janitor takes the task back")
+    await until(lambda: history.retries == 1, LEASE + 3, "the janitor takes the task back")
     queued = await headrace.submit()
     await headrace.start_worker()
     await following
     assert (await headrace.follow(queued)).text == undisturbed.text
-    assert (started(history), history.state) == ([1, 2], "SUCCESS")
+    assert (history.started, history.state) == ([1, 2], "SUCCESS")
     assert history.text.startswith(queued.text)
 
 
@@ -97,7 +85,7 @@ async def test_a_prompt_that_kills_the_engine_is_poisoned_and_its_batch_mates_fi
     await asyncio.gather(*followings)
     assert poison.state == "FAILURE"
     assert poison.of("error")[0].data["code"] == "poisoned"
-    assert started(poison) == [1, 2, 3]
+    assert poison.started == [1, 2, 3]
     for mate in mates:
         mate.expected = undisturbed.text
         assert mate.state == "SUCCESS"
@@ -113,7 +101,7 @@ async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(headrace: Stack) -
     hang = await headrace.submit("!hang", timeoutSeconds=30)
     await following
     assert mate.state == "SUCCESS"
-    assert len(started(mate)) > 1
+    assert len(mate.started) > 1
     await headrace.follow(hang)
     assert hang.of("error")[0].data["code"] in ("poisoned", "deadline_exceeded")
 
@@ -147,7 +135,7 @@ async def test_an_engine_that_holds_its_interpreter_is_restarted_and_health_tell
         assert mate.state == "SUCCESS"
         again = next(one.at for one in mate.of("status") if one.data["state"] == "RETRY")
         assert again - held_at <= stall + 2
-    assert (started(poison), poison.of("error")[0].data["code"]) == ([1, 2, 3], "poisoned")
+    assert (poison.started, poison.of("error")[0].data["code"]) == ([1, 2, 3], "poisoned")
     # The worker puts it right by itself: a restart would only lose what it holds. It is not ready meanwhile.
     assert set(alive) == {200}
     assert set(ready) == {200, 503}
@@ -167,7 +155,7 @@ async def test_a_message_that_a_frozen_and_then_killed_worker_swallowed_is_sent_
     headrace.workers[0].stop()
     await headrace.start_worker()
     await headrace.follow(history)
-    assert (started(history), history.state) == ([1], "SUCCESS")
+    assert (history.started, history.state) == ([1], "SUCCESS")
     assert history.of("token")[0].at - submitted_at <= RESEND_SECONDS + 2
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from testbed.otlp_receiver import Receiver, Span, otlp_receiver
-from testbed.stack import MODEL, Stack, free_port, stack, until
+from testbed.ports import free_port
+from testbed.stack import MODEL, Stack, stack
 from testbed.valkey import Valkey
+from testbed.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"

@@ -41,6 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The Kubernetes client leaves connections that the API server has closed to the garbage collector.
     unclosed = r"ignore:Exception ignored in. <ssl\.SSLSocket:pytest.PytestUnraisableExceptionWarning"
     config.addinivalue_line("filterwarnings", unclosed)
+    for name in ("KUBECONFIG", "K8S_TEST_VALUES"):  # the tests run in an empty folder
+        if paths := os.environ.get(name):
+            os.environ[name] = os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))
 
 
 @pytest.fixture(scope="session")

@@ -47,11 +47,3 @@ class Footprint:
             and self.threads <= before.threads + THREADS
             and self.rss <= before.rss + BYTES + BYTES_PER_TASK * tasks
         )
-
-
-def engine_of(worker: int) -> int:
-    """The pid of a worker's engine: its child that is not multiprocessing's resource tracker."""
-    for child in psutil.Process(worker).children():
-        if not any("resource_tracker" in word for word in child.cmdline()):
-            return child.pid
-    raise AssertionError(f"the worker {worker} has no engine")

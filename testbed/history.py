@@ -67,6 +67,19 @@ class History:
         times = [one.at for one in self.seen if not _is_live(one)]
         return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
 
+    @property
+    def started(self) -> list[int]:
+        """The attempts that began, in order."""
+        return [one.data["attempt"] for one in self.of("status") if one.data["state"] == "STARTED"]
+
+    @property
+    def retries(self) -> int:
+        return sum(one.data["state"] == "RETRY" for one in self.of("status"))
+
+    def first_token_of(self, attempt: int) -> float:
+        """When it came, in seconds of the monotonic clock."""
+        return next(one.at for one in self.of("token") if one.id.attempt == attempt)
+
     def of(self, kind: str) -> list[Seen]:
         return [one for one in self.seen if one.type == kind]
 

@@ -11,14 +11,16 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import httpx
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from testbed.stack import MODEL, Stack, free_port, stack, until
+from testbed.nvml import OneGpu
+from testbed.ports import free_port
+from testbed.stack import MODEL, Stack, stack
+from testbed.waiting import until
 from worker.status.gpus import Gpus
 
 RULES = Path(__file__).parents[1] / "charts/headrace/files/alerts.yaml"
@@ -138,24 +140,6 @@ async def _prometheus(
         process.wait(10)
 
 
-class NvmlOfOneGpu:
-    """NVML's calls that `worker.gpus` makes, for machines without a GPU."""
-
-    def nvmlInit(self) -> None: ...  # noqa: N802  # NVML's names
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
-        return SimpleNamespace(used=30 << 30, total=80 << 30)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:  # noqa: N802
-        return SimpleNamespace(gpu=75)
-
-
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
@@ -165,7 +149,7 @@ class _Quiet(WSGIRequestHandler):
 def gpu_stand_in() -> Iterator[int]:
     """Serves what a worker with a GPU would add to its metrics; the port."""
     registry = CollectorRegistry()
-    registry.register(Gpus(NvmlOfOneGpu()))
+    registry.register(Gpus(OneGpu()))
     server = make_server("127.0.0.1", 0, make_wsgi_app(registry), handler_class=_Quiet)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -5,11 +5,10 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,35 +19,12 @@ from redis.asyncio import Redis
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
 from testbed.history import History, follow
+from testbed.ports import free_port
+from testbed.waiting import until
 
 MODEL = "fake"
 LEASE = 3.0
 """Seconds. Short, so that a takeover is quick to test; the default is 10."""
-
-TEST_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-# Below the ports that the kernel gives to clients (from 32768), 2,000 for each process of a test run: a port that was
-# free is not taken by anything else before its server listens.
-PORTS = itertools.cycle(range(20000 + 2000 * TEST_PROCESS, 22000 + 2000 * TEST_PROCESS))
-
-
-def free_port() -> int:
-    """A port of this machine that nothing uses, for a server that is started next."""
-    for port in PORTS:
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float, what: str) -> None:
-    """Waits for something in another process, which has no event to wait for; fails by name after `seconds`."""
-    stop_at = time.monotonic() + seconds
-    while time.monotonic() < stop_at:
-        holds = condition()
-        if await holds if isinstance(holds, Awaitable) else holds:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 @dataclass
@@ -208,6 +184,11 @@ class Stack:
             name = await redis.hget(Keys(SharedSettings().key_prefix).task(history.task_id), "worker")
         assert isinstance(name, bytes), "no worker has it"
         return next(worker for worker in self.workers if worker.name == name.decode())
+
+    async def cancel(self, history: History) -> dict[str, Any]:
+        """What `cancel_message` answers."""
+        reply = await self.rpc("cancel_message", {"taskId": history.task_id})
+        return dict(reply["result"])
 
     async def state(self, history: History) -> str:
         reply = await self.rpc("get_message", {"taskId": history.task_id})

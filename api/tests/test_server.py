@@ -25,8 +25,9 @@ class Process:
 
     def __init__(self, **settings: str) -> None:
         names = {f"HEADRACE_{name.upper()}": value for name, value in settings.items()}
-        env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")} | names
-        self.popen = subprocess.Popen([sys.executable, "-m", "api"], env=env, stderr=subprocess.PIPE, text=True)
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "api"], env={**os.environ, **names}, stderr=subprocess.PIPE, text=True
+        )
         self.log = ""
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)

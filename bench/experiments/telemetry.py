@@ -16,10 +16,11 @@ from bench.experiments import Scale
 from bench.interleave import interleaved, observed
 from bench.load import closed_loop
 from bench.measures import Metrics, percentile, ratio
-from bench.processes import free_port, running, until_listening
+from bench.processes import running, until_listening
 from bench.results_file import Result
 from bench.servers import Server, headrace
 from bench.trace import stories
+from testbed.ports import free_port
 
 SCRIPTED = "scripted:?token_ms=20"
 USERS = 32

@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from testbed.stack import free_port, stack, until
+from testbed.ports import free_port
+from testbed.stack import stack
 from testbed.valkey import Valkey
+from testbed.waiting import until
 
 from .conftest import CHART, Render
 

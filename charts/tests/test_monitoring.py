@@ -14,8 +14,8 @@ import yaml
 from charts.generate.dashboard import dashboard
 from testbed.monitored import RULES, Monitored, load, monitored, selectors
 from testbed.otlp_receiver import otlp_receiver
-from testbed.stack import until
 from testbed.valkey import Valkey
+from testbed.waiting import until
 
 DOCS = Path(__file__).parents[2] / "docs"
 PATIENCE = 40.0

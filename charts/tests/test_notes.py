@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from api.settings import Settings
-from testbed.stack import free_port, stack
+from testbed.ports import free_port
+from testbed.stack import stack
 from testbed.valkey import Valkey
 from worker.engine_options import PACKAGED_MODEL
 

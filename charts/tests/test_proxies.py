@@ -15,8 +15,10 @@ import pytest
 import yaml
 
 from testbed.history import History, check_client
-from testbed.stack import Process, Stack, free_port, stack, until
+from testbed.ports import free_port
+from testbed.stack import Process, Stack, stack
 from testbed.valkey import Valkey
+from testbed.waiting import until
 
 from .conftest import Render
 

@@ -1,10 +1,10 @@
 import asyncio
-import os
 import signal
 import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from celery.exceptions import TaskRevokedError
 
@@ -12,7 +12,7 @@ from shared.wire.schemas import ErrorEvent, QueueClass
 from testbed.task_client import TaskClient
 from testbed.valkey import Valkey
 from testbed.waiting import until
-from testbed.worker_process import StartWorker
+from testbed.worker_process import StartWorker, engine_of
 from worker.app import main
 from worker.tasks.redis_retry import persist
 
@@ -102,12 +102,11 @@ async def test_a_worker_that_is_killed_loses_no_token(client: TaskClient, start_
 
 async def test_the_engine_dies_with_its_worker(client: TaskClient, start_worker: StartWorker) -> None:
     worker = await start_worker()
-    children = _children(worker.pid)
-    assert children
+    engine = engine_of(worker.pid)
 
     worker.kill()
 
-    await until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), 5)
+    await until(lambda: not psutil.pid_exists(engine), 5)
 
 
 async def test_a_frozen_worker_that_lost_its_lease_writes_nothing_and_stops_within_a_second(
@@ -289,13 +288,3 @@ async def test_sigterm_while_the_engine_loads_ends_the_worker_at_once(
     worker.signal(signal.SIGTERM)
 
     assert await worker.exit_code(8) == 0
-
-
-def _children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        main_thread = file.read().split()
-    found = {int(child) for child in main_thread}
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/children") as file:
-            found |= {int(child) for child in file.read().split()}
-    return sorted(found)

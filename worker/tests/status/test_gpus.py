@@ -1,33 +1,12 @@
-"""GPU gauges, on a stand-in for NVML: the machines that run the tests have no GPU."""
+"""GPU gauges, on a stand-in for NVML."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pynvml
 from prometheus_client import CollectorRegistry, generate_latest
 
+from testbed.nvml import OneGpu
 from worker.status.gpus import Gpus
-
-
-class OneGpu:
-    """The calls of NVML that are made."""
-
-    started = 0
-
-    def nvmlInit(self) -> None:  # noqa: N802  # NVML's names
-        self.started += 1
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
-        return SimpleNamespace(used=30 << 30, total=80 << 30)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:  # noqa: N802
-        return SimpleNamespace(gpu=75)
 
 
 class NoDriver:
