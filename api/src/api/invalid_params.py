@@ -23,19 +23,19 @@ def invalid_params(error: ValidationError, params: JsonValue) -> InvalidParams:
     if count > MAX_READ:
         return InvalidParams(f"the parameters have {count} errors")
     found = [item for details in error.errors(include_url=False, include_input=False) for item in _items(details)]
-    problems: dict[str, list[str]] = {}
+    problems: dict[Location, list[str]] = {}
     for location, text in found:
-        texts = problems.setdefault(_path(location, params, missing=text == MISSING), [])
+        texts = problems.setdefault(_place(location, params, missing=text == MISSING), [])
         if text not in texts:
             texts.append(text)
     # Of a value that may be text or an object, the object was meant if something inside of it is wrong.
-    paths = [path for path in problems if not any(other.startswith((path + ".", path + "[")) for other in problems)]
-    errors: list[JsonValue] = [
-        {"path": _cut(path), "message": _cut(", or ".join(problems[path]))} for path in paths[:MAX_SHOWN]
-    ]
-    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
-    first = f"{_cut(paths[0])}: " if paths[0] else ""
-    return InvalidParams(f"{first}{_cut(', or '.join(problems[paths[0]]))}{more}", errors=errors)
+    around = {place[:length] for place in problems for length in range(len(place))}
+    wrong = [(_path(place), ", or ".join(texts)) for place, texts in problems.items() if place not in around]
+    errors: list[JsonValue] = [{"path": _cut(path), "message": _cut(text)} for path, text in wrong[:MAX_SHOWN]]
+    path, text = wrong[0]
+    first = f"{_cut(path)}: " if path else ""
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return InvalidParams(f"{first}{_cut(text)}{more}", errors=errors)
 
 
 def invalid_param(place: Place, reason: str) -> InvalidParams:
@@ -78,17 +78,23 @@ def _text(details: Any) -> str:
             return text.replace("must be a valid list", "must be a list").replace(" after validation", "")
 
 
-def _path(location: Location, params: JsonValue, *, missing: bool) -> str:
-    """`messages[0].content` for pydantic's location, without the names of union branches that stand between."""
-    path, value = "", params
+def _place(location: Location, params: JsonValue, *, missing: bool) -> Location:
+    """pydantic's location without the names of union branches that stand between."""
+    place: Location = ()
+    value = params
     for number, part in enumerate(location):
         if isinstance(part, int):
-            path += f"[{part}]"
+            place += (part,)
             value = value[part] if isinstance(value, list) and part < len(value) else None
         elif isinstance(value, dict) and (part in value or (missing and number == len(location) - 1)):
-            path += f".{part}" if path else part
+            place += (part,)
             value = value.get(part)
-    return path
+    return place
+
+
+def _path(place: Location) -> str:
+    """`messages[0].content`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 def _cut(text: str) -> str:

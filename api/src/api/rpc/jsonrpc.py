@@ -5,18 +5,16 @@ members of an envelope that it does not name are ignored; `null` in positional p
 """
 
 import asyncio
-import json
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Generic, TypeVar
 
 from pydantic import JsonValue
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from api.error_object import error_object
-from api.errors import ApiError, InvalidParams, InvalidRequest, MethodNotFound, ParseError, as_api_error
+from api.errors import ApiError, InvalidParams, InvalidRequest, MethodNotFound, as_api_error
+from api.json_body import parsed
 
 Context = TypeVar("Context")
 Id = str | int | float | None
@@ -48,7 +46,7 @@ async def answer(
     Never raises for anything in `body` or from a method.
     """
     try:
-        message = _parse(body)
+        message = await parsed(body)
         if isinstance(message, list):
             return await _answer_batch(message, methods, context, limits or Limits())
     except ApiError as error:
@@ -65,27 +63,6 @@ def error_reply(error: ApiError, request_id: Id = None) -> dict[str, JsonValue]:
 def encode(reply: JsonValue) -> bytes:
     """JSON in UTF-8."""
     return to_json(reply)
-
-
-_OUT_OF_RANGE = re.compile(rb"[eE]\+?0*[1-9]\d{2}|\d{309}")
-"""What a number beyond a double's range looks like; only then is the text looked at more closely."""
-
-
-def _parse(body: bytes) -> JsonValue:
-    """Strict JSON: UTF-8, no NaN or Infinity, no lone surrogates, at most 200 levels deep. Raises ParseError."""
-    try:
-        message: JsonValue = from_json(body, allow_inf_nan=False)
-        if _OUT_OF_RANGE.search(body):
-            json.loads(body, parse_float=_finite)
-    except ValueError as error:
-        raise ParseError(f"the body is not valid JSON: {str(error)[:200]}") from None
-    return message
-
-
-def _finite(text: str) -> float:
-    if not isfinite(float(text)):
-        raise ValueError(f"the number {text[:40]} is out of range")
-    return float(text)
 
 
 async def _answer_batch(

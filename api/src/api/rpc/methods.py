@@ -11,14 +11,12 @@ from api.auth import Caller
 from api.backend import Backend
 from api.errors import as_api_error
 from api.invalid_params import invalid_params
+from api.json_body import LARGE_BYTES
 from api.rpc.jsonrpc import Method
 from api.tasks.new_task import start_task
 from shared.store.redis_client import answered_within
 from shared.telemetry.logs import scope
 from shared.wire.schemas import CreateMessageParams, ModelStatus, TaskParams, WireType
-
-LARGE_BODY_BYTES = 64 * 1024
-"""Bodies above this are checked in a thread: thousands of messages or schemas take longer than others may wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Call:
 
     @property
     def large(self) -> bool:
-        return self.body_bytes > LARGE_BODY_BYTES
+        return self.body_bytes > LARGE_BYTES
 
 
 Params = TypeVar("Params", bound=WireType)

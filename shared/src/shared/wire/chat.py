@@ -1,9 +1,10 @@
 """Conversations and tools in OpenAI's wire form (names as OpenAI spells them)."""
 
-import json
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from shared.wire.json_text import parse_json
 
 MAX_TOOLS = 128
 """OpenAI's own limit on the number of tools of one request."""
@@ -59,17 +60,10 @@ class FunctionCall(ChatType):
 
     def parsed_arguments(self) -> dict[str, JsonValue]:
         """The arguments as an object; empty text is no arguments. Raises ValueError for anything else."""
-        try:
-            arguments = json.loads(self.arguments.strip() or "{}", parse_constant=_no_constant)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        arguments = parse_json(self.arguments.strip() or "{}")
         if not isinstance(arguments, dict):
             raise ValueError("not a JSON object")
-        return cast(dict[str, JsonValue], arguments)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+        return arguments
 
 
 class MessageToolCall(ChatType):
