@@ -49,11 +49,7 @@ async def create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
 
 async def _create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     try:
-        checked = (
-            await asyncio.to_thread(_checked, CreateMessageParams, params)
-            if call.large
-            else _checked(CreateMessageParams, params)
-        )
+        checked = await _checked(call, CreateMessageParams, params)
         task_id = await start_task(call.backend, call.caller, checked, context=call.context, large=call.large)
     except Exception as error:
         refusal = as_api_error(error)
@@ -66,7 +62,8 @@ async def _create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue
 
 async def get_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """State of a task, its place in the queue, the text so far, its result or its error."""
-    view = await call.backend.own_tasks.view(call.caller, _checked(TaskParams, params).task_id)
+    checked = await _checked(call, TaskParams, params)
+    view = await call.backend.own_tasks.view(call.caller, checked.task_id)
     return view.model_dump(mode="json", exclude_none=True)
 
 
@@ -76,19 +73,20 @@ async def cancel_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     A waiting task is REVOKED at once. A running one is still in its state: its worker stops it within a moment, unless
     it ends first.
     """
-    cancellation = await call.backend.own_tasks.cancel(call.caller, _checked(TaskParams, params).task_id)
+    checked = await _checked(call, TaskParams, params)
+    cancellation = await call.backend.own_tasks.cancel(call.caller, checked.task_id)
     return cancellation.model_dump(mode="json")
 
 
 async def tool_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """The server's tool catalogue."""
-    _checked(NoParams, params)
+    await _checked(call, NoParams, params)
     return [tool.model_dump(mode="json", exclude_unset=True) for tool in call.backend.settings.tool_catalogue]
 
 
 async def model_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """The models, and how busy each is."""
-    _checked(NoParams, params)
+    await _checked(call, NoParams, params)
     settings = call.backend.settings
     async with answered_within(settings.redis_timeout):
         models = await asyncio.gather(*(_model_status(call.backend, name) for name in settings.models))
@@ -111,12 +109,16 @@ async def _model_status(backend: Backend, name: str) -> ModelStatus:
     )
 
 
-def _checked(model: type[Params], params: dict[str, JsonValue]) -> Params:
+async def _checked(call: Call, model: type[Params], params: dict[str, JsonValue]) -> Params:
     """Raises InvalidParams. Strict: `"5"` is no number, and names are spelled as on the wire."""
-    try:
-        return model.model_validate(params, strict=True, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise invalid_params(error, params) from None
+
+    def check() -> Params:
+        try:
+            return model.model_validate(params, strict=True, by_alias=True, by_name=False)
+        except ValidationError as error:
+            raise invalid_params(error, params) from None
+
+    return await asyncio.to_thread(check) if call.large else check()
 
 
 def _method(call: Callable[[Call, dict[str, JsonValue]], Awaitable[JsonValue]], params: type[WireType]) -> Method[Call]:

@@ -19,9 +19,13 @@ def parse_json(text: str | bytes) -> JsonValue:
     body = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     if len(body) > _SHORT_BYTES and _has_too_many_values(body):
         raise ValueError(f"more than {MAX_VALUES} values")
-    value: JsonValue = from_json(body, allow_inf_nan=False)
-    if not _is_in_range(value):
-        raise ValueError(f"a number is out of range: none may be beyond {sys.float_info.max:.4g}")
+    try:
+        value: JsonValue = from_json(body)
+    except ValueError as error:
+        if str(error).startswith("recursion limit"):
+            raise ValueError(f"nested too deeply ({error})") from None
+        raise
+    _check_numbers(value)
     return value
 
 
@@ -39,8 +43,8 @@ def _has_too_many_values(body: bytes) -> bool:
     return values > MAX_VALUES or len(pieces) > 2 * most_strings
 
 
-def _is_in_range(value: JsonValue) -> bool:
-    """The parser makes infinity of 1e999, and of 4,000 digits an integer of as many."""
+def _check_numbers(value: JsonValue) -> None:
+    """The parser makes infinity of 1e999, and of 4,000 digits an integer of as many; it takes the word NaN."""
     largest = sys.float_info.max
     pending = [value]
     while pending:
@@ -50,5 +54,6 @@ def _is_in_range(value: JsonValue) -> bool:
         elif isinstance(one, list):
             pending.extend(one)
         elif isinstance(one, int | float) and not -largest <= one <= largest:
-            return False
-    return True
+            if one != one:
+                raise ValueError("NaN is not JSON")
+            raise ValueError(f"a number is out of range: none may be beyond {largest:.4g}")
