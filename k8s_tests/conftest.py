@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if not os.environ.get("KUBECONFIG"):
-        pytest.exit("KUBECONFIG names no cluster: see k8s-tests/README.md", returncode=2)
+        pytest.exit("KUBECONFIG names no cluster: see k8s_tests/README.md", returncode=2)
     cluster = Cluster(f"headrace-test-{secrets.token_hex(3)}")
     cluster.make()
     request.config.stash[CLUSTER] = cluster
@@ -131,7 +131,7 @@ def storage_class(cluster: Cluster) -> str:
 @pytest.fixture(scope="session")
 def otlp(cluster: Cluster, base_values: Json) -> str:
     """Name of a pod that receives traces and logs each span as a line of JSON."""
-    receiver = (ROOT / "faults" / "otlp_receiver.py").read_text()
+    receiver = (ROOT / "testbed" / "otlp_receiver.py").read_text()
     files = {"otlp_pod.py": (HERE / "otlp_pod.py").read_text(), "otlp_receiver.py": receiver}
     cluster.run_python("otlp", *python_image(base_values), files)
     return "otlp"

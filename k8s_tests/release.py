@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import functools
 import threading
 import time
 import zlib
@@ -95,7 +96,7 @@ class Release:
         redis = self.selector("redis")
         until(lambda: bool(self.cluster.ready_pods(redis)), START_SECONDS, f"{self.name}: Redis is ready")
         for deployment in (self.api, *map(self.worker, models)):
-            until(lambda name=deployment: self.cluster.rolled_out(name), START_SECONDS, f"{deployment} is ready")
+            until(functools.partial(self.cluster.rolled_out, deployment), START_SECONDS, f"{deployment} is ready")
 
     def ask(self, model: str, words: int) -> "Reader":
         """Asks a scripted model for so many words and reads the answer in the background."""

@@ -1,5 +1,6 @@
 """NetworkPolicies of the chart: what must pass passes, and what must not is refused where the cluster enforces them."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,10 @@ def at(cluster: Cluster, pod: str, target: str) -> str:
     """How the last knock ended."""
     states = [one["state"] for one in cluster.log_objects(pod) if one["target"] == target]
     return str(states[-1])[:4] if states else ""
+
+
+def shut(cluster: Cluster, pod: str, target: str) -> bool:
+    return at(cluster, pod, target) == "shut"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,7 @@ def test_strangers_are_refused_by_redis_and_by_the_api(guarded: Release, enforce
         until(lambda: at(cluster, "friend", api) == "open", ENFORCED_WITHIN, "a friend reaches the API")
         until(lambda: at(cluster, "stranger", api) == "shut", ENFORCED_WITHIN, "a stranger is refused by the API")
         for name in ("stranger", "friend"):
-            until(lambda who=name: at(cluster, who, redis) == "shut", ENFORCED_WITHIN, f"{name} is refused by Redis")
+            until(functools.partial(shut, cluster, name, redis), ENFORCED_WITHIN, f"{name} is refused by Redis")
     finally:
         for name in ("stranger", "friend"):
             cluster.remove_python(name)

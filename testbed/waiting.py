@@ -26,10 +26,12 @@ async def until(condition: Callable[[], Any], seconds: float = 20, what: str = "
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def wait_until(condition: Callable[[], T | None], seconds: float, what: Callable[[], str]) -> T:
+def wait_until(
+    condition: Callable[[], T | None], seconds: float, what: Callable[[], str], pause: float = PAUSE_SECONDS
+) -> T:
     """The same for a test without an event loop; `what` is asked at the end, for the latest output."""
     stop_at = time.monotonic() + seconds
     while not (holds := condition()):
         assert time.monotonic() < stop_at, f"not within {seconds} s: {what()}"
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(pause)
     return holds
