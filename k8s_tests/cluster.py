@@ -6,8 +6,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import urllib3
-from kubernetes import client, config
-from kubernetes.client import ApiException, AppsV1Api, CoreV1Api, NetworkingV1Api, V1Pod
+from kubernetes.client import (
+    ApiClient,
+    ApiException,
+    AppsV1Api,
+    Configuration,
+    CoreV1Api,
+    NetworkingV1Api,
+    StorageV1Api,
+    V1Pod,
+    VersionApi,
+)
+from kubernetes.config import load_kube_config
 from kubernetes.stream import stream
 
 from testbed.waiting import wait_until
@@ -32,16 +42,16 @@ class Cluster:
     """A namespace of its own, in which Pod Security refuses every pod outside the restricted profile."""
 
     def __init__(self, namespace: str) -> None:
-        configuration = client.Configuration()
-        config.load_kube_config(client_configuration=configuration)
+        configuration = Configuration()
+        load_kube_config(client_configuration=configuration)
         configuration.retries = urllib3.Retry(5, backoff_factor=1)  # an API server may be short of time
-        api = client.ApiClient(configuration)
+        api = ApiClient(configuration)
         self.namespace = namespace
         self.core = CoreV1Api(api)
         self.apps = AppsV1Api(api)
         self.networking = NetworkingV1Api(api)
-        self.storage = client.StorageV1Api(api)
-        self.version = str(client.VersionApi(api).get_code().git_version)
+        self.storage = StorageV1Api(api)
+        self.version = str(VersionApi(api).get_code().git_version)
 
     def make(self) -> None:
         """Makes the namespace; its default service account is there when this returns."""
@@ -116,7 +126,7 @@ class Cluster:
 
     def execute(self, pod: str, *command: str) -> str:
         """Standard output of a command in the pod's first container."""
-        with client.ApiClient(self.core.api_client.configuration) as api:  # `stream` changes the client it is given
+        with ApiClient(self.core.api_client.configuration) as api:  # `stream` changes the client it is given
             running = stream(
                 CoreV1Api(api).connect_get_namespaced_pod_exec,
                 pod,

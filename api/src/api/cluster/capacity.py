@@ -170,7 +170,7 @@ async def capacity_of_this_cluster(selector: str) -> AsyncIterator[Capacity | No
 
     configuration = Configuration()
     try:
-        load_incluster_config(client_configuration=configuration)
+        load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # it has no types
         namespace = await asyncio.to_thread(NAMESPACE_FILE.read_text)
     except (ConfigException, OSError) as error:
         log.warning("Waiting clients will not be told what the cluster is doing: %s", error)

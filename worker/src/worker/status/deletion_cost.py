@@ -85,7 +85,7 @@ async def keep_deletion_cost(pod: str, busy: Callable[[], bool]) -> None:
 
     configuration = Configuration()
     try:
-        load_incluster_config(client_configuration=configuration)
+        load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # it has no types
         namespace = await asyncio.to_thread(NAMESPACE_FILE.read_text)
     except (ConfigException, OSError) as error:
         log.warning("The deletion cost stays as it is, there is no cluster to tell: %s", error)
