@@ -453,8 +453,38 @@ async def _provoked(request: str, world: World) -> httpx.Response:
         return await http.post("/rpc", content=text.encode(), headers=JSON)
 
 
+LENIENT = PAGE[PAGE.index("## Accepted, though") : PAGE.index("## The state of things")]
+
+
+@pytest.mark.parametrize(("sent", "read_as"), re.findall(r"^\| `({.*})` \| `({.*})` \|$", LENIENT, re.MULTILINE))
+async def test_both_forms_of_an_accepted_request_make_the_same_task(world: World, sent: str, read_as: str) -> None:
+    async with world.start() as http:
+        requests = []
+        for params in (sent, read_as):
+            record = await world.ledger.get(await task_id_of(await call(http, "create_message", json.loads(params))))
+            assert record is not None
+            requests.append(json.loads(record.request))
+    assert requests[0] == requests[1]
+
+
+TRANSPORT = re.findall(r"^- (.+)$", LENIENT, re.MULTILINE)
+
+
+@pytest.mark.parametrize("form", TRANSPORT)
+async def test_the_transport_reads_the_same_request_from(world: World, form: str) -> None:
+    request = b'{"jsonrpc": "2.0", "id": 1, "method": "tool_list"}'
+    header = re.match("`([A-Za-z-]+): ?(.*?)`", form)
+    async with world.start() as http:
+        if header is None:
+            reply = await http.post("/rpc", content=b"\xef\xbb\xbf" + request, headers=JSON)
+        else:
+            reply = await http.post("/rpc", content=request, headers=JSON | {header[1]: header[2]})
+    assert reply.json() == {"jsonrpc": "2.0", "result": [], "id": 1}
+
+
 def test_the_page_has_rows_and_each_scenario_is_one_of_them() -> None:
     assert len(ROWS) > 80
+    assert len(TRANSPORT) == 6
     assert not SCENARIOS.keys() - {row.request for row in ROWS}
 
 

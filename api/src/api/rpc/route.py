@@ -42,12 +42,16 @@ def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None)
     return Response(body, status, headers=headers, media_type="application/json")
 
 
+_JSON_TYPES = ("application/json", "application/json-rpc", "application/jsonrequest")
+"""The latter two by the JSON-RPC group's own note on HTTP (https://www.jsonrpc.org/historical/json-rpc-over-http.html)."""
+
+
 def _check_media_type(request: Request) -> None:
-    """Raises UnsupportedMediaType. HTML forms of other sites cannot send JSON's type: no forgery through a browser."""
+    """Raises UnsupportedMediaType. HTML forms of other sites cannot send JSON's types: no forgery through a browser."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type not in _JSON_TYPES and not (media_type.startswith("application/") and media_type.endswith("+json")):
         raise UnsupportedMediaType
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("the body must not be compressed: send no `Content-Encoding`")
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic_core import to_json
 
 from shared.wire.json_text import parse_json
 
@@ -58,6 +59,13 @@ class FunctionCall(ChatType):
     name: str
     arguments: str
 
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _as_text(cls, arguments: Any) -> Any:
+        if arguments is None:
+            return ""
+        return to_json(arguments).decode() if isinstance(arguments, dict) else arguments
+
     def parsed_arguments(self) -> dict[str, JsonValue]:
         """The arguments as an object; empty text is no arguments. Raises ValueError for anything else."""
         arguments = parse_json(self.arguments.strip() or "{}")
@@ -74,8 +82,12 @@ class MessageToolCall(ChatType):
     function: FunctionCall
 
 
+_SAID_BY_OTHERS = ("annotations", "audio", "function_call")
+"""Fields that OpenAI's library writes into every message that it got, empty where they do not apply."""
+
+
 class AssistantMessage(ChatType):
-    """What the model said before: text, tool calls or both."""
+    """What the model said before: text, tool calls or both; `content: null` without calls is a silence."""
 
     role: Literal["assistant"]
     content: str | None = None
@@ -85,22 +97,35 @@ class AssistantMessage(ChatType):
 
     _text = field_validator("content", mode="before")(_joined)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, message: Any) -> Any:
+        if not isinstance(message, dict):
+            return message
+        empty = {name for name in _SAID_BY_OTHERS if name in message and message[name] in (None, [])}
+        return {name: value for name, value in message.items() if name not in empty} if empty else message
+
     @model_validator(mode="after")
     def _says_something(self) -> "AssistantMessage":
         if self.content is None and not self.tool_calls:
-            raise ValueError("an assistant message needs content or tool_calls")
+            if "content" not in self.model_fields_set:
+                raise ValueError("an assistant message needs content or tool_calls")
+            self.content = ""
         return self
 
 
 class ToolMessage(ChatType):
-    """The result of one tool call."""
+    """The result of one tool call; `content: null` is that of a tool that has nothing to say."""
 
     role: Literal["tool"]
     content: str
     tool_call_id: str
     name: str | None = None
 
-    _text = field_validator("content", mode="before")(_joined)
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text(cls, content: Any) -> Any:
+        return "" if content is None else _joined(content)
 
 
 ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
@@ -118,11 +143,29 @@ class FunctionDefinition(ChatType):
     parameters: dict[str, JsonValue] = Field(default_factory=_no_parameters)
     strict: bool | None = None
 
+    @field_validator("description", mode="before")
+    @classmethod
+    def _no_description(cls, description: Any) -> Any:
+        return "" if description is None else description
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _of_an_object(cls, parameters: Any) -> Any:
+        """Arguments are an object always: a schema that does not say so, or allows other things too, means the same."""
+        if parameters in (None, {}):
+            return _no_parameters()
+        if not isinstance(parameters, dict):
+            return parameters
+        kinds = parameters.get("type")
+        if kinds is None or (isinstance(kinds, list) and "object" in kinds):
+            return {"type": "object"} | parameters | {"type": "object"}
+        return parameters
+
 
 class Tool(ChatType):
     """One entry of `tools`."""
 
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: FunctionDefinition
 
 

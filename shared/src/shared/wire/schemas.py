@@ -1,8 +1,8 @@
 """Every type of Headrace's own that crosses a wire: parameters, the stored request, stream events, results, cards."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 
 from shared.wire.chat import MAX_TOOLS, ChatMessage, ResponseFormat, Tool, ToolChoice, UserMessage
@@ -31,21 +31,27 @@ class WireType(BaseModel):
     )
 
 
+def _whole(number: Any) -> Any:
+    """JSON knows one kind of number, and some languages write 100 as 100.0."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 StopString = Annotated[str, Field(min_length=1)]
 
 
 class Sampling(WireType):
     """How the next token is chosen. All fields are the client's; `None` means the model's own default."""
 
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     """Most tokens to generate; `None`: what is left of the context, at most the worker's own limit."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """0 is greedy decoding, and so is what is below the smallest normal float32, 1.2e-38."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=1)] | None = None
     stop: Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | StopString | None = None
     """Text at which generation ends; the text itself is not part of the answer."""
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
     """The same seed, prompt and model give the same answer, also across workers."""
 
 
@@ -74,6 +80,12 @@ class CreateMessageParams(Sampling, ConversationParams):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     cancel_on_disconnect: bool = False
     """Cancel the task when its last reader has been gone for the server's resume window."""
+
+    @field_validator("priority", "cancel_on_disconnect", mode="before")
+    @classmethod
+    def _null_is_not_given(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        return cls.model_fields[info.field_name].default if value is None else value
 
 
 class TaskParams(WireType):
