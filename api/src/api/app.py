@@ -16,6 +16,7 @@ from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
 from api.error_replies import ErrorReplies
 from api.hub.event_hub import EventHub
+from api.hub.reader_marks import ReaderMarks
 from api.metrics import make_metrics
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
@@ -23,6 +24,8 @@ from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
 from api.sse import stream as sse
+from api.streaming.positions import Positions
+from api.streaming.readers import Readers
 from api.tasks.own_task import OwnTasks
 from api.unread_body import UnreadBody
 from shared.cancellation import cancel_and_wait
@@ -90,6 +93,19 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
     metrics = make_metrics(settings.models)
     celery = make_celery(settings)
     publisher = Publisher(celery, timeout=settings.publish_timeout, failures=metrics.publish_failures)
+    hub = EventHub(redis, stream, on_slow=metrics.slow_readers.labels("behind").inc)
+    marks = ReaderMarks(redis, keys, window_seconds=settings.resume_window_seconds)
+    shutdown = asyncio.Event()
+    readers = Readers(
+        hub,
+        marks,
+        Positions(lists, registry, capacity),
+        comment_seconds=settings.comment_seconds,
+        send_timeout=settings.send_timeout,
+        shutdown=shutdown,
+        open_streams=metrics.open_streams,
+        cut=metrics.slow_readers.labels("cut"),
+    )
     backend = Backend(
         settings=settings,
         redis=redis,
@@ -111,21 +127,23 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
             redis_timeout=settings.redis_timeout,
             retention_seconds=settings.retention_seconds,
         ),
-        hub=EventHub(redis, stream, on_slow=metrics.slow_readers.labels("behind").inc),
+        readers=readers,
         admission=Admission(settings, redis, keys, lists, registry),
         loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),
         metrics=metrics,
-        shutdown=asyncio.Event(),
-        capacity=capacity,
+        shutdown=shutdown,
     )
     await publisher.warm_up()
-    await backend.hub.start()
-    janitor = asyncio.create_task(Janitor(backend).run(), name="janitor")
+    await hub.start()
+    running = [
+        asyncio.create_task(readers.run(), name="readers"),
+        asyncio.create_task(Janitor(backend, marks).run(), name="janitor"),
+    ]
     try:
         yield backend
     finally:
-        backend.shutdown.set()
-        await cancel_and_wait(janitor)
-        await backend.hub.stop()
+        shutdown.set()
+        await cancel_and_wait(*running)
+        await hub.stop()
         publisher.close()
         await redis.aclose()

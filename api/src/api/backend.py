@@ -8,11 +8,10 @@ from redis.asyncio import Redis
 
 from api.admission import Admission
 from api.auth import KeyRing
-from api.cluster.capacity import Capacity
-from api.hub.event_hub import EventHub
 from api.metrics import Metrics
 from api.publisher import Publisher
 from api.settings import Settings
+from api.streaming.readers import Readers
 from api.tasks.own_task import OwnTasks
 from shared.conversation.loop_prevention import LoopPolicy
 from shared.store.conversations import Conversations
@@ -40,11 +39,9 @@ class Backend:
     """The way to use `celery` from the event loop."""
     key_ring: KeyRing
     own_tasks: OwnTasks
-    hub: EventHub
+    readers: Readers
     admission: Admission
     loop_policy: LoopPolicy
     metrics: Metrics
     shutdown: asyncio.Event
     """Set on SIGTERM: not ready any more, streams say farewell."""
-    capacity: Capacity | None = None
-    """None outside of a cluster, or where the cluster is not to be asked."""

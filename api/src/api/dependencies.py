@@ -1,6 +1,7 @@
-"""What every HTTP door takes from a request before it reads it: the application's backend, and who is calling."""
+"""What every HTTP door takes from its connection: the backend, who is calling, whether the client is still there."""
 
 from fastapi import Request
+from starlette.types import Receive
 
 from api.auth import Caller
 from api.backend import Backend
@@ -26,3 +27,9 @@ def caller_of_stream(request: Request) -> Caller:
     if "authorization" in request.headers:
         return caller_of(request)
     return backend_of(request).key_ring.caller(request.query_params.get("access_token", ""))
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has closed its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -15,7 +15,7 @@ import api.repair.lost_messages
 import api.repair.lost_results
 from api.app import create_app
 from api.backend import Backend
-from api.hub.readership import Readership
+from api.hub.reader_marks import ReaderMarks
 from api.settings import Settings
 from shared.celery_app import queue_for
 from shared.store.event_stream import EventStream
@@ -210,7 +210,7 @@ async def test_a_task_whose_readers_died_with_their_replica_is_cancelled(
     backend: Backend, worker: FakeWorker, ledger: TaskLedger, redis: Redis, keys: Keys
 ) -> None:
     task_id = await worker.accept(cancel_on_disconnect=True)
-    await Readership(redis, keys, window_seconds=0.5).renew([task_id])  # and never again
+    await ReaderMarks(redis, keys, window_seconds=0.5).renew([task_id])  # and never again
 
     async def cancelled() -> bool:
         return await wire_state(ledger, task_id) == "REVOKED"

@@ -3,60 +3,64 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from api.hub.doorbell import Doorbell
-from api.hub.subscription import Subscription, framed
+from api.hub.frame import framed
+from api.hub.subscription import Subscription
 from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import START, Announcement, EntryId, EventStream
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-SILENCE_SECONDS = 1.0, 1.75
-"""A stream that was not heard of for so long is looked at: the first time, and from then on."""
+FIRST_LOOK_SECONDS = 1.0
+"""A stream is looked at when nothing of it was heard for as long."""
+NEXT_LOOK_SECONDS = 1.75
+"""While it stays silent, it is looked at again after this."""
 SWEEP = 200
 """Streams looked at in one round trip: few enough not to hold up the others' tokens."""
 
 
+@dataclass(slots=True, eq=False)
 class Feed:
-    """One stream that somebody follows."""
+    """One stream that somebody reads."""
 
-    __slots__ = ("doubtful", "followers", "joined", "next_look", "task_id")
-
-    def __init__(self, task_id: str) -> None:
-        self.task_id = task_id
-        self.followers: set[Subscription] = set()
-        self.joined = asyncio.Event()
-        self.next_look = asyncio.get_running_loop().time() + SILENCE_SECONDS[0]
-        self.doubtful = False
-        """True when the last look found less in the stream than was read from it."""
+    task_id: str
+    subscriptions: set[Subscription] = field(default_factory=set)
+    joined: asyncio.Event = field(default_factory=asyncio.Event)
+    """The doorbell is connected to it."""
+    next_look: float = field(default_factory=lambda: asyncio.get_running_loop().time() + FIRST_LOOK_SECONDS)
+    """When it is to be looked at unless it is heard of, in seconds of the event loop's clock."""
+    doubtful: bool = False
+    """True when the last look found less in the stream than was read from it."""
 
     async def heard_of(self) -> None:
-        """Returns when the doorbell is connected to this stream, or soon anyhow: then the sweep finds what it holds."""
+        """Returns when the doorbell is connected to this stream, or after a second: then a look finds what it holds."""
         if not self.joined.is_set():
             try:
-                async with asyncio.timeout(SILENCE_SECONDS[0]):
+                async with asyncio.timeout(FIRST_LOOK_SECONDS):
                     await self.joined.wait()
             except TimeoutError:
                 log.debug("the doorbell of task %s is not connected", self.task_id)
 
     def look(self, top: EntryId, now: float) -> None:
         """Compares the stream's newest entry with what its readers have."""
-        self.next_look = now + SILENCE_SECONDS[1]
+        self.next_look = now + NEXT_LOOK_SECONDS
         less = False
-        for follower in list(self.followers):
-            if follower.behind:
+        for subscription in list(self.subscriptions):
+            if subscription.behind:
                 continue
-            if follower.position < top:
-                follower.fall_behind()
-            elif top < follower.position or top == START:
+            if subscription.position < top:
+                subscription.fall_behind()
+            elif top < subscription.position or top == START:
                 less = True
                 # Twice: an announcement may overtake the look at the stream.
                 if self.doubtful:
-                    follower.lose()
+                    subscription.lose()
         self.doubtful = less
 
 
@@ -81,8 +85,8 @@ class EventHub:
     async def stop(self) -> None:
         """Ends all subscriptions and the background work."""
         for feed in list(self._feeds.values()):
-            for follower in list(feed.followers):
-                follower.close()
+            for subscription in list(feed.subscriptions):
+                subscription.close()
         await cancel_and_wait(*self._tasks)
 
     def follow(self, task_id: str, after: EntryId = START) -> Subscription:
@@ -101,14 +105,14 @@ class EventHub:
             leave=self._forget,
             on_slow=self._on_slow,
         )
-        feed.followers.add(subscription)
+        feed.subscriptions.add(subscription)
         return subscription
 
     def _forget(self, subscription: Subscription) -> None:
         channel = self._stream.channel(subscription.task_id).encode()
         feed = self._feeds[channel]
-        feed.followers.discard(subscription)
-        if not feed.followers:
+        feed.subscriptions.discard(subscription)
+        if not feed.subscriptions:
             del self._feeds[channel]
             self._doorbell.leave(channel)
 
@@ -117,11 +121,11 @@ class EventHub:
         if feed is None:
             return
         told = Announcement.parse(payload)
-        feed.next_look = self._now + SILENCE_SECONDS[0]
+        feed.next_look = self._now + FIRST_LOOK_SECONDS
         feed.doubtful = False
         frame = framed(told.id, told.type, told.data)
-        for follower in feed.followers:
-            follower.offer(told.previous, frame)
+        for subscription in feed.subscriptions:
+            subscription.offer(told.previous, frame)
 
     def _joined(self, channel: bytes) -> None:
         if feed := self._feeds.get(channel):

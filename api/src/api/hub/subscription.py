@@ -1,14 +1,13 @@
 """One reader's way through one stream: what is ready for it, and how it finds what it missed."""
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 
 from redis.exceptions import RedisError
 
+from api.hub.frame import Frame, framed, frames_of
 from shared.store.event_stream import Entry, EntryId, EntryLost
 from shared.wire.schemas import EndEvent, ErrorEvent
 
@@ -22,23 +21,7 @@ RETRY_SECONDS = 0.5
 """Between two tries to read while Redis does not answer."""
 
 
-@dataclass(slots=True)
-class Frame:
-    """One event, framed once for all its readers."""
-
-    id: bytes
-    type: bytes
-    data: bytes
-    """The event's JSON."""
-    wire: bytes
-    """The event as Server-Sent Events spell it."""
-
-
-def framed(entry_id: bytes, kind: bytes, data: bytes) -> Frame:
-    """The frame of one event; `data` is one line."""
-    return Frame(entry_id, kind, data, b"id: %b\nevent: %b\ndata: %b\n\n" % (entry_id, kind, data))
-
-
+@dataclass(slots=True, eq=False)
 class Subscription:
     """One reader's way through one stream: `async for frames in subscription` yields what is ready, up to `end`.
 
@@ -46,42 +29,36 @@ class Subscription:
     page, as fast as its reader takes them). What waits for a slow reader is dropped: it is in the stream.
     """
 
-    __slots__ = ("_behind", "_closed", "_frames", "_last", "_late", "_leave", "_merge", "_on_slow", "_read",
-                 "_ready", "_size", "_taken", "_waker", "task_id")  # fmt: skip
+    task_id: str
+    after: InitVar[EntryId]
+    _: KW_ONLY
+    ready: Callable[[], Awaitable[None]]
+    """Returns when announcements are heard."""
+    read: Callable[[str, EntryId, int], Awaitable[list[Entry]]]
+    """Reads a page of the task's stream: so many entries behind this one. Raises EntryLost."""
+    leave: Callable[["Subscription"], None]
+    """Called once, at the end."""
+    on_slow: Callable[[], None]
+    """Called whenever what waits for the reader is dropped."""
+    _last: bytes = field(init=False)
+    """The newest entry that stands in the queue, or stood there."""
+    _taken: bytes = field(init=False)
+    """The newest entry that the reader took."""
+    _frames: list[Frame] = field(default_factory=list, init=False)
+    _size: int = field(default=0, init=False)
+    _behind: bool = field(default=True, init=False)
+    _merge: bool = field(default=False, init=False)
+    _late: list[tuple[bytes, Frame]] | None = field(default=None, init=False)
+    """While the stream is read: announcements that arrive meanwhile."""
+    _closed: bool = field(default=False, init=False)
+    _waker: asyncio.Future[None] | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        task_id: str,
-        after: EntryId,
-        *,
-        ready: Callable[[], Awaitable[None]],
-        read: Callable[[str, EntryId, int], Awaitable[list[Entry]]],
-        leave: Callable[["Subscription"], None],
-        on_slow: Callable[[], None],
-    ) -> None:
-        """`ready` returns when announcements are heard, `read` reads a page, `leave` is called once, at the end.
-
-        `on_slow` is called whenever what waits for the reader is dropped.
-        """
-        self.task_id = task_id
-        self._ready = ready
-        self._read = read
-        self._leave = leave
-        self._on_slow = on_slow
+    def __post_init__(self, after: EntryId) -> None:
         self._last = self._taken = str(after).encode()
-        """Newest entry that stands in the queue, or stood there; the newest one that the reader took."""
-        self._frames: list[Frame] = []
-        self._size = 0
-        self._behind = True
-        self._merge = False
-        self._late: list[tuple[bytes, Frame]] | None = None
-        """While the stream is read: announcements that arrive meanwhile."""
-        self._closed = False
-        self._waker: asyncio.Future[None] | None = None
 
     async def __aiter__(self) -> AsyncIterator[list[Frame]]:
         try:
-            await self._ready()
+            await self.ready()
             while True:
                 if self._frames:
                     frames, self._frames, self._size = self._frames, [], 0
@@ -105,7 +82,7 @@ class Subscription:
         """Ends the iteration after what is ready now; safe to call again."""
         if not self._closed:
             self._closed = True
-            self._leave(self)
+            self.leave(self)
             self._wake()
 
     def add(self, kind: bytes, data: bytes) -> bool:
@@ -142,7 +119,7 @@ class Subscription:
             self._frames, self._size = [], 0
             self._last = self._taken
             self._behind = self._merge = True
-            self._on_slow()
+            self.on_slow()
             return
         self._last = frame.id
         self._frames.append(frame)
@@ -181,7 +158,7 @@ class Subscription:
         """The next page of the stream. Behind the last one the announcements go on."""
         self._late = []
         try:
-            entries = await self._read(self.task_id, _parse(self._last), PAGE)
+            entries = await self.read(self.task_id, _parse(self._last), PAGE)
         except EntryLost:
             self._behind = False
             self.lose()
@@ -192,7 +169,7 @@ class Subscription:
             return []
         finally:
             late, self._late = self._late, None
-        frames = _frames(entries, merge=self._merge)
+        frames = frames_of(entries, merge=self._merge)
         if entries:
             self._last = self._taken = str(entries[-1].id).encode()
         if len(entries) < PAGE:
@@ -204,18 +181,3 @@ class Subscription:
 
 def _parse(entry_id: bytes) -> EntryId:
     return EntryId.parse(entry_id.decode())
-
-
-def _frames(entries: Sequence[Entry], *, merge: bool) -> list[Frame]:
-    """Frames of the entries that show something; with `merge`, tokens in a row become one event."""
-    frames: list[Frame] = []
-    shown = [entry for entry in entries if entry.data]
-    for kind, run in groupby(shown, key=lambda entry: entry.type):
-        same = list(run)
-        if merge and kind == "token" and len(same) > 1:
-            texts = [json.loads(entry.data) for entry in same]
-            merged = texts[-1] | {"text": "".join(text["text"] for text in texts)}
-            data = json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
-            same = [Entry(same[-1].id, kind, data)]
-        frames += [framed(str(entry.id).encode(), kind.encode(), entry.data) for entry in same]
-    return frames

@@ -13,7 +13,7 @@ from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
 from api.backend import Backend
-from api.hub.readership import Readership
+from api.hub.reader_marks import ReaderMarks
 from api.repair.lost_messages import LostMessages
 from api.repair.lost_results import LostResults
 from api.tracing import tell_lost_attempt
@@ -41,7 +41,7 @@ AT_ONCE = 32
 class Janitor:
     """One replica's janitor."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, marks: ReaderMarks) -> None:
         settings = backend.settings
         self._backend = backend
         self._ledger = backend.ledger
@@ -49,10 +49,10 @@ class Janitor:
         self._metrics = backend.metrics
         self._publisher = backend.publisher
         self._lock = Lock(backend.redis, backend.keys.janitor, timeout=LOCK_SECONDS, thread_local=False)
-        self._readership = Readership(backend.redis, backend.keys, window_seconds=settings.resume_window_seconds)
+        self._marks = marks
         self._lost_messages = LostMessages(backend)
         self._lost_results = LostResults(backend)
-        self._grace_seconds = max(settings.lease_seconds, self._readership.renew_seconds + SWEEP_SECONDS)
+        self._grace_seconds = max(settings.lease_seconds, self._marks.renew_seconds + SWEEP_SECONDS)
         self._gap_seconds = max(settings.lease_seconds / 2, 2 * SWEEP_SECONDS)
         self._contact: float | None = None
         """When Redis last answered."""
@@ -116,7 +116,7 @@ class Janitor:
         if self._contact is not None and now - self._contact <= self._gap_seconds and now >= self._judge_from:
             for model in models:
                 await _each(await self._lists.expired(model), self._take_from_the_dead)
-            await _each(await self._readership.abandoned(), self._cancel_abandoned)
+            await _each(await self._marks.abandoned(), self._cancel_abandoned)
         await _each(await self._lists.overdue(running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
         for model in models:
             await _each(await self._lost_messages.find(model), self._send_again)
@@ -144,7 +144,7 @@ class Janitor:
 
     async def _cancel_abandoned(self, task_id: str) -> None:
         outcome, _ = await self._ledger.cancel_abandoned(task_id)
-        await self._readership.forget([task_id])
+        await self._marks.forget([task_id])
         record = await self._ledger.get(task_id)
         if record is not None and outcome in ("revoked", "asked"):
             self._count("abandoned", record)

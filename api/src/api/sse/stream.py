@@ -1,38 +1,20 @@
 """GET /stream/{task_id}: the task's events as Server-Sent Events, from the start or behind `Last-Event-ID`."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.backend import Backend
-from api.dependencies import backend_of, caller_of_stream
+from api.dependencies import backend_of, caller_of_stream, disconnected
 from api.errors import EventsLost, InvalidParams
-from api.hub.readership import Readership
-from api.streaming.audience import Audience, Reader
-from api.streaming.following import following
-from api.streaming.positions import note_status
+from api.streaming.reader import Reader
+from api.streaming.readers import Readers
 from api.tracing import link_stream
-from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import START, EntryId, EntryLost
 from shared.store.task_record import TaskRecord
 from shared.telemetry.logs import bind
 
-
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    backend: Backend = app.state.backend
-    window = backend.settings.resume_window_seconds
-    app.state.audience = Audience(backend, Readership(backend.redis, backend.keys, window_seconds=window))
-    running = asyncio.create_task(app.state.audience.run())
-    yield
-    await cancel_and_wait(running)
-
-
-router = APIRouter(lifespan=_lifespan)
+router = APIRouter()
 
 
 @router.head("/stream/{task_id}", response_class=Response, include_in_schema=False)
@@ -52,7 +34,7 @@ async def stream(task_id: str, request: Request) -> Response:
         if after == top and record.state == "ended":
             return Response(status_code=204)
         await _check(backend, task_id, after)
-    return StreamResponse(backend, request.app.state.audience, record, after)
+    return StreamResponse(backend.readers, record, after)
 
 
 def _last_seen(request: Request) -> str:
@@ -83,12 +65,11 @@ class StreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, backend: Backend, audience: Audience, record: TaskRecord, after: EntryId) -> None:
+    def __init__(self, readers: Readers, record: TaskRecord, after: EntryId) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._backend = backend
-        self._audience = audience
+        self._readers = readers
         self._task_id, self._model = record.task_id, record.model
         self._required = record.state != "ended" and record.cancel_on_disconnect
         self._after = after
@@ -99,10 +80,8 @@ class StreamResponse(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        async with following(
-            self._backend,
-            self._audience,
-            receive,
+        async with self._readers.following(
+            lambda: disconnected(receive),
             task_id=self._task_id,
             model=self._model,
             required=self._required,
@@ -113,13 +92,9 @@ class StreamResponse(Response):
 
 
 async def _send_all(reader: Reader, send: Send) -> None:
-    clock = asyncio.get_running_loop().time
     async for frames in reader.subscription:
-        for frame in frames:
-            if frame.type == b"status":
-                note_status(reader, frame.data)
-            reader.ended = reader.ended or frame.type == b"end"
+        reader.note(frames)
         body = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
-        reader.stuck_since = reader.quiet_since = clock()
+        reader.sending()
         await send({"type": "http.response.body", "body": body, "more_body": True})
-        reader.stuck_since = None
+        reader.sent()

@@ -1,1 +1,1 @@
-"""Open connections that follow a task, whichever door they came through: kept alive, cut when dead, told farewell."""
+"""The readers of streams, whichever door they came through: kept alive, cut when dead, told farewell. Knows no HTTP."""

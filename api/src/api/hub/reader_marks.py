@@ -13,8 +13,8 @@ from shared.store.keys import Keys
 from shared.store.redis_client import now_ms
 
 
-class Readership:
-    """The marks, in milliseconds of Redis's clock."""
+class ReaderMarks:
+    """The marks: until when a task may be without a reader, in milliseconds of Redis's clock."""
 
     def __init__(self, redis: Redis, keys: Keys, *, window_seconds: float) -> None:
         self._redis = redis
@@ -24,7 +24,7 @@ class Readership:
         """A mark is to be renewed as often as this."""
 
     async def renew(self, task_ids: Iterable[str]) -> None:
-        """The tasks have readers: they keep their marks for the window from the next renewal on."""
+        """The tasks have readers: their marks run out a window after they should have been renewed."""
         until = await now_ms(self._redis) + self._window_ms + int(self.renew_seconds * 1000)
         if marks := dict.fromkeys(task_ids, until):
             await self._redis.zadd(self._key, marks)

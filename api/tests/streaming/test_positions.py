@@ -1,0 +1,89 @@
+"""What clients that wait for a worker are told."""
+
+import json
+from typing import Any
+
+import pytest
+
+from api.hub.event_hub import EventHub
+from api.streaming.positions import Positions
+from api.streaming.reader import Reader
+from shared.store.task_lists import TaskLists
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import ModelCard
+from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
+
+
+class Capacity:
+    """A cluster that says always the same."""
+
+    def __init__(self, line: str | None) -> None:
+        self.line = line
+        self.reports: list[str] = []
+
+    async def detail(self, model: str, reports: list[str]) -> str | None:
+        self.reports = reports
+        return self.line
+
+
+@pytest.fixture
+def positions(lists: TaskLists, registry: WorkerRegistry) -> Positions:
+    return Positions(lists, registry, None)
+
+
+async def waiting_reader(hub: EventHub, task_id: str) -> tuple[Reader, Any]:
+    """A reader that has read of its task's acceptance, and its iteration."""
+    reader = Reader(hub.follow(task_id), model=DEFAULT_MODEL, required=False)
+    batches = aiter(reader.subscription)
+    reader.note(await anext(batches))
+    return reader, batches
+
+
+async def test_a_place_is_told_when_it_has_changed_and_once(
+    hub: EventHub, worker: FakeWorker, registry: WorkerRegistry, card: ModelCard, positions: Positions
+) -> None:
+    await registry.announce("w1", card)
+    first, second = await worker.accept(), await worker.accept()
+    reader, batches = await waiting_reader(hub, second)
+    assert (reader.state, reader.told) == ("PENDING", (2, None))
+    await positions.tell([reader])  # nothing new
+    await worker.claim(first)
+    await positions.tell([reader])
+    await positions.tell([reader])
+    told = await anext(batches)
+    assert [json.loads(frame.data) for frame in told] == [
+        {"type": "status", "taskId": second, "state": "PENDING", "position": 1}
+    ]
+    assert [frame.id for frame in told] == [b"0-1"]
+
+
+async def test_why_nothing_happens_is_told_with_the_place(
+    hub: EventHub, worker: FakeWorker, positions: Positions
+) -> None:
+    reader, batches = await waiting_reader(hub, await worker.accept())
+    await positions.tell([reader])
+    assert json.loads((await anext(batches))[0].data)["detail"] == "no worker is ready"
+
+
+async def test_who_waits_no_longer_is_told_nothing(hub: EventHub, worker: FakeWorker, positions: Positions) -> None:
+    task_id = await worker.accept()
+    reader, batches = await waiting_reader(hub, task_id)
+    await worker.claim(task_id)
+    await positions.tell([reader])
+    assert json.loads((await anext(batches))[0].data)["state"] == "STARTED"
+
+
+async def test_the_detail_is_the_cluster_s_word_or_the_starting_workers_own(
+    lists: TaskLists, registry: WorkerRegistry, card: ModelCard
+) -> None:
+    await registry.announce_starting("w1", DEFAULT_MODEL, "loading weights")
+    await registry.announce_starting("w2", DEFAULT_MODEL, "loading weights")
+    cluster = Capacity("0 of 2 workers ready")
+    asked = Positions(lists, registry, cluster)  # type: ignore[arg-type]  # a stand-in for the cluster
+    assert await asked.detail(DEFAULT_MODEL) == "0 of 2 workers ready"
+    assert cluster.reports == ["loading weights", "loading weights"]
+    cluster.line = None
+    assert await asked.detail(DEFAULT_MODEL) == "loading weights"
+    assert await Positions(lists, registry, None).detail(DEFAULT_MODEL) == "loading weights"
+    await registry.announce("w1", card)
+    assert await asked.detail(DEFAULT_MODEL) is None
