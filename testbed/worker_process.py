@@ -4,12 +4,12 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psutil
 
+from testbed import services
 from worker.settings import WorkerSettings
 
 
@@ -20,12 +20,11 @@ class WorkerProcess:
         changed = settings.model_dump(exclude_defaults=True, mode="json") | {
             "redis_url": settings.redis_url.get_secret_value()
         }
-        variables = {f"HEADRACE_{name.upper()}": str(value) for name, value in changed.items()}
         self.log = log
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-W", "error::ResourceWarning", "-m", "worker"],
-                env={**os.environ, **variables},
+                services.command("worker", "-W", "error::ResourceWarning"),
+                env={**os.environ, **services.settings(**changed)},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

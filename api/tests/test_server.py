@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from api.server import _listen
+from testbed import services
 from testbed.valkey import Valkey
 from testbed.waiting import wait_until
 
@@ -24,10 +24,8 @@ class Process:
     """One API process; its log is read as it comes."""
 
     def __init__(self, **settings: str) -> None:
-        names = {f"HEADRACE_{name.upper()}": value for name, value in settings.items()}
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "api"], env={**os.environ, **names}, stderr=subprocess.PIPE, text=True
-        )
+        env = {**os.environ, **services.settings(**settings)}
+        self.popen = subprocess.Popen(services.command("api"), env=env, stderr=subprocess.PIPE, text=True)
         self.log = ""
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -1,11 +1,17 @@
-"""Target 3: decode attention per request beside transformers' own, and a long prompt beside running answers."""
+"""Target 3: decode attention per request beside transformers' own, and a long prompt beside running answers.
 
+python -m bench.experiments.attention --threads 1 --page-size 64   # with other settings than the worker's own
+"""
+
+import argparse
 import asyncio
+import json
 import time
+from dataclasses import asdict
 from functools import partial
 
 from bench.engines import direct_engine
-from bench.experiments import Scale
+from bench.experiments import FULL, QUICK, Scale
 from bench.interleave import interleaved, observed
 from bench.load import Load, closed_loop
 from bench.measures import Metrics, Timeline, percentile, ratio
@@ -18,7 +24,7 @@ LONG_WORDS = 3100
 """About 4,000 tokens."""
 
 
-async def engine(scale: Scale) -> Result:
+async def engine(scale: Scale, *, threads: int | None = None, page_size: int | None = None) -> Result:
     """Tokens per second with 16 and 32 running answers; are the tokens the same?"""
     result = Result("engine", "python -m bench run engine")
     answers: dict[tuple[str, int, int], list[list[int]]] = {}
@@ -38,7 +44,8 @@ async def engine(scale: Scale) -> Result:
         answers[name, number, users] = [timeline.token_ids for timeline in ordered]
         return metrics
 
-    async with direct_engine() as ours, direct_engine(attention="sdpa") as stock:
+    engine_of = partial(direct_engine, threads=threads, page_size=page_size)
+    async with engine_of() as ours, engine_of(attention="sdpa") as stock:
         for users in (16, 32) if scale.size >= 1 else (32,):
             found = await interleaved(
                 {
@@ -92,3 +99,17 @@ async def _beside_a_long_prompt(server: Server, number: int) -> Metrics:
         "p99_over_median": round(p99 / median, 3) if median else 0.0,
         "errors": float(bool(long.error)),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, help="of the engine (default: as the worker chooses)")
+    parser.add_argument("--page-size", type=int, help="tokens of a page of the KV cache (default: the engine's)")
+    parser.add_argument("--quick", action="store_true", help="32 answers only")
+    given = vars(parser.parse_args())
+    result = asyncio.run(engine(QUICK if given.pop("quick") else FULL, **given))
+    print(json.dumps({"arms": result.arms, "ratios": [asdict(each) for each in result.ratios]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

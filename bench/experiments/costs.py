@@ -6,8 +6,8 @@ import time
 
 from redis.asyncio import Redis
 
-from bench.delivery import LeanWriter
 from bench.experiments import Scale
+from bench.lean_writer import LeanWriter
 from bench.load import closed_loop
 from bench.measures import Metrics, medians, percentile
 from bench.results_file import Result
@@ -76,7 +76,7 @@ async def _step_quantiles(server: Server) -> Metrics:
     """How long Redis takes for what one engine step writes: 64 entries and their announcements."""
     port = int(server.redis_url.rpartition(":")[2].partition("/")[0])
     writer = LeanWriter(Keys("bench:"), port)
-    writer._reader, writer._writer = await asyncio.open_connection("127.0.0.1", port)
+    await writer.open()
     data = b'{"type":"token","taskId":"0123456789abcdef0123456789","text":" token","index":7}'
     times = []
     for number in range(1, 200):
@@ -91,11 +91,7 @@ async def _step_quantiles(server: Server) -> Metrics:
         ]
         begin = time.perf_counter()
         await writer.write(writes)
-        replies = 0
-        while replies < 2 * STEP_TASKS:
-            # Each entry is answered by its id as a bulk string ("$3\r\n1-7\r\n"), each announcement by a number.
-            received = await writer._reader.read(1 << 16)
-            replies += received.count(b"$") + received.count(b":")
+        await writer.replies(2 * STEP_TASKS)
         times.append(time.perf_counter() - begin)
         await asyncio.sleep(0.002)
     async with Redis.from_url(server.redis_url) as redis:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from bench.delivery import arguments, deliver
+from bench.delivery import Delivery, deliver
 from bench.experiments import Scale
 from bench.interleave import interleaved
 from bench.measures import Metrics, percentile
@@ -14,13 +14,13 @@ async def delivery(scale: Scale) -> Result:
     result = Result("delivery", "python -m bench run delivery")
     seconds = 12 * scale.size if scale.size >= 1 else 5
     arms = {
-        "500 streams x 10/s": ["--streams", "500", "--rate", "10"],
-        "2000 streams x 1/s": ["--streams", "2000", "--rate", "1", "--lean"],
+        "500 streams x 10/s": Delivery(streams=500, rate=10, seconds=seconds),
+        "2000 streams x 1/s": Delivery(streams=2000, rate=1, lean=True, seconds=seconds),
     }
     if scale.size >= 1:
-        arms["500 streams x 50/s"] = ["--streams", "500", "--rate", "50", "--lean"]
+        arms["500 streams x 50/s"] = Delivery(streams=500, rate=50, lean=True, seconds=seconds)
     found = await interleaved(
-        {name: partial(_repetition, [*args, "--seconds", str(seconds)]) for name, args in arms.items()},
+        {name: partial(_repetition, measured) for name, measured in arms.items()},
         scale.repetitions,
     )
     for name, repetitions in found.items():
@@ -39,5 +39,5 @@ async def delivery(scale: Scale) -> Result:
     return result
 
 
-async def _repetition(given: list[str], number: int) -> Metrics:
-    return await deliver(arguments(given))
+async def _repetition(measured: Delivery, number: int) -> Metrics:
+    return await deliver(measured)

@@ -1,7 +1,7 @@
 """Target 10, for a machine with a GPU: a Qwen2.5-14B-shaped model with random weights through the worker's engine.
 
-    python -m bench.gpu                      # bf16, then 4-bit by bitsandbytes; about 30 minutes and 40 GB of disk
-    python -m bench.gpu --layers 4 --tokens 32   # a small one, to see that it runs
+    python -m bench.experiments.gpu   # bf16, then 4-bit by bitsandbytes; about 30 minutes and 40 GB of disk
+    python -m bench.experiments.gpu --layers 4 --tokens 32   # a small one, to see that it runs
 
 Batches of 1, 64 and 128, through the engine process, through the whole path, and through transformers' own manager.
 Writes bench/results/gpu.json.
@@ -45,6 +45,23 @@ QWEN_14B = {
 BANDWIDTH = {"H200": 4.8e12, "H100 PCIe": 2.0e12, "H100": 3.35e12, "A100": 2.0e12, "L40": 0.864e12, "L4": 0.3e12}
 """Bytes per second of the device's memory by its data sheet; the first name that the device's contains."""
 BATCHES = (1, 64, 128)
+MAKE_MODEL = """
+import json, sys, torch
+from pathlib import Path
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+folder = Path(sys.argv[1])
+shape = json.loads((folder / "shape.json").read_text())
+# No answer ends early: the end-of-sequence token is one that random weights choose once in 150,000 steps.
+shape = {name: value for name, value in shape.items() if name not in ("architectures", "model_type")}
+config = Qwen2Config(**shape, eos_token_id=151645)
+torch.manual_seed(0)
+torch.set_default_dtype(torch.bfloat16)
+with torch.device("cuda"):
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+model.generation_config.eos_token_id = 151645
+model.save_pretrained(folder, max_shard_size="4GB")
+"""
 
 
 def main() -> None:
@@ -75,34 +92,15 @@ def random_model(layers: int) -> Path:
     if not (folder / "tokenizer.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "shape.json").write_text(json.dumps(QWEN_14B | {"num_hidden_layers": layers}))
-        _in_torch(MAKE, str(folder))
+        _in_torch(MAKE_MODEL, str(folder))
         for name in ("tokenizer_config.json", "chat_template.jinja", "tokenizer.json"):
             shutil.copy(converted_model() / name, folder / name)
     return folder
 
 
-MAKE = """
-import json, sys, torch
-from pathlib import Path
-from transformers import AutoModelForCausalLM, Qwen2Config
-
-folder = Path(sys.argv[1])
-shape = json.loads((folder / "shape.json").read_text())
-# No answer ends early: the end-of-sequence token is one that random weights choose once in 150,000 steps.
-shape = {name: value for name, value in shape.items() if name not in ("architectures", "model_type")}
-config = Qwen2Config(**shape, eos_token_id=151645)
-torch.manual_seed(0)
-torch.set_default_dtype(torch.bfloat16)
-with torch.device("cuda"):
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-model.generation_config.eos_token_id = 151645
-model.save_pretrained(folder, max_shard_size="4GB")
-"""
-
-
 async def measure(options: argparse.Namespace, device: str, folder: Path, weight_bytes: int) -> Result:
     """Engines are started one after another: two do not fit into one GPU's memory with a KV cache each."""
-    result = Result("gpu", "python -m bench.gpu")
+    result = Result("gpu", "python -m bench.experiments.gpu")
     bandwidth = next((bytes_ for name, bytes_ in BANDWIDTH.items() if name in device), None)
     for quantization in ("none", "bitsandbytes-4bit"):
         label = "bf16" if quantization == "none" else "4-bit"

@@ -12,6 +12,8 @@ from bench.trace import Turn, stories
 
 THREADS = {"HEADRACE_THREADS": "1"}
 
+API_CPU = "cpu_s_per_1000_tokens_api"
+
 
 async def growth(scale: Scale) -> Result:
     """Tokens per second of the real model on one core and on two; of the API, over a scripted engine."""
@@ -49,9 +51,6 @@ async def growth(scale: Scale) -> Result:
     cost = ratio(found["2 API processes"], found["1 API process"], "api_cpu_per_token")
     result.add_ratio("tokens per API CPU second x processes, 2 over 1", 2 / cost, 1.8)
     return result
-
-
-API_CPU = "cpu_s_per_1000_tokens_api"
 
 
 async def _workers(server: Server, number: int, users: int) -> Metrics:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 
 from bench import servers
-from bench.delivery import arguments, deliver
+from bench.delivery import Delivery, deliver
 from bench.dialects import EventsDialect
 from bench.experiments import Scale
 from bench.interleave import observed
@@ -30,6 +30,8 @@ PEERS: dict[str, tuple[Start, int]] = {
 SECONDS = 10.0
 ANSWER_SECONDS = 120.0
 
+CPU = "cpu_s_per_1000_tokens_server"
+
 
 async def serving(scale: Scale) -> Result:
     """500 streams, a token per stream every 100 ms and every 20 ms; CPU of the server per 1,000 tokens."""
@@ -40,9 +42,8 @@ async def serving(scale: Scale) -> Result:
     for number in range(scale.repetitions):
         for rate in rates:
             name = f"headrace, {rate}/s"
-            lean = ["--lean"] if rate > 10 else []
-            seconds = str(SECONDS if scale.size >= 1 else 5.0)
-            ours = await deliver(arguments(["--streams", "500", "--rate", str(rate), "--seconds", seconds, *lean]))
+            seconds = SECONDS if scale.size >= 1 else 5.0
+            ours = await deliver(Delivery(streams=500, rate=rate, seconds=seconds, lean=rate > 10))
             found.setdefault(name, []).append(_as_a_peer(ours))
             _say(name, number, found[name][-1])
             for peer, (start, streams) in peers.items():
@@ -64,9 +65,6 @@ async def serving(scale: Scale) -> Result:
                 target = 1.5 if peer == "FastAPI + sse-starlette" else 1.0 if "FastAPI" not in peer else None
                 result.add_ratio(f"API CPU per token over {peer}, {rate}/s", share, target, at_least=False)
     return result
-
-
-CPU = "cpu_s_per_1000_tokens_server"
 
 
 def _say(name: str, number: int, metrics: Metrics) -> None:
