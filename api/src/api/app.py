@@ -20,6 +20,8 @@ from api.hub.reader_marks import ReaderMarks
 from api.metrics import make_metrics
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
+from api.repair.lost_messages import LostMessages
+from api.repair.lost_results import LostResults
 from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
@@ -106,6 +108,19 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         open_streams=metrics.open_streams,
         cut=metrics.slow_readers.labels("cut"),
     )
+    janitor = Janitor(
+        redis,
+        keys,
+        ledger=ledger,
+        lists=lists,
+        publisher=publisher,
+        marks=marks,
+        lost_messages=LostMessages(redis, keys, lists),
+        lost_results=LostResults(redis, ledger, lists, publisher),
+        metrics=metrics,
+        models=settings.models,
+        lease_seconds=settings.lease_seconds,
+    )
     backend = Backend(
         settings=settings,
         redis=redis,
@@ -137,7 +152,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
     await hub.start()
     running = [
         asyncio.create_task(readers.run(), name="readers"),
-        asyncio.create_task(Janitor(backend, marks).run(), name="janitor"),
+        asyncio.create_task(janitor.run(), name="janitor"),
     ]
     try:
         yield backend

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,6 +14,9 @@ from prometheus_client import (
 )
 
 from shared.telemetry.metrics import BoundedLabel, tasks_ended
+
+JanitorAction = Literal["requeued", "poisoned", "revoked", "abandoned", "deadline_exceeded", "resent", "result_stored"]
+"""What the janitor does to a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class Metrics:
     tenant_label: BoundedLabel
     ended: Counter
     """By model, state and reason."""
+    janitor_actions: Counter
+    """By action."""
     takeovers: Counter
     """By model."""
     publish_failures: Counter
@@ -40,7 +46,7 @@ class Metrics:
 
 
 def make_metrics(models: Iterable[str] = ()) -> Metrics:
-    """All counters at zero: those of the models too, so that their first increment is one."""
+    """All counters at zero, those with known labels too, so that their first increment is one."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # half of the series, and nobody reads them
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -57,6 +63,7 @@ def make_metrics(models: Iterable[str] = ()) -> Metrics:
         refused_of_tenant=counter("tenant_tasks_refused", "Calls of create_message refused, by tenant.", "tenant"),
         tenant_label=BoundedLabel(),
         ended=tasks_ended(registry),
+        janitor_actions=counter("janitor_actions", "Tasks put right, by what was done.", "action"),
         takeovers=counter("lease_takeovers", "Tasks taken from workers whose lease ran out.", "model"),
         publish_failures=counter("publish_failures", "Messages that did not reach the broker in time."),
         open_streams=Gauge("headrace_open_streams", "Streams that clients read now.", registry=registry),
@@ -66,6 +73,8 @@ def make_metrics(models: Iterable[str] = ()) -> Metrics:
     for model in models:
         metrics.accepted.labels(model)
         metrics.takeovers.labels(model)
+    for action in get_args(JanitorAction):
+        metrics.janitor_actions.labels(action)
     for outcome in ("behind", "cut"):
         metrics.slow_readers.labels(outcome)
     return metrics

@@ -129,6 +129,17 @@ async def test_what_only_a_newer_worker_says_is_left_out(
     assert (await own_tasks.view(ME, task_id)).text == "done"
 
 
+async def test_of_an_outcome_of_a_kind_that_only_a_newer_worker_knows_the_state_and_the_text_are_told(
+    own_tasks: OwnTasks, worker: FakeWorker, redis: Redis, keys: Keys
+) -> None:
+    task_id = await worker.begin()
+    await worker.say(task_id, "Hel")
+    await worker.end(task_id)
+    outcome = json.loads(await redis.hget(keys.task(task_id), "outcome") or b"")
+    await redis.hset(keys.task(task_id), "outcome", json.dumps(outcome | {"finishReason": "of later"}))
+    assert await own_tasks.view(ME, task_id) == TaskView(task_id=task_id, state="SUCCESS", text="Hel", index=1)
+
+
 async def test_a_waiting_task_is_cancelled_at_once_also_for_celery_clients(
     own_tasks: OwnTasks, worker: FakeWorker, settings: Settings
 ) -> None:

@@ -8,16 +8,20 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from prometheus_client import Counter
+from redis.asyncio import Redis
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
-from api.backend import Backend
 from api.hub.reader_marks import ReaderMarks
+from api.metrics import JanitorAction, Metrics
+from api.publisher import Publisher
 from api.repair.lost_messages import LostMessages
 from api.repair.lost_results import LostResults
 from api.tracing import tell_lost_attempt
+from shared.store.keys import Keys
 from shared.store.redis_client import answered_within
+from shared.store.task_ledger import TaskLedger
+from shared.store.task_lists import TaskLists
 from shared.store.task_record import Message, TaskRecord
 from shared.telemetry.logs import scope
 from shared.telemetry.tracing import message_headers, trace_id
@@ -32,8 +36,6 @@ LOCK_SECONDS = 5.0
 """A janitor that died is replaced after this."""
 RUNNING_GRACE_SECONDS = 1.0
 """A worker ends its own tasks at their deadline; the janitor comes after it."""
-ACTIONS = ("requeued", "poisoned", "revoked", "abandoned", "deadline_exceeded", "resent", "result_stored")
-"""All that is counted; each begins at zero, so that its first time is an increase."""
 AT_ONCE = 32
 """Tasks handled at the same time."""
 
@@ -41,30 +43,36 @@ AT_ONCE = 32
 class Janitor:
     """One replica's janitor."""
 
-    def __init__(self, backend: Backend, marks: ReaderMarks) -> None:
-        settings = backend.settings
-        self._backend = backend
-        self._ledger = backend.ledger
-        self._lists = backend.lists
-        self._metrics = backend.metrics
-        self._publisher = backend.publisher
-        self._lock = Lock(backend.redis, backend.keys.janitor, timeout=LOCK_SECONDS, thread_local=False)
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        ledger: TaskLedger,
+        lists: TaskLists,
+        publisher: Publisher,
+        marks: ReaderMarks,
+        lost_messages: LostMessages,
+        lost_results: LostResults,
+        metrics: Metrics,
+        models: Sequence[str],
+        lease_seconds: float,
+    ) -> None:
+        """`lease_seconds`: of the workers' leases."""
+        self._ledger = ledger
+        self._lists = lists
+        self._publisher = publisher
         self._marks = marks
-        self._lost_messages = LostMessages(backend)
-        self._lost_results = LostResults(backend)
-        self._grace_seconds = max(settings.lease_seconds, self._marks.renew_seconds + SWEEP_SECONDS)
-        self._gap_seconds = max(settings.lease_seconds / 2, 2 * SWEEP_SECONDS)
+        self._lost_messages = lost_messages
+        self._lost_results = lost_results
+        self._metrics = metrics
+        self._models = models
+        self._lock = Lock(redis, keys.janitor, timeout=LOCK_SECONDS, thread_local=False)
+        self._grace_seconds = max(lease_seconds, marks.renew_seconds + SWEEP_SECONDS)
+        self._gap_seconds = max(lease_seconds / 2, 2 * SWEEP_SECONDS)
         self._contact: float | None = None
         """When Redis last answered."""
         self._judge_from = 0.0
-        self._actions = Counter(
-            "headrace_janitor_actions",
-            "Tasks put right, by what was done.",
-            ["action"],
-            registry=backend.metrics.registry,
-        )
-        for action in ACTIONS:
-            self._actions.labels(action)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -72,12 +80,9 @@ class Janitor:
         try:
             while True:
                 try:
-                    if await self._has_lock():
-                        await self._sweep()
-                    self._note_contact()
+                    await self.take_turn()
                     away = False
                 except (RedisError, OSError) as error:
-                    self._contact = None
                     if not away:
                         log.warning("the janitor rests: %s", error)
                     away = True
@@ -86,6 +91,19 @@ class Janitor:
                 await asyncio.sleep(SWEEP_SECONDS)
         finally:
             await self._release()
+
+    async def take_turn(self) -> None:
+        """Puts right all that is to be put right now, unless another replica's janitor works.
+
+        Raises redis.exceptions.RedisError when Redis does not answer.
+        """
+        try:
+            if await self._has_lock():
+                await self._sweep()
+        except (RedisError, OSError):
+            self._contact = None
+            raise
+        self._note_contact()
 
     async def _has_lock(self) -> bool:
         if await self._lock.owned():
@@ -112,13 +130,12 @@ class Janitor:
 
     async def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()
-        models = self._backend.settings.models
         if self._contact is not None and now - self._contact <= self._gap_seconds and now >= self._judge_from:
-            for model in models:
+            for model in self._models:
                 await _each(await self._lists.expired(model), self._take_from_the_dead)
             await _each(await self._marks.abandoned(), self._cancel_abandoned)
         await _each(await self._lists.overdue(running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
-        for model in models:
+        for model in self._models:
             await _each(await self._lost_messages.find(model), self._send_again)
         await _each(await self._lost_results.find(), self._restore_result)
 
@@ -126,19 +143,21 @@ class Janitor:
         outcome = (await self._ledger.take_from_dead(task_id)).outcome
         record = await self._ledger.get(task_id)
         if record is None:
-            await self._lists.forget(task_id, self._backend.settings.models)
+            await self._lists.forget(task_id, self._models)
         if record is None or outcome in ("alive", "not_running"):
             return
         self._metrics.takeovers.labels(record.model).inc()
         tell_lost_attempt(record)
-        self._count(outcome, record)
         match outcome:
             case "requeued":
+                self._count("requeued", record)
                 await _each(await self._lists.resend([task_id], model=record.model, after_seconds=0), self._send)
             case "poisoned":
+                self._count("poisoned", record)
                 self._note_end(record, "poisoned")
                 await self._publisher.fail_result(task_id, "poisoned: the task ended its worker again and again")
             case "revoked":
+                self._count("revoked", record)
                 self._note_end(record, "cancelled")
                 await self._publisher.revoke_result(task_id)
 
@@ -156,7 +175,7 @@ class Janitor:
     async def _end_overdue(self, task_id: str) -> None:
         record = await self._ledger.get(task_id)
         if record is None:
-            await self._lists.forget(task_id, self._backend.settings.models)
+            await self._lists.forget(task_id, self._models)
             return
         seconds = (record.deadline - record.accepted_at) / 1000
         message = f"The task was not finished within its {seconds:g} seconds."
@@ -180,8 +199,8 @@ class Janitor:
         headers = message_headers(message.context)
         await self._publisher.send(message.task_id, message.model, message.queue_class, headers)
 
-    def _count(self, action: str, record: TaskRecord) -> None:
-        self._actions.labels(action).inc()
+    def _count(self, action: JanitorAction, record: TaskRecord) -> None:
+        self._metrics.janitor_actions.labels(action).inc()
         with scope(task_id=record.task_id, model=record.model, tenant=record.tenant, attempt=record.attempt):
             log.info("task %s: %s", record.task_id, action, extra={"trace_id": trace_id(record.context)})
 
@@ -190,5 +209,15 @@ class Janitor:
 
 
 async def _each(items: Sequence[Item], act: Callable[[Item], Awaitable[None]]) -> None:
+    """Acts on every item; one that cannot be put right keeps nobody from the others. Raises what Redis raises."""
+
+    async def one(item: Item) -> None:
+        try:
+            await act(item)
+        except (RedisError, OSError):
+            raise
+        except Exception:
+            log.exception("%s cannot be put right", item)
+
     for at in range(0, len(items), AT_ONCE):
-        await asyncio.gather(*(act(item) for item in items[at : at + AT_ONCE]))
+        await asyncio.gather(*(one(item) for item in items[at : at + AT_ONCE]))

@@ -6,12 +6,13 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from api.backend import Backend
 from shared.celery_app import QUEUE_CLASSES, queue_for
+from shared.store.keys import Keys
+from shared.store.task_lists import TaskLists
 from shared.store.task_record import Message
 
 RESEND_SECONDS = 5.0
-"""A message that was sent so long ago, is in no queue and was not claimed, is sent again."""
+"""A message that was last sent as long ago, is in no queue and was not claimed, is sent again."""
 CERTAIN_SECONDS = 30.0
 """How often the queues are read even if as many messages are there as tasks wait."""
 SCAN_SHARE = 0.05
@@ -23,10 +24,11 @@ CHUNK = 500
 class LostMessages:
     """The search for them. A message that a worker holds unclaimed counts as lost; sending it twice does no harm."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._redis: Redis = backend.redis
-        self._lists = backend.lists
-        self._keys = backend.keys
+    def __init__(self, redis: Redis, keys: Keys, lists: TaskLists, *, resend_seconds: float = RESEND_SECONDS) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._lists = lists
+        self._resend_seconds = resend_seconds
         self._not_before: dict[str, float] = {}
         self._certain_at: dict[str, float] = {}
 
@@ -50,7 +52,7 @@ class LostMessages:
         messages: list[Message] = []
         for at in range(0, len(missing), CHUNK):
             some = missing[at : at + CHUNK]
-            messages += await self._lists.resend(some, model=model, after_seconds=RESEND_SECONDS)
+            messages += await self._lists.resend(some, model=model, after_seconds=self._resend_seconds)
         ended = clock()
         self._not_before[model] = ended + (ended - began) / SCAN_SHARE
         self._certain_at[model] = ended + CERTAIN_SECONDS

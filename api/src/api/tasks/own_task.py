@@ -1,10 +1,11 @@
 """What callers do with their own tasks: look one up, cancel it. Another tenant's task is as unknown as none."""
 
+import logging
 import time
 from collections.abc import Sequence
 
 from prometheus_client import Counter
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from api.auth import Caller
 from api.errors import ApiError, TaskExpired, TaskNotFound
@@ -17,6 +18,8 @@ from shared.store.task_lists import TaskLists
 from shared.store.task_record import TaskRecord
 from shared.wire.schemas import Failure, Outcome, TokenEvent
 from shared.wire.task_view import Cancellation, TaskView
+
+log = logging.getLogger(__name__)
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -60,8 +63,7 @@ class OwnTasks:
         async with answered_within(self._redis_timeout):
             record = await self._own(caller, task_id)
             position = await self._lists.position(task_id, record.model) if record.state == "waiting" else None
-            # A newer worker may say more than this replica knows.
-            outcome = _OUTCOME.validate_json(record.outcome, extra="ignore") if record.outcome else None
+            outcome = _outcome(record)
             if outcome is None or isinstance(outcome, Failure):
                 text, index = _text_so_far(await self._stream.read(task_id))
                 return TaskView(
@@ -103,6 +105,17 @@ class OwnTasks:
         if made is not None and (seen or made < time.time() - self._retention_seconds):
             return TaskExpired()
         return TaskNotFound()
+
+
+def _outcome(record: TaskRecord) -> Outcome | None:
+    """The event that ended the task; None for one that has not ended, was cancelled, or ended in a newer version's way:
+    what such a worker says beside what this replica knows is left out.
+    """
+    try:
+        return _OUTCOME.validate_json(record.outcome, extra="ignore") if record.outcome else None
+    except ValidationError as error:
+        log.warning("the outcome of task %s cannot be read: %s", record.task_id, error.errors(include_input=False))
+        return None
 
 
 def _text_so_far(entries: Sequence[Entry]) -> tuple[str, int]:
