@@ -134,9 +134,9 @@ class WorkerLoop:
             await asyncio.sleep(TICK_SECONDS)
 
     def _take_step(self, step: Step) -> None:
-        self.metrics.observe(step)
         if self.runner is not None:
             self.runner.take_step(step)
+        self.metrics.observe(step)
 
     def _on_engine(self) -> None:
         if self.engine.info is not None:

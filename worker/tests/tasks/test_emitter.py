@@ -2,10 +2,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
-from worker.tasks.emitter import Emitter
+from worker.tasks.emitter import BrokenWriter, Emitter
 
 
 class Stream:
@@ -28,7 +29,7 @@ class Stream:
 
 
 async def _with_emitter(stream: Stream, lost: list[TokenWriter], steps: Any) -> None:
-    emitter = Emitter(cast(EventStream, stream), lost.append)
+    emitter = Emitter(cast(EventStream, stream), lost.append, lost.append)
     running = asyncio.create_task(emitter.run())
     try:
         async with asyncio.timeout(5):
@@ -96,3 +97,29 @@ async def test_flushing_a_writer_with_nothing_new_returns() -> None:
         await emitter.flush(TokenWriter("t", 1, 0))
 
     await _with_emitter(Stream(), [], steps)
+
+
+class BrokenTokens(TokenWriter):
+    """Cannot say what it was given."""
+
+    def take(self) -> TokenWrite | None:
+        raise ValueError("planted")
+
+
+async def test_a_writer_that_cannot_write_is_told_of_and_delays_nobody() -> None:
+    stream, broken = Stream(), list[TokenWriter]()
+    writers = [TokenWriter("before", 1, 0), BrokenTokens("broken", 1, 0), TokenWriter("behind", 1, 0)]
+
+    async def steps(emitter: Emitter) -> None:
+        for writer in writers:
+            writer.add([1], "a")
+            emitter.mark(writer)
+        for writer in (writers[0], writers[2]):
+            await emitter.flush(writer)
+        with pytest.raises(BrokenWriter):
+            await emitter.flush(writers[1])
+
+    await _with_emitter(stream, broken, steps)
+
+    assert {write.task_id for batch in stream.batches for write in batch} == {"before", "behind"}
+    assert set(broken) == {writers[1]}

@@ -66,16 +66,18 @@ class EngineChild:
         await self._reap()
 
     def _read(self) -> None:
-        try:
-            # More than one message at a time only when the loop was busy; a bound keeps it responsive.
-            for _ in range(64):
-                self._on_message(self._connection.recv())
-                if not self._connection.poll():
-                    return
-        except (EOFError, OSError):
-            # It closed its end: whatever it still does, nobody hears of it.
-            self._loop.remove_reader(self._fd)
-            self._reaping = asyncio.create_task(self._reap())
+        # More than one message at a time only when the loop was busy; a bound keeps it responsive.
+        for _ in range(64):
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):
+                # It closed its end: whatever it still does, nobody hears of it.
+                self._loop.remove_reader(self._fd)
+                self._reaping = asyncio.create_task(self._reap())
+                return
+            self._on_message(message)
+            if not self._connection.poll():
+                return
 
     async def _reap(self) -> None:
         self._process.kill()

@@ -1,5 +1,6 @@
 """One attempt as operators see it: its two spans, its metrics, and the fields of its log lines."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ from shared.telemetry.metrics import exemplar
 from shared.telemetry.tracing import context_of, context_text, link_to
 from shared.wire.schemas import FinalTextEvent, ToolCallsEvent
 from worker.engine_protocol import Generate, Output
+from worker.panics import LEAVING
 from worker.status.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
     from worker.tasks.attempt import Over
+
+log = logging.getLogger(__name__)
 
 _tracer = trace.get_tracer("headrace.worker")
 
@@ -75,6 +79,16 @@ class AttemptTelemetry:
             span.end()
         # A lost attempt is told by whoever took the task from this worker.
 
+    @contextmanager
+    def harmless(self) -> Iterator[None]:
+        """Logs what telemetry itself raises."""
+        try:
+            yield
+        except LEAVING:
+            raise
+        except BaseException:
+            log.exception("An attempt cannot be told of.")
+
     def submitted(self, generate: Generate) -> None:
         """The request goes to the engine."""
         attributes: dict[str, str | int | float | bool] = {
@@ -114,7 +128,9 @@ class AttemptTelemetry:
             self._inference.add_event(names.FIRST_TOKEN)
 
     def over(self, over: "Over") -> None:
-        """The attempt generates no more."""
+        """The attempt generates no more; the first reason counts."""
+        if self._over is not None:
+            return
         self._over = over
         failed = over.cause in ("failed", "crash")
         event = {"handover": names.HANDOVER, "cancelled": names.CANCELLED}.get(over.cause)

@@ -7,20 +7,30 @@ from collections.abc import Callable, Sequence
 from redis.exceptions import RedisError
 
 from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
+from worker.panics import LEAVING
 from worker.tasks.redis_retry import pauses
 
 log = logging.getLogger(__name__)
 
 
+class BrokenWriter(Exception):
+    """A task's tokens cannot be written."""
+
+
 class Emitter:
     """One writer for all tasks of this worker. What is added while a write is under way goes with the next one."""
 
-    def __init__(self, stream: EventStream, on_lost: Callable[[TokenWriter], None]) -> None:
-        """`on_lost` gets the writer whose stream refuses it: somebody else holds the task, or it has ended."""
+    def __init__(
+        self, stream: EventStream, on_lost: Callable[[TokenWriter], None], on_broken: Callable[[TokenWriter], None]
+    ) -> None:
+        """`on_lost` gets the writer whose stream refuses it: somebody else holds the task, or it has ended. `on_broken`
+        gets one that cannot write what it was given, while its exception is handled."""
         self._stream = stream
         self._on_lost = on_lost
+        self._on_broken = on_broken
         self._dirty: dict[str, TokenWriter] = {}
         self._writing: dict[str, TokenWriter] = {}
+        self._broken: set[TokenWriter] = set()
         self._wake = asyncio.Event()
         self._written = asyncio.Condition()
 
@@ -30,12 +40,15 @@ class Emitter:
         self._wake.set()
 
     async def flush(self, writer: TokenWriter) -> None:
-        """Returns when everything the writer was given is in its stream, or refused."""
+        """Returns when everything the writer was given is in its stream, or refused. Raises BrokenWriter."""
         self.mark(writer)
         async with self._written:
             await self._written.wait_for(
                 lambda: writer not in (self._dirty.get(writer.task_id), self._writing.get(writer.task_id))
             )
+        if writer in self._broken:
+            self._broken.remove(writer)
+            raise BrokenWriter(f"The stream of task {writer.task_id} is not complete.")
 
     async def run(self) -> None:
         """Writes for ever."""
@@ -43,12 +56,22 @@ class Emitter:
             await self._wake.wait()
             self._wake.clear()
             self._writing, self._dirty = self._dirty, {}
-            writes = [write for writer in self._writing.values() if (write := writer.take()) is not None]
+            writes = [write for writer in self._writing.values() if (write := self._taken(writer)) is not None]
             for task_id in await self._write(writes):
                 self._on_lost(self._writing[task_id])
             async with self._written:
                 self._writing = {}
                 self._written.notify_all()
+
+    def _taken(self, writer: TokenWriter) -> TokenWrite | None:
+        try:
+            return writer.take()
+        except LEAVING:
+            raise
+        except BaseException:
+            self._broken.add(writer)
+            self._on_broken(writer)
+            return None
 
     async def _write(self, writes: Sequence[TokenWrite]) -> set[str]:
         """Tries until Redis takes the batch. What gathers meanwhile is bounded by the tasks' token limits."""

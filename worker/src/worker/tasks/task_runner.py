@@ -12,6 +12,7 @@ from shared.store.task_record import Claim, NoClaim
 from shared.wire.schemas import InferenceRequest
 from worker.engine_protocol import Generate, Ready, Step
 from worker.engines.supervisor import Engine
+from worker.panics import LEAVING
 from worker.settings import WorkerSettings
 from worker.status.metrics import WorkerMetrics
 from worker.tasks.attempt import Attempt, Over
@@ -26,6 +27,9 @@ from worker.text.codec import Codec
 from worker.text.prompt_rendering import PromptRefused
 
 log = logging.getLogger(__name__)
+
+FAULT = "The task %s met a fault of the worker's own."
+OWN_FAULT = Over("failed", code="internal", message="The worker made a mistake; its log says more.")
 
 
 class TaskRunner:
@@ -51,7 +55,7 @@ class TaskRunner:
         """By request id."""
         self._empty = asyncio.Event()
         self._empty.set()
-        self.emitter = Emitter(stream, self._lose)
+        self.emitter = Emitter(stream, self._lose, self._break)
         self._endings = Endings(settings, ledger, self.emitter, metrics)
         self.held: set[Attempt] = set()
         self.draining = False
@@ -59,13 +63,19 @@ class TaskRunner:
         """Generated since the start."""
 
     def take_step(self, step: Step) -> None:
-        """Hands the outputs of one engine step to their tasks."""
+        """Hands the outputs of one engine step to their tasks. What one raises over its own ends that task alone."""
         for output in step.outputs:
             attempt = self._in_engine.get(output.request_id)
-            if attempt is not None:
+            if attempt is None:
+                continue
+            try:
                 attempt.take(output)
-                self.emitter.mark(attempt.writer)
-                self.tokens += len(output.token_ids)
+            except LEAVING:
+                raise
+            except BaseException:
+                self._fault(attempt)
+            self.emitter.mark(attempt.writer)
+            self.tokens += len(output.token_ids)
 
     def lose_engine(self) -> None:
         """The engine died: what it worked on starts again, here or elsewhere."""
@@ -110,11 +120,13 @@ class TaskRunner:
             log.info("Attempt %d at the task %s begins.", claim.attempt, task_id)
             try:
                 return await self._run_claimed(claim, engine, telemetry)
-            except Exception:
-                log.exception("The task %s met a fault of the worker's own.", task_id)
-                message = "The worker made a mistake; its log says more."
-                telemetry.over(Over("failed", code="internal", message=message))
-                return await self._endings.fail(task_id, claim.attempt, "internal", message)
+            except LEAVING:
+                raise
+            except BaseException:
+                log.exception(FAULT, task_id)
+                with telemetry.harmless():
+                    telemetry.over(OWN_FAULT)
+                return await self._endings.fail(task_id, claim.attempt, OWN_FAULT.code, OWN_FAULT.message)
 
     async def _unclaimed(self, task_id: str, claim: NoClaim) -> Verdict:
         match claim.reason:
@@ -229,3 +241,13 @@ class TaskRunner:
         for attempt in self.held:
             if attempt.writer is writer:
                 attempt.end(Over("lost"))
+
+    def _break(self, writer: TokenWriter) -> None:
+        for attempt in self.held:
+            if attempt.writer is writer:
+                self._fault(attempt)
+
+    def _fault(self, attempt: Attempt) -> None:
+        """Called while an exception is handled that this attempt's data has raised."""
+        log.exception(FAULT, attempt.task_id)
+        attempt.end(OWN_FAULT)
