@@ -114,6 +114,33 @@ def test_it_starts_without_redis_and_recovers_when_redis_appears(start: StartPro
     assert "Traceback" not in process.log
 
 
+def test_it_refuses_to_start_on_the_keys_of_another_installation(start: StartProcess) -> None:
+    first = start(installation="ml/headrace")
+    eventually(first.url("Probes and metrics") + "/readyz", 200)
+    again = start(installation="ml/headrace")
+    eventually(again.url("Probes and metrics") + "/readyz", 200)
+    other = start(installation="test/headrace")
+    assert other.wait() == 1
+    assert "belong to the installation ml/headrace, and this is test/headrace" in other.log
+    assert "Traceback" not in other.log
+    assert "Application startup" not in other.log
+    assert first.stop() == again.stop() == 0
+
+
+def test_it_ends_when_redis_appears_with_the_keys_of_another_installation(start: StartProcess, valkey: Valkey) -> None:
+    first = start(installation="ml/headrace")
+    eventually(first.url("Probes and metrics") + "/readyz", 200)
+    assert first.stop() == 0
+    valkey.stop()
+    other = start(installation="test/headrace")
+    eventually(other.url("Probes and metrics") + "/readyz", 503)
+    httpx.get(other.url("Requests") + "/nowhere")  # it serves
+    valkey.start()
+    assert other.wait() == 1
+    assert "belong to the installation ml/headrace" in other.log
+    assert "Traceback" not in other.log
+
+
 def test_an_open_stream_is_ended_in_order_on_sigterm(start: StartProcess) -> None:
     process = start()
     public = process.url("Requests")

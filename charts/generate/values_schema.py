@@ -11,9 +11,9 @@ Schema = dict[str, Any]
 
 CHART_SETS = {
     "host", "port", "internal_port", "internal_host", "shutdown_seconds", "models", "default_model", "tool_catalogue",
-    "api_keys", "redis_url", "redis_sentinel_service", "capacity_selector", "model_name", "model_source",
-    "model_revision", "offline", "cache_dir", "dtype", "quantization", "context_length", "slots", "worker_name",
-    "drain_seconds", "engine_start_seconds", "deletion_cost", "task_events",
+    "api_keys", "redis_url", "redis_sentinel_service", "installation", "capacity_selector", "model_name",
+    "model_source", "model_revision", "offline", "cache_dir", "dtype", "quantization", "context_length", "slots",
+    "worker_name", "drain_seconds", "engine_start_seconds", "deletion_cost", "task_events",
 }  # fmt: skip
 """Settings that follow from other values and cannot be written a second time."""
 

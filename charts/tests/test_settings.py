@@ -22,6 +22,7 @@ DIFFERENT = {
     "redis_url": "where the chart's Valkey is",
     "cache_dir": "where the chart mounts the cache",
     "worker_name": "the pod's name",
+    "installation": "namespace and release",
     "default_model": "the chart always names it",
     "capacity_selector": "inside a cluster there is one to ask",
 }

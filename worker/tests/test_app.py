@@ -263,6 +263,18 @@ async def test_an_engine_that_cannot_start_ends_the_worker_with_its_sentence(sta
     assert "Traceback" not in worker.log.read_text()
 
 
+async def test_a_worker_refuses_to_start_on_the_keys_of_another_installation(
+    client: TaskClient, start_worker: StartWorker
+) -> None:
+    await start_worker(installation="ml/headrace")
+    other = await start_worker(wait=False, installation="test/headrace")
+
+    assert await other.exit_code() == 1
+    assert "belong to the installation ml/headrace, and this is test/headrace" in other.log.read_text()
+    assert "Traceback" not in other.log.read_text()
+    assert await client.result(await client.submit("!say hello"))
+
+
 def test_wrong_settings_end_the_worker_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

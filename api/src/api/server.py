@@ -18,10 +18,15 @@ from pydantic import ValidationError
 from api.app import create_app, create_internal_app
 from api.settings import Settings
 from api.tracing import trace_requests
+from shared.cancellation import cancel_and_wait
+from shared.store.installation import PrefixTaken, claim_prefix
 from shared.telemetry.logs import set_up_logging
 from shared.telemetry.tracing import start_tracing
 
 log = logging.getLogger("api.server")
+
+CLAIM_SECONDS = 1.0
+"""How long the start waits to hear whether the keys are this installation's; without Redis it goes on meanwhile."""
 
 
 def main() -> None:
@@ -41,6 +46,9 @@ def main() -> None:
     gc.freeze()
     try:
         asyncio.run(_serve(settings, public, internal))
+    except PrefixTaken as error:
+        log.critical("The API ends: %s", error)
+        sys.exit(1)
     finally:
         end_tracing()
 
@@ -88,6 +96,7 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(settings: Settings, public_socket: socket.socket, internal_socket: socket.socket) -> None:
+    """Raises PrefixTaken."""
     app = create_app(settings)
     trace_requests(app)
     public = _Server(_config(app, lifespan="on", timeout_graceful_shutdown=settings.shutdown_seconds))
@@ -100,6 +109,10 @@ async def _serve(settings: Settings, public_socket: socket.socket, internal_sock
         if hasattr(app.state, "backend"):
             app.state.backend.shutdown.set()
 
+    def end_if_refused(claim: asyncio.Task[None]) -> None:
+        if not claim.cancelled() and claim.exception() is not None:
+            stop()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -108,11 +121,18 @@ async def _serve(settings: Settings, public_socket: socket.socket, internal_sock
         log.info("%s: http://%s:%d", what, f"[{host}]" if ":" in host else host, port)
     # Probes are answered from the first moment to the last: "starting", "shutting down".
     probes = asyncio.create_task(internal.serve(sockets=[internal_socket]))
+    claim = asyncio.create_task(claim_prefix(settings))
+    claim.add_done_callback(end_if_refused)
     try:
-        await public.serve(sockets=[public_socket])
+        await asyncio.wait([claim], timeout=CLAIM_SECONDS)
+        if not public.should_exit:
+            await public.serve(sockets=[public_socket])
     finally:
         internal.should_exit = True
         await probes
+        await cancel_and_wait(claim)
+    if not claim.cancelled():
+        claim.result()
 
 
 def _config(app: FastAPI, *, lifespan: Literal["on", "off"], timeout_graceful_shutdown: int) -> uvicorn.Config:

@@ -38,6 +38,9 @@
       name: {{ $external.existingSecret | default (include "headrace.redis.urlSecretName" .) }}
       key: {{ empty $external.existingSecret | ternary "url" $external.urlKey }}
 {{- end }}
+# Written into Redis: another release under the same prefix refuses to start.
+- name: HEADRACE_INSTALLATION
+  value: {{ .Release.Namespace }}/{{ .Release.Name }}
 {{- if include "headrace.redis.isExternal" . }}
 - name: HEADRACE_REDIS_SENTINEL_SERVICE
   value: {{ $external.sentinelService | quote }}

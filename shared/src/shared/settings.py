@@ -28,6 +28,8 @@ class SharedSettings(BaseSettings):
     """Name of the monitored master where `redis_url` is a Sentinel URL."""
     key_prefix: Annotated[str, Field(pattern=r"^[\w.:-]{1,64}$")] = "headrace:"
     """Stands in front of every key, so that installations can share one Redis."""
+    installation: Annotated[str, Field(max_length=256)] = ""
+    """Name of this installation. Its processes refuse to start on keys of another one; empty: nobody asks."""
     redis_timeout: Annotated[float, Field(gt=0)] = 5.0
     """Seconds after which a silent Redis counts as unavailable."""
 

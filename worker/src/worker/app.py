@@ -16,6 +16,7 @@ from types import FrameType
 from pydantic import ValidationError
 
 from shared.celery_app import make_celery
+from shared.store.installation import PrefixTaken
 from shared.telemetry.logs import set_up_logging
 from shared.telemetry.tracing import start_tracing
 from worker.consumer.celery_worker import make_worker, register_task, stop_worker
@@ -113,7 +114,7 @@ class WorkerProcess:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._worker_loop.live(on_ready=lambda: self._ready.set_result(True)))
-        except EngineUnavailable as error:
+        except (EngineUnavailable, PrefixTaken) as error:
             log.critical("The worker ends: %s", error)
             self._exit_code = 1
         except Exception:

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from shared.store.event_stream import EventStream
+from shared.store.installation import claim_prefix
 from shared.store.keys import Keys
 from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
@@ -76,12 +77,13 @@ class WorkerLoop:
         return self.runner is not None and self.engine.ready and not self.runner.draining
 
     async def live(self, on_ready: Callable[[], None]) -> None:
-        """Starts the engine, calls `on_ready`, and goes on until `stop`. Raises EngineUnavailable."""
+        """Starts the engine, calls `on_ready`, and goes on until `stop`. Raises EngineUnavailable, PrefixTaken."""
         works = {asyncio.create_task(work) for work in (self._stop.wait(), self._tick(), self.presence.run())}
-        works.add(asyncio.create_task(self._start(works, on_ready)))
+        claim = asyncio.create_task(claim_prefix(self._settings))
+        works |= {claim, asyncio.create_task(self._start(works, claim, on_ready))}
         try:
             done: set[asyncio.Task[Any]] = set()
-            # `_start` ends when there is something to do, `_stop` when there is not; the others only by a fault.
+            # `claim` and `_start` end when there is something to do, `_stop` when there is not; the others by a fault.
             while not (done and (self._stop.is_set() or any(task.exception() for task in done))):
                 done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
                 works -= done
@@ -107,8 +109,11 @@ class WorkerLoop:
         """Ends `live`."""
         self._stop.set()
 
-    async def _start(self, works: set[asyncio.Task[Any]], on_ready: Callable[[], None]) -> None:
+    async def _start(
+        self, works: set[asyncio.Task[Any]], claim: asyncio.Task[None], on_ready: Callable[[], None]
+    ) -> None:
         engine = await self.engine.start()
+        await claim
         self._codec = await asyncio.to_thread(_load_codec, self._settings, engine.eos_token_ids)
         runner = TaskRunner(self._settings, self._ledger, self._stream, self.engine, self._codec, self.metrics)
         leases = Leases(runner, self._ledger, self._redis, self._keys, self._settings.lease_seconds)

@@ -86,6 +86,11 @@ class Keys:
         return f"{self.prefix}readers"
 
     @property
+    def owner(self) -> str:
+        """String: the installation whose keys these are."""
+        return f"{self.prefix}owner"
+
+    @property
     def janitor(self) -> str:
         """Lock: the one replica whose janitor works."""
         return f"{self.prefix}janitor"
