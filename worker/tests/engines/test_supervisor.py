@@ -1,8 +1,10 @@
 import asyncio
 import contextlib
+import functools
 import os
+import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -103,6 +105,54 @@ async def test_a_dead_engine_is_replaced_by_a_new_process() -> None:
         assert engine.pid != first
         assert engine.restarts == 1
         keeping.cancel()
+
+
+async def killed(engine: Engine, heard: Heard, how: Callable[[], None]) -> None:
+    """Returns when the ready engine is gone."""
+    how()
+    async with asyncio.timeout(15):
+        while heard.changes[:2] != [True, False]:
+            heard.changed.clear()
+            await heard.changed.wait()
+
+
+async def test_an_engine_that_the_kernel_kills_is_called_out_of_memory(caplog: pytest.LogCaptureFixture) -> None:
+    async with running("scripted:?token_ms=1") as (engine, heard):
+        assert engine.pid is not None
+        await killed(engine, heard, functools.partial(os.kill, engine.pid, signal.SIGKILL))
+    (line,) = [line for line in caplog.messages if "The engine process" in line]
+    assert "code -9" in line
+    assert "out of memory: raise the memory limit" in line
+    assert "lower slots, context_length or kv_memory_gib" in line
+
+
+async def test_an_engine_that_the_kernel_kills_while_it_starts_is_called_so_too() -> None:
+    heard = Heard()
+    engine = Engine(
+        EngineOptions(model_source="scripted:"),
+        LogOptions(),
+        Patience(20, 5, 2),
+        on_step=print,
+        on_change=heard.changed.set,
+    )
+    starting = asyncio.create_task(engine.start())
+    await asyncio.sleep(0)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(EngineUnavailable, match=r"out of memory: raise the memory limit .* while it started"):
+        await starting
+
+
+async def test_other_ends_are_not_called_out_of_memory(caplog: pytest.LogCaptureFixture) -> None:
+    async with running("scripted:?token_ms=1") as (engine, heard):
+        await killed(engine, heard, functools.partial(engine.submit, generate("!crash")))
+    assert "The engine process ended with code 139." in caplog.messages
+    async with running("scripted:?token_ms=1", stall=0.5) as (engine, heard):
+        watching = asyncio.create_task(engine.keep_alive())
+        await killed(engine, heard, functools.partial(engine.submit, generate("!hang")))
+        watching.cancel()
+    assert "The engine process ended with code -9." in caplog.messages
+    assert "out of memory" not in caplog.text
 
 
 async def test_an_idle_engine_is_not_taken_for_a_hung_one_and_a_hung_one_is_killed() -> None:

@@ -17,6 +17,8 @@ from worker.engine_protocol import Command, Message, Stop
 from worker.engines.catalogue import serve
 
 PR_SET_PDEATHSIG = 1
+EXIT_SECONDS = 1.0
+"""A process that has closed its end is given this long to end by itself, so that its exit code is its own."""
 
 
 class EngineChild:
@@ -34,6 +36,8 @@ class EngineChild:
         self._on_message = on_message
         self._on_exit = on_exit
         self._exited = False
+        self.killed = False
+        """By this object: SIGKILL says nothing about the process then."""
         self._joining = asyncio.Lock()
         self._reaping: asyncio.Task[None]
         self._outbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -57,13 +61,13 @@ class EngineChild:
 
     def kill(self) -> None:
         """SIGKILL; `on_exit` follows."""
+        self.killed = True
         self._process.kill()
 
     async def stop(self, seconds: float) -> None:
         """Lets the process free its device and leave; kills it after `seconds`."""
         self.send(Stop())
-        await self._joined(seconds)
-        await self._reap()
+        await self._reap(seconds)
 
     def _read(self) -> None:
         # More than one message at a time only when the loop was busy; a bound keeps it responsive.
@@ -73,15 +77,17 @@ class EngineChild:
             except (EOFError, OSError):
                 # It closed its end: whatever it still does, nobody hears of it.
                 self._loop.remove_reader(self._fd)
-                self._reaping = asyncio.create_task(self._reap())
+                self._reaping = asyncio.create_task(self._reap(EXIT_SECONDS))
                 return
             self._on_message(message)
             if not self._connection.poll():
                 return
 
-    async def _reap(self) -> None:
-        self._process.kill()
-        await self._joined(None)
+    async def _reap(self, seconds: float) -> None:
+        """Lets the process end by itself for so long, and sees to it that it has."""
+        if not await self._joined(seconds):
+            self.kill()
+            await self._joined(None)
         if not self._exited:
             self._exited = True
             self._loop.remove_reader(self._fd)
@@ -89,9 +95,10 @@ class EngineChild:
             self._connection.close()
             self._on_exit(self._process.exitcode)
 
-    async def _joined(self, seconds: float | None) -> None:
+    async def _joined(self, seconds: float | None) -> bool:
         async with self._joining:
             await asyncio.to_thread(self._process.join, seconds)
+            return self._process.exitcode is not None
 
     def _write(self) -> None:
         with contextlib.suppress(OSError):  # the process is gone; `_read` notices

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -154,11 +155,13 @@ class Engine:
 
     def _on_exit(self, code: int | None) -> None:
         self._exit.set_result(code)
+        assert self._child is not None
+        end = _end(code, self._child.killed)
         if self.ready:
-            log.error("The engine process ended with code %s.", code)
+            log.error("The engine process %s.", end)
             self.info = None
             self._on_change()
-        self._resolve(EngineUnavailable(f"The engine process ended with code {code} while it started."))
+        self._resolve(EngineUnavailable(f"The engine process {end}, while it started."))
 
     def _resolve(self, outcome: Ready | EngineUnavailable) -> None:
         if self._started.done():
@@ -167,3 +170,13 @@ class Engine:
             self._started.set_result(outcome)
         else:
             self._started.set_exception(outcome)
+
+
+def _end(code: int | None, killed: bool) -> str:
+    """How the process ended, in words. `killed`: by its supervisor, which has said why."""
+    if code != -signal.SIGKILL or killed:
+        return f"ended with code {code}"
+    return (
+        f"was killed (SIGKILL, code {code}), most likely by the kernel because it was out of memory: raise the memory "
+        "limit of the worker (in Kubernetes resources.limits.memory), or lower slots, context_length or kv_memory_gib"
+    )
