@@ -97,6 +97,29 @@ class Cluster:
             if any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or ())
         ]
 
+    def failures(self, selector: str) -> int:
+        """How often these pods' containers were started again, or their images could not be pulled."""
+        pods = self.pods(selector)
+        restarts = [one.restart_count for pod in pods for one in pod.status.container_statuses or ()]
+        names = {pod.metadata.name for pod in pods}
+        pulls = [
+            event.count or 1
+            for event in self.core.list_namespaced_event(self.namespace, field_selector="reason=Failed").items
+            if event.involved_object.name in names and event.message.startswith("Failed to pull image")
+        ]
+        return sum(restarts) + sum(pulls)
+
+    def keda_version(self) -> str:
+        """Empty: KEDA is not installed."""
+        definitions = client.ApiextensionsV1Api(self.core.api_client)
+        try:
+            found = definitions.read_custom_resource_definition("scaledobjects.keda.sh")
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            return ""
+        return (found.metadata.labels or {}).get("app.kubernetes.io/version", "of a version that it does not say")
+
     def seconds_until_ready(self, pod: str) -> float:
         """From its container's start; the cluster counts in whole seconds."""
         status = self.core.read_namespaced_pod(pod, self.namespace).status

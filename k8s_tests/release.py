@@ -26,11 +26,11 @@ SEED = 7
 STREAM_SECONDS = 600.0
 """Within which a task that is being served has ended, new pods included."""
 
-READ_HOLDER = """
+READ_FIELD = """
 import os, redis, sys
-print(redis.Redis.from_url(os.environ["HEADRACE_REDIS_URL"], decode_responses=True).hget(sys.argv[1], "worker"))
+print(redis.Redis.from_url(os.environ["HEADRACE_REDIS_URL"], decode_responses=True).hget(*sys.argv[1:]))
 """
-"""For an API pod: it knows where Redis is, whichever Redis that is."""
+"""For a pod of API or worker: it knows where Redis is, whichever Redis that is."""
 
 Json = dict[str, Any]
 
@@ -106,9 +106,12 @@ class Release:
 
     def holder(self, history: History) -> str:
         """The worker pod that runs the task, as the ledger has it."""
+        return self.recorded(history, "worker", self.cluster.ready_pods(self.selector("api"))[0])
+
+    def recorded(self, history: History, field: str, pod: str) -> str:
+        """A field of the task's record, read by a pod of API or worker."""
         key = Keys(SharedSettings().key_prefix).task(history.task_id)
-        api_pod = self.cluster.ready_pods(self.selector("api"))[0]
-        return self.cluster.execute(api_pod, "python", "-c", READ_HOLDER, key)
+        return self.cluster.execute(pod, "python", "-c", READ_FIELD, key, field)
 
 
 class Reader:

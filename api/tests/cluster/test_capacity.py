@@ -178,6 +178,19 @@ async def test_a_failed_pull_is_told_once_and_with_its_end(
     assert len(detail) < 250
 
 
+async def test_the_port_of_a_try_makes_no_second_text(cluster: tuple[Cluster, Capacity]) -> None:
+    api_server, capacity = cluster
+    api_server.deployments = [deployment("qwen", desired=1)]
+    told = set()
+    for port in (40001, 51234):
+        message = f"failed to resolve image: dial tcp: read udp 10.1.0.9:{port}->10.96.0.10:53: i/o timeout"
+        waiting = {"reason": "ErrImagePull", "message": message}
+        status = {"name": "worker", "ready": False, "state": {"waiting": waiting}, "lastState": {}}
+        api_server.pods = [pod("qwen", "a", containerStatuses=[status])]
+        told.add(await capacity.detail("qwen", []))
+    assert len(told) == 1
+
+
 async def test_many_troubles_keep_both_ends_too(cluster: tuple[Cluster, Capacity]) -> None:
     api_server, capacity = cluster
     api_server.deployments = [deployment("qwen", desired=4)]

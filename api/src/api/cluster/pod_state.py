@@ -92,7 +92,8 @@ def _no_image(waiting: Pause, events: Sequence[Event]) -> str:
     if waiting.reason == NO_IMAGE[1] and NO_IMAGE[0] not in told and failures:
         told = failures[-1].message
     cause = re.sub(r'^(Back-off pulling image "[^"]*": )?(ErrImagePull: )?(Failed to pull image "[^"]*": )?', "", told)
-    return one_line(re.sub(r"^rpc error: code = \w+ desc = ", "", cause))
+    cause = re.sub(r"^rpc error: code = \w+ desc = ", "", cause)
+    return one_line(re.sub(r":\d+->", "->", cause))  # the port of one try's connection
 
 
 def _trouble(container: ContainerStatus) -> str:
