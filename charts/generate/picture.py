@@ -1,7 +1,7 @@
-"""Draws the dashboard's panels from a real Prometheus. `python -m charts.picture docs/dashboard.png`, with matplotlib.
+"""Draws the dashboard's panels from a real Prometheus: `python -m charts.generate.picture docs/dashboard.png`.
 
-Two minutes of the load of `monitored.load` on the scripted engine: it shows what the panels look like, not how fast
-anything is.
+Needs matplotlib. Two minutes of the load of `testbed.monitored.load` on the scripted engine: it shows what the panels
+look like, not how fast anything is.
 """
 
 import asyncio
