@@ -9,6 +9,7 @@ import urllib3
 from kubernetes.client import (
     ApiClient,
     ApiException,
+    ApiextensionsV1Api,
     AppsV1Api,
     Configuration,
     CoreV1Api,
@@ -107,18 +108,19 @@ class Cluster:
             for event in self.core.list_namespaced_event(self.namespace, field_selector="reason=Failed").items
             if event.involved_object.name in names and event.message.startswith("Failed to pull image")
         ]
-        return sum(restarts) + sum(pulls)
+        return int(sum(restarts) + sum(pulls))
 
     def keda_version(self) -> str:
         """Empty: KEDA is not installed."""
-        definitions = client.ApiextensionsV1Api(self.core.api_client)
+        definitions = ApiextensionsV1Api(self.core.api_client)
         try:
             found = definitions.read_custom_resource_definition("scaledobjects.keda.sh")
         except ApiException as error:
             if error.status != 404:
                 raise
             return ""
-        return (found.metadata.labels or {}).get("app.kubernetes.io/version", "of a version that it does not say")
+        labels = found.metadata.labels or {}
+        return str(labels.get("app.kubernetes.io/version", "of a version that it does not say"))
 
     def seconds_until_ready(self, pod: str) -> float:
         """From its container's start; the cluster counts in whole seconds."""

@@ -33,6 +33,7 @@ async def claim_prefix(settings: SharedSettings) -> None:
             except (RedisError, OSError):  # others say what is wrong with Redis
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            assert owner is None or isinstance(owner, bytes)
             if owner == name.encode():
                 return
             if owner is not None:
