@@ -18,6 +18,7 @@ from api.error_replies import ErrorReplies
 from api.hub.event_hub import EventHub
 from api.hub.reader_marks import ReaderMarks
 from api.metrics import make_metrics
+from api.models import Models
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
 from api.repair.lost_messages import LostMessages
@@ -53,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
             capacity_of_this_cluster(settings.capacity_selector) as capacity,
             _running_backend(settings, capacity) as backend,
         ):
-            app.state.backend, app.state.snapshot = backend, Snapshot(backend)
+            app.state.backend = backend
             yield
 
     app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
@@ -145,7 +146,15 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         readers=readers,
         admission=Admission(settings, redis, keys, lists, registry),
         loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),
+        models=Models(
+            settings.models,
+            settings.default_model,
+            lists=lists,
+            registry=registry,
+            redis_timeout=settings.redis_timeout,
+        ),
         metrics=metrics,
+        snapshot=Snapshot(redis, lists, registry, settings.models, metrics.registry),
         shutdown=shutdown,
     )
     await publisher.warm_up()

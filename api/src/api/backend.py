@@ -9,8 +9,10 @@ from redis.asyncio import Redis
 from api.admission import Admission
 from api.auth import KeyRing
 from api.metrics import Metrics
+from api.models import Models
 from api.publisher import Publisher
 from api.settings import Settings
+from api.snapshot import Snapshot
 from api.streaming.readers import Readers
 from api.tasks.own_task import OwnTasks
 from shared.conversation.loop_prevention import LoopPolicy
@@ -39,9 +41,11 @@ class Backend:
     """The way to use `celery` from the event loop."""
     key_ring: KeyRing
     own_tasks: OwnTasks
+    models: Models
     readers: Readers
     admission: Admission
     loop_policy: LoopPolicy
     metrics: Metrics
+    snapshot: Snapshot
     shutdown: asyncio.Event
     """Set on SIGTERM: not ready any more, streams say farewell."""

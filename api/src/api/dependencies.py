@@ -5,6 +5,7 @@ from starlette.types import Receive
 
 from api.auth import Caller
 from api.backend import Backend
+from shared.telemetry.tracing import context_text, received
 
 
 def backend_of(request: Request) -> Backend:
@@ -27,6 +28,11 @@ def caller_of_stream(request: Request) -> Caller:
     if "authorization" in request.headers:
         return caller_of(request)
     return backend_of(request).key_ring.caller(request.query_params.get("access_token", ""))
+
+
+def trace_context_of(request: Request) -> str:
+    """The request's own place in its trace, or its sender's where tracing is off (`telemetry.context_text`)."""
+    return context_text() or received(request.headers)
 
 
 async def disconnected(receive: Receive) -> None:

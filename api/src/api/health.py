@@ -10,7 +10,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.backend import Backend
 from api.dependencies import backend_of
-from api.snapshot import Snapshot
 from shared.store.redis_client import answered_within
 from shared.telemetry.metrics import expose
 
@@ -63,8 +62,7 @@ async def readyz(backend: Started) -> dict[str, str]:
 @router.get("/metrics")
 async def metrics(backend: Started, request: Request) -> Response:
     """Prometheus's text format, or OpenMetrics where the scraper asks for it."""
-    snapshot: Snapshot = request.app.state.snapshot
-    await snapshot.take()
+    await backend.snapshot.take()
     body, content_type = expose(backend.metrics.registry, request.headers.get("accept", ""))
     return Response(body, headers={"content-type": content_type})
 

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from api.app import create_app, create_internal_app
+from api.request_spans import trace_requests
 from api.settings import Settings
-from api.tracing import trace_requests
 from shared.cancellation import cancel_and_wait
 from shared.store.installation import PrefixTaken, claim_prefix
 from shared.telemetry.logs import set_up_logging

@@ -17,7 +17,7 @@ from api.metrics import JanitorAction, Metrics
 from api.publisher import Publisher
 from api.repair.lost_messages import LostMessages
 from api.repair.lost_results import LostResults
-from api.tracing import tell_lost_attempt
+from api.task_spans import export_lost_attempt
 from shared.store.keys import Keys
 from shared.store.redis_client import answered_within
 from shared.store.task_ledger import TaskLedger
@@ -147,7 +147,7 @@ class Janitor:
         if record is None or outcome in ("alive", "not_running"):
             return
         self._metrics.takeovers.labels(record.model).inc()
-        tell_lost_attempt(record)
+        export_lost_attempt(record)
         match outcome:
             case "requeued":
                 self._count("requeued", record)

@@ -14,9 +14,8 @@ from api.invalid_params import invalid_params
 from api.json_body import LARGE_BYTES
 from api.rpc.jsonrpc import Method
 from api.tasks.new_task import start_task
-from shared.store.redis_client import answered_within
 from shared.telemetry.logs import scope
-from shared.wire.schemas import CreateMessageParams, ModelStatus, TaskParams, WireType
+from shared.wire.schemas import CreateMessageParams, TaskParams, WireType
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +86,7 @@ async def tool_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
 async def model_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """The models, and how busy each is."""
     await _checked(call, NoParams, params)
-    settings = call.backend.settings
-    async with answered_within(settings.redis_timeout):
-        models = await asyncio.gather(*(_model_status(call.backend, name) for name in settings.models))
-    return {"models": [model.model_dump(mode="json") for model in models]}
-
-
-async def _model_status(backend: Backend, name: str) -> ModelStatus:
-    load, workers, card = await asyncio.gather(
-        backend.lists.load(name), backend.registry.ready(name), backend.registry.card(name)
-    )
-    return ModelStatus(
-        name=name,
-        default=name == (backend.settings.default_model or backend.settings.models[0]),
-        ready=workers > 0,
-        ready_workers=workers,
-        waiting=load.waiting,
-        running=load.running,
-        context_length=card.context_length if card else None,
-        abilities=card.abilities if card else None,
-    )
+    return {"models": [model.model_dump(mode="json") for model in await call.backend.models.statuses()]}
 
 
 async def _checked(call: Call, model: type[Params], params: dict[str, JsonValue]) -> Params:

@@ -10,12 +10,11 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from api.backend import Backend
-from api.dependencies import backend_of, caller_of
+from api.dependencies import backend_of, caller_of, trace_context_of
 from api.error_object import http_headers
 from api.errors import ApiError, BodyTooLarge, BodyTooSlow, UnsupportedMediaType
 from api.rpc.jsonrpc import Limits, answer, encode, error_reply
 from api.rpc.methods import METHODS, Call
-from api.tracing import request_context
 
 router = APIRouter()
 
@@ -33,7 +32,7 @@ async def rpc(request: Request) -> Response:
         return _json(encode(error_reply(error)), error.status, http_headers(error))
     except ClientDisconnect:
         return Response(status_code=400)  # nobody reads it
-    call = Call(backend, caller, request_context(request), len(body))
+    call = Call(backend, caller, trace_context_of(request), len(body))
     reply = await answer(body, METHODS, call, Limits(settings.max_batch, settings.batch_concurrency))
     return Response(status_code=204) if reply is None else _json(reply)
 

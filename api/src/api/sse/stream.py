@@ -9,7 +9,7 @@ from api.dependencies import backend_of, caller_of_stream, disconnected
 from api.errors import EventsLost, InvalidParams
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
-from api.tracing import link_stream
+from api.task_spans import link_stream
 from shared.store.event_stream import START, EntryId, EntryLost
 from shared.store.task_record import TaskRecord
 from shared.telemetry.logs import bind

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from api.auth import Caller
 from api.backend import Backend
-from api.errors import ContextTooLong, ConversationNotFound, ToolLoopRefused, UnknownModel
+from api.errors import ContextTooLong, ConversationNotFound, ToolLoopRefused
 from api.invalid_params import invalid_param
-from api.tracing import sending
+from api.task_spans import sending
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop
 from shared.conversation.prompts import Assembled, assemble
 from shared.conversation.rules import InvalidConversation
@@ -34,7 +34,7 @@ async def start_task(
     Raises ApiError or redis.exceptions.RedisError.
     """
     settings = backend.settings
-    model = _model(backend, params.model)
+    model = backend.models.chosen(params.model)
     timeout_seconds = _timeout_seconds(backend, params.timeout_seconds)
     async with answered_within(settings.redis_timeout):
         await backend.admission.admit(caller)
@@ -49,7 +49,7 @@ async def start_task(
 
     request, fingerprint = await _maybe_in_thread(large, prepare)
     task_id = new_task_id()
-    with sending(task_id, model, params.priority, caller.tenant, context) as sent_context:
+    with sending(task_id, model=model, priority=params.priority, tenant=caller.tenant, parent=context) as sent_context:
         async with answered_within(settings.redis_timeout):
             try:
                 accepted = await backend.ledger.accept(
@@ -75,15 +75,6 @@ async def start_task(
             backend.metrics.accepted_of_tenant.labels(backend.metrics.tenant_label(caller.tenant)).inc()
             await backend.publisher.send(accepted.task_id, model, params.priority, message_headers(sent_context))
     return accepted.task_id
-
-
-def _model(backend: Backend, name: str | None) -> str:
-    settings = backend.settings
-    if name is None:
-        return settings.default_model or settings.models[0]
-    if name not in settings.models:
-        raise UnknownModel(f"there is no model {name[:64]!r}; there are: {', '.join(settings.models)}")
-    return name
 
 
 def _timeout_seconds(backend: Backend, wanted: float | None) -> float:

@@ -1,50 +1,26 @@
-"""The API's spans: one per HTTP request, one per task it sends, and one for each attempt whose worker died."""
+"""The API's spans of tasks: one for each that it sends, and one for each attempt whose worker died."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastapi import FastAPI, Request
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from shared.celery_app import queue_for
 from shared.store.task_record import TaskRecord
 from shared.telemetry import semantic_conventions as names
-from shared.telemetry.tracing import context_of, context_text, link_to, received, tracing_is_on
+from shared.telemetry.tracing import context_of, context_text, link_to, tracing_is_on
 from shared.wire.schemas import Priority
 
 _tracer = trace.get_tracer("headrace.api")
 
-_URL_ATTRIBUTES = ("http.url", "http.target", "url.full", "url.query")
-"""Where the HTTP conventions, old and new, put a query string."""
-
-
-def trace_requests(app: FastAPI) -> None:
-    """A span per request, also while its stream is open; nothing where tracing is off."""
-    if not tracing_is_on():
-        return
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-
-    # Without exclude_spans each event of a stream would be a span of its own.
-    FastAPIInstrumentor.instrument_app(app, server_request_hook=_drop_query, exclude_spans=["send", "receive"])
-
-
-def _drop_query(span: trace.Span, scope: dict[str, object]) -> None:
-    """A query string may hold an access token."""
-    attributes = getattr(span, "attributes", None) or {}
-    for name in _URL_ATTRIBUTES:
-        if name in attributes:
-            span.set_attribute(name, str(attributes[name]).partition("?")[0] if name != "url.query" else "")
-
-
-def request_context(request: Request) -> str:
-    """The request's own place in its trace, or the caller's where tracing is off; empty for neither."""
-    return context_text() or received(request.headers)
-
 
 @contextmanager
-def sending(task_id: str, model: str, priority: Priority, tenant: str, parent: str) -> Iterator[str]:
-    """The span of a task's acceptance and of its message; yields the context that all its attempts hang on."""
+def sending(task_id: str, *, model: str, priority: Priority, tenant: str, parent: str) -> Iterator[str]:
+    """The span of a task's acceptance and of its message; yields the context that all its attempts hang on.
+
+    `parent`: place in its trace from which the task comes (`telemetry.context_text`).
+    """
     queue = queue_for(model, priority)
     attributes = {
         names.MESSAGING_SYSTEM: "celery",
@@ -76,8 +52,8 @@ def link_stream(record: TaskRecord) -> None:
             span.add_link(task)
 
 
-def tell_lost_attempt(record: TaskRecord) -> None:
-    """Tells of an attempt whose worker died with its spans, under the id that the worker had announced."""
+def export_lost_attempt(record: TaskRecord) -> None:
+    """Exports the span of an attempt whose worker died before it could, under the id that the worker had announced."""
     lost = link_to(record.attempt_context)
     if not (tracing_is_on() and lost.is_valid and lost.trace_flags.sampled and record.started_at):
         return
@@ -102,5 +78,5 @@ def tell_lost_attempt(record: TaskRecord) -> None:
             attributes,
             start_time=record.started_at * 1_000_000,
         )
-    span.set_status(Status(StatusCode.ERROR, "the worker's lease ran out; told by the janitor"))
+    span.set_status(Status(StatusCode.ERROR, "the worker's lease ran out; exported by the janitor"))
     span.end()

@@ -1,0 +1,58 @@
+"""The models that tasks are accepted for, and how busy each is."""
+
+import asyncio
+from collections.abc import Sequence
+
+from api.errors import UnknownModel
+from shared.store.redis_client import answered_within
+from shared.store.task_lists import TaskLists
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import ModelStatus
+
+
+class Models:
+    """The models of this installation."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        default: str | None,
+        *,
+        lists: TaskLists,
+        registry: WorkerRegistry,
+        redis_timeout: float,
+    ) -> None:
+        """`default`: the model of requests that name none; the first one where that is None."""
+        self.names = names
+        self._default = default or names[0]
+        self._lists = lists
+        self._registry = registry
+        self._redis_timeout = redis_timeout
+
+    def chosen(self, name: str | None) -> str:
+        """The model that a request is for. Raises UnknownModel."""
+        if name is None:
+            return self._default
+        if name not in self.names:
+            raise UnknownModel(f"there is no model {name[:64]!r}; there are: {', '.join(self.names)}")
+        return name
+
+    async def statuses(self) -> list[ModelStatus]:
+        """All models. Raises redis.exceptions.RedisError."""
+        async with answered_within(self._redis_timeout):
+            return await asyncio.gather(*(self._status(name) for name in self.names))
+
+    async def _status(self, name: str) -> ModelStatus:
+        load, workers, card = await asyncio.gather(
+            self._lists.load(name), self._registry.ready(name), self._registry.card(name)
+        )
+        return ModelStatus(
+            name=name,
+            default=name == self._default,
+            ready=workers > 0,
+            ready_workers=workers,
+            waiting=load.waiting,
+            running=load.running,
+            context_length=card.context_length if card else None,
+            abilities=card.abilities if card else None,
+        )

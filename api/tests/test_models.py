@@ -1,0 +1,52 @@
+"""Which models there are, and how busy each is."""
+
+import pytest
+from redis.asyncio import Redis
+
+from api.errors import UnknownModel
+from api.models import Models
+from shared.store.keys import Keys
+from shared.store.task_lists import TaskLists
+from shared.store.worker_registry import WorkerRegistry
+from shared.wire.schemas import ModelCard
+from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
+
+
+@pytest.fixture
+def models(redis: Redis, keys: Keys, registry: WorkerRegistry) -> Models:
+    lists = TaskLists(redis, keys)
+    return Models(("other", DEFAULT_MODEL), DEFAULT_MODEL, lists=lists, registry=registry, redis_timeout=2)
+
+
+def test_a_request_is_for_the_model_it_names_or_for_the_default_one(
+    models: Models, redis: Redis, keys: Keys, registry: WorkerRegistry
+) -> None:
+    assert models.chosen(None) == DEFAULT_MODEL
+    assert models.chosen("other") == "other"
+    unset = Models(("a", "b"), None, lists=TaskLists(redis, keys), registry=registry, redis_timeout=2)
+    assert unset.chosen(None) == "a"
+
+
+def test_a_model_that_is_not_there_is_refused_with_those_that_are(models: Models) -> None:
+    with pytest.raises(UnknownModel) as refused:
+        models.chosen("x" * 1000)
+    assert refused.value.message == f"there is no model {'x' * 64!r}; there are: other, {DEFAULT_MODEL}"
+
+
+async def test_each_model_tells_its_workers_its_work_and_what_it_can(
+    models: Models, worker: FakeWorker, registry: WorkerRegistry, card: ModelCard
+) -> None:
+    for name in ("w1", "w2"):
+        await registry.announce(name, card)
+    await worker.begin()
+    await worker.accept()
+    other, busy = await models.statuses()
+    assert (other.name, other.default, other.ready, other.waiting, other.context_length) == (
+        "other",
+        False,
+        False,
+        0,
+        None,
+    )
+    assert (busy.default, busy.ready, busy.ready_workers, busy.waiting, busy.running) == (True, True, 2, 1, 1)
+    assert (busy.context_length, busy.abilities) == (card.context_length, card.abilities)
