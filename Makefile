@@ -23,7 +23,7 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: help demo test faults soak lint fmt bench bench-quick images k8s-test clean
+.PHONY: help demo test programs faults soak lint fmt bench bench-quick images k8s-test clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -31,7 +31,7 @@ help: ## List what can be made.
 demo: $(INSTALLED) ## Install, start the local stack and ask the model one question (DEMO_ONCE=1: then stop).
 	@$(BIN)/headrace up --data-dir .headrace --ask "What is the capital of France?"
 
-test: lint ## Install, check the code and run every test.
+test: lint programs ## Install, check the code and run every test; what needs a program that is not here is named.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 faults: $(INSTALLED_DEV) ## Break every part in every documented way, on real processes; prints how long clients waited.
@@ -87,10 +87,11 @@ $(INSTALLED):
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "headrace: installing the tools that check and test"
 	@$(PIP) install -c constraints.txt $(CHECK_TOOLS) $(TEST_TOOLS) $(CHART_TEST_TOOLS)
-	@command -v curl >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy curl; } \
-		|| { echo "The README's commands are tested as printed and need curl: install it first." >&2; exit 1; }
-	@command -v promtool >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends prometheus; } \
-		|| { echo "The alerts and the dashboard are tested by Prometheus: install Debian's package prometheus first." >&2; exit 1; }
-	@command -v nginx >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends nginx-light; } \
-		|| { echo "Streams are tested behind a real nginx: install Debian's package nginx-light first." >&2; exit 1; }
 	@touch $@
+
+# Some tests use programs of Debian's (testbed/programs.py): root gets them installed, others are told what is left out.
+programs: $(INSTALLED_DEV)
+	@missing=$$($(BIN)/python -m testbed.programs); \
+	if [ -z "$$missing" ]; then exit; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -qy --no-install-recommends $$missing; \
+	else echo "headrace: not installed here, and only root can: $$missing. The tests that need it are left out and named at the end."; fi

@@ -11,11 +11,20 @@ from redis.asyncio import Redis
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
 from shared.store.redis_client import connect
+from testbed import programs
 from testbed.valkey import Valkey
 
 for package in ("api", "headrace", "worker"):
     # Before pytest takes the folder of the same name, which stands above the tests, for the package.
     importlib.import_module(package)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what needs a program that is not here; `-ra` names each at the end."""
+    for item in items:
+        for name in [name for mark in item.iter_markers("needs") for name in mark.args if not programs.find(name)]:
+            reason = f"left out: {name} is not installed (Debian's package {programs.PACKAGES[name]})"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -19,6 +18,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from testbed.nvml import OneGpu
 from testbed.ports import free_port
+from testbed.programs import program
 from testbed.stack import MODEL, Stack, stack
 from testbed.waiting import until
 from worker.status.gpus import Gpus
@@ -100,8 +100,6 @@ async def monitored(redis_url: str, folder: Path, **env: str) -> AsyncIterator[M
 async def _prometheus(
     folder: Path, ports: dict[str, list[int]], client: httpx.AsyncClient
 ) -> AsyncIterator[Prometheus]:
-    binary = shutil.which("prometheus")
-    assert binary, "Debian's package prometheus is not installed"
     scrape = [
         {
             "job_name": job,
@@ -120,7 +118,7 @@ async def _prometheus(
     path.write_text(json.dumps(config))
     url = f"http://127.0.0.1:{free_port()}"
     command = [
-        binary, f"--config.file={path}", f"--storage.tsdb.path={folder / 'tsdb'}",
+        program("prometheus"), f"--config.file={path}", f"--storage.tsdb.path={folder / 'tsdb'}",
         f"--web.listen-address={url.removeprefix('http://')}", "--enable-feature=exemplar-storage",
     ]  # fmt: skip
     with (folder / "prometheus.log").open("wb") as log:

@@ -75,6 +75,7 @@ async def test_a_kept_connection_of_http_client_reads_it_too_and_in_chunks(
     assert await asyncio.to_thread(post) == status
 
 
+@pytest.mark.needs("curl")
 @pytest.mark.parametrize("expect", ["Expect: 100-continue", "Expect:"])
 @pytest.mark.parametrize(("path", "headers", "status"), REFUSED)
 async def test_curl_reads_it_whether_or_not_it_asks_first(

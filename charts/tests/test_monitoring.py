@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from charts.generate.dashboard import dashboard
 from testbed.monitored import RULES, Monitored, load, monitored, selectors
 from testbed.otlp_receiver import otlp_receiver
+from testbed.programs import program
 from testbed.valkey import Valkey
 from testbed.waiting import until
 
@@ -55,6 +55,7 @@ async def until_all_say_something(
     return sorted(silent)
 
 
+@pytest.mark.needs("prometheus")
 async def test_every_panel_and_every_alert_finds_its_series_and_every_metric_is_documented(
     valkey: Valkey, tmp_path: Path
 ) -> None:
@@ -94,11 +95,10 @@ async def served_metrics(running: Monitored) -> set[str]:
     return set(re.findall(r"^# TYPE ((?:headrace|gen_ai)_[a-z_]+) ", "\n".join(pages), re.MULTILINE))
 
 
+@pytest.mark.needs("promtool")
 def test_the_alerts_fire_when_they_should_and_only_then() -> None:
-    promtool = shutil.which("promtool")
-    assert promtool, "Debian's package prometheus is not installed"
     tests = Path(__file__).parent / "alerts_test.yaml"
-    done = subprocess.run([promtool, "test", "rules", tests], capture_output=True, text=True)
+    done = subprocess.run([program("promtool"), "test", "rules", tests], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     tested = set(re.findall(r"alertname: (\w+)", tests.read_text()))
     assert tested == {rule["alert"] for rule in ALERTS if "alert" in rule}

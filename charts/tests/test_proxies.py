@@ -16,6 +16,7 @@ import yaml
 
 from testbed.history import History, check_client
 from testbed.ports import free_port
+from testbed.programs import program
 from testbed.stack import Process, Stack, stack
 from testbed.valkey import Valkey
 from testbed.waiting import until
@@ -48,7 +49,7 @@ def nginx(folder: Path, port: int, api: int, annotations: dict[str, str]) -> lis
           }}
         }}"""
     )
-    return ["nginx", "-p", str(folder), "-c", str(config)]
+    return [program("nginx"), "-p", str(folder), "-c", str(config)]
 
 
 def envoy(folder: Path, port: int, api: int, timeouts: dict[str, str]) -> list[str]:
@@ -117,7 +118,7 @@ def proxy_command(name: str, render: Render, folder: Path, port: int, api: int) 
     return envoy(folder, port, api, rule["timeouts"])
 
 
-@pytest.mark.parametrize("name", ["nginx", "envoy"])
+@pytest.mark.parametrize("name", [pytest.param("nginx", marks=pytest.mark.needs("nginx")), "envoy"])
 async def test_a_long_stream_passes_unbuffered_and_is_resumed_when_the_proxy_restarts(
     name: str, headrace: Stack, render: Render, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ async def test_a_long_stream_passes_unbuffered_and_is_resumed_when_the_proxy_res
     assert quiet.connections == 1, proxy.tail()
 
 
+@pytest.mark.needs("nginx")
 async def test_without_comments_the_idle_time_out_of_the_same_proxy_cuts_the_stream(
     valkey: Valkey, render: Render, tmp_path: Path
 ) -> None:

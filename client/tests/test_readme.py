@@ -59,6 +59,7 @@ def events(stream: str) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.needs("curl")
 def test_the_shell_commands_give_what_the_text_says(demo: Demo) -> None:
     called, answered, resumed, celery = demo.run(
         "bash", "-euo", "pipefail", "-c", f"echo {MARK}".join(blocks("bash"))
