@@ -59,3 +59,12 @@ def test_the_program_says_what_is_wrong_and_exits_with_1(settings: WorkerSetting
     done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "There is no model at /no/such/folder" in done.stderr
+
+
+def test_wrong_settings_are_told_without_their_values() -> None:
+    env = os.environ | {"HEADRACE_SLOTS": "sesame"}
+    program = [sys.executable, "-m", "worker.fetch"]
+    done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("headrace worker: HEADRACE_SLOTS: ")
+    assert (done.stderr.count("\n"), "sesame" in done.stderr) == (1, False)

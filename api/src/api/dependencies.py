@@ -31,7 +31,7 @@ def caller_of_stream(request: Request) -> Caller:
 
 
 def trace_context_of(request: Request) -> str:
-    """The request's own place in its trace, or its sender's where tracing is off (`telemetry.context_text`)."""
+    """The request's own place in its trace, or its sender's where tracing is off (`tracing.context_text`)."""
     return context_text() or received(request.headers)
 
 

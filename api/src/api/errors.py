@@ -41,9 +41,15 @@ CONVERSATION_NOT_FOUND = -32008
 TOOL_LOOP = -32009
 """A tool call is demanded where loop prevention withholds the tools."""
 
+RETRY_UNAVAILABLE_SECONDS = 2
+"""A restart of Redis or a failover by Sentinel takes a few seconds."""
+
+_PASSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "TRYAGAIN", "BUSY", "READONLY", "LOADING")
+"""First words of server replies that speak of the server's state and not of our command."""
+
 
 class ApiError(Exception):
-    """Something the client is told about."""
+    """An error that is meant for the client."""
 
     code: ClassVar[int]
     retryable: ClassVar[bool]
@@ -150,15 +156,8 @@ class ToolLoopRefused(ApiError, code=TOOL_LOOP, status=400):
     """The conversation is in a tool loop."""
 
 
-RETRY_UNAVAILABLE_SECONDS = 2
-"""A restart of Redis or a failover by Sentinel takes a few seconds."""
-
-_PASSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "TRYAGAIN", "BUSY", "OOM", "READONLY", "LOADING")
-"""First words of server replies that speak of the server's state and not of our command."""
-
-
 def as_api_error(error: BaseException) -> ApiError:
-    """What the client is told about an exception. What is not meant for it is logged here and nothing else is told."""
+    """The error that the client gets for an exception. One that is not meant for clients is only logged."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RedisError):

@@ -19,6 +19,7 @@ from api.app import create_app, create_internal_app
 from api.request_spans import trace_requests
 from api.settings import Settings
 from shared.cancellation import cancel_and_wait
+from shared.settings import wrong_settings
 from shared.store.installation import PrefixTaken, claim_prefix
 from shared.telemetry.logs import set_up_logging
 from shared.telemetry.tracing import start_tracing
@@ -28,13 +29,24 @@ log = logging.getLogger("api.server")
 CLAIM_SECONDS = 1.0
 """How long the start waits to hear whether the keys are this installation's; without Redis it goes on meanwhile."""
 
+_SOCKET_OPTIONS = (
+    # asyncio sets it for sockets that it opens itself; without it a reply waits 40 ms for the client's delayed ACK.
+    ((socket.IPPROTO_TCP, socket.TCP_NODELAY), 1),
+    # A reader whose network went away without a word is noticed within two minutes.
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60),  # seconds of silence before the first probe
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 15),  # seconds between probes
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
+    ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 120_000),  # milliseconds that sent data may stay unacknowledged
+)
+
 
 def main() -> None:
     """Serves until SIGTERM or SIGINT. What cannot start says why in one sentence, with exit code 1."""
     try:
         settings = Settings()
     except ValidationError as error:
-        sys.exit("\n".join(f"headrace-api: {problem}" for problem in _problems(error)))
+        sys.exit("\n".join(f"headrace-api: {sentence}" for sentence in wrong_settings(error)))
     set_up_logging(settings.log_options(service="headrace-api"))
     try:
         public, internal = _listen(settings.host, settings.port), _listen(settings.host, settings.internal_port)
@@ -53,12 +65,6 @@ def main() -> None:
         end_tracing()
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors(include_url=False, include_input=False):
-        place = ".".join(str(part) for part in problem["loc"])
-        yield f"HEADRACE_{place.upper()}: {problem['msg']}" if place else problem["msg"]
-
-
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError whose last argument is a sentence for the operator."""
     try:
@@ -70,21 +76,9 @@ def _listen(host: str, port: int) -> socket.socket:
             error.errno, f"port {port} on {host} {reason}; HEADRACE_PORT and HEADRACE_INTERNAL_PORT name others"
         ) from None
     # Accepted connections inherit these.
-    for option, value in _OPTIONS:
+    for option, value in _SOCKET_OPTIONS:
         listener.setsockopt(*option, value)
     return listener
-
-
-_OPTIONS = (
-    # asyncio sets it for sockets that it opens itself; without it a reply waits 40 ms for the client's delayed ACK.
-    ((socket.IPPROTO_TCP, socket.TCP_NODELAY), 1),
-    # A reader whose network went away without a word is noticed within two minutes.
-    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60),  # seconds of silence before the first probe
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 15),  # seconds between probes
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
-    ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 120_000),  # milliseconds that sent data may stay unacknowledged
-)
 
 
 class _Server(uvicorn.Server):

@@ -19,7 +19,7 @@ _tracer = trace.get_tracer("headrace.api")
 def sending(task_id: str, *, model: str, priority: Priority, tenant: str, parent: str) -> Iterator[str]:
     """The span of a task's acceptance and of its message; yields the context that all its attempts hang on.
 
-    `parent`: place in its trace from which the task comes (`telemetry.context_text`).
+    `parent`: place in its trace from which the task comes (`tracing.context_text`).
     """
     queue = queue_for(model, priority)
     attributes = {

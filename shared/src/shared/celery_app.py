@@ -47,7 +47,6 @@ def make_celery(settings: SharedSettings) -> Celery:
         result_serializer="json",
         accept_content=["json"],
         task_acks_late=True,
-        task_track_started=True,
         task_publish_retry=False,
         task_create_missing_queues=True,
         result_expires=settings.retention_seconds,
@@ -95,7 +94,7 @@ class _ResultRules:
         """No SUBSCRIBE for every published task: nobody here waits for a result."""
 
     def exception_safe_to_retry(self, error: Exception) -> bool:
-        """Also when Redis is out of memory, read-only or loading: a result that is not written makes a FAILURE."""
+        """Also when Redis is out of memory, read-only or loading: else a result that is not written is a FAILURE."""
         return isinstance(error, RedisError)
 
 

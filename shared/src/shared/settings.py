@@ -1,8 +1,9 @@
 """The settings that both services share; each service's own Settings class extends this one."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.telemetry.logs import Level, LogOptions
@@ -50,3 +51,11 @@ class SharedSettings(BaseSettings):
     def log_options(self, **fields: str) -> LogOptions:
         """How this process logs, with `fields` on all its lines."""
         return LogOptions(self.log_level, self.log_format, self.log_levels, fields)
+
+
+def wrong_settings(error: ValidationError) -> Iterator[str]:
+    """A sentence for each wrong setting, by its environment variable; without the value, which may be a key."""
+    for problem in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        reason = problem["msg"].removeprefix("Value error, ")
+        yield f"HEADRACE_{name.upper()}: {reason}" if name else reason

@@ -16,6 +16,7 @@ from types import FrameType
 from pydantic import ValidationError
 
 from shared.celery_app import make_celery
+from shared.settings import wrong_settings
 from shared.store.installation import PrefixTaken
 from shared.telemetry.logs import set_up_logging
 from shared.telemetry.tracing import start_tracing
@@ -38,7 +39,7 @@ def main() -> int:
     try:
         settings = WorkerSettings()
     except ValidationError as error:
-        print(f"headrace worker: {_complaint(error)}", file=sys.stderr)  # noqa: T201  # there is no log yet
+        print(f"headrace worker: {'; '.join(wrong_settings(error))}", file=sys.stderr)  # noqa: T201  # there is no log yet
         return 2
     set_up_logging(settings.log_options(service="headrace-worker", model=settings.model_name))
     end_tracing = start_tracing("headrace-worker")
@@ -46,16 +47,6 @@ def main() -> int:
         return WorkerProcess(settings).run()
     finally:
         end_tracing()
-
-
-def _complaint(error: ValidationError) -> str:
-    """One sentence per wrong setting, by the name of its environment variable."""
-    sentences = []
-    for problem in error.errors():
-        names = " ".join(f"HEADRACE_{str(part).upper()}" for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        sentences.append(f"{names}: {message}" if names else message)
-    return "; ".join(sentences)
 
 
 class WorkerProcess:

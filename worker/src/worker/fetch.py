@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import ValidationError
 
+from shared.settings import wrong_settings
 from shared.telemetry.logs import set_up_logging
 from worker.model_files import ModelUnavailable, locate
 from worker.settings import WorkerSettings
@@ -19,7 +20,7 @@ def main() -> int:
     try:
         settings = WorkerSettings()
     except ValidationError as error:
-        print(f"headrace worker: {error}", file=sys.stderr)  # noqa: T201  # there is no log yet
+        print(f"headrace worker: {'; '.join(wrong_settings(error))}", file=sys.stderr)  # noqa: T201  # there is no log yet
         return 2
     set_up_logging(settings.log_options(service="headrace-fetch", model=settings.model_name))
     try:

@@ -25,7 +25,7 @@ class Call:
     backend: Backend
     caller: Caller
     context: str = ""
-    """Place of the request in its trace (`telemetry.context_text`); empty for none."""
+    """Place of the request in its trace (`tracing.context_text`); empty for none."""
     body_bytes: int = 0
 
     @property

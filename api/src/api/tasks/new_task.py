@@ -29,7 +29,7 @@ async def start_task(
 ) -> str:
     """Accepts the task and sends its message; returns its id. From then on it ends in exactly one `end` event.
 
-    `context`: place in its trace from which the task comes (`telemetry.context_text`).
+    `context`: place in its trace from which the task comes (`tracing.context_text`).
     `large`: the request is so long that checking it must not hold up the event loop.
     Raises ApiError or redis.exceptions.RedisError.
     """

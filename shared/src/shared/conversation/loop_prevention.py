@@ -46,8 +46,8 @@ class Guarded:
 def prevent_loops(messages: Sequence[ChatMessage], policy: LoopPolicy) -> Guarded:
     """Take repeats out of every turn; in the last one tell the model, and decide whether it still gets tools.
 
-    Expects a conversation that keeps the role rules of `shared.prompts`, and returns one. A second application changes
-    no message.
+    Expects a conversation that keeps the rules of `shared.conversation.rules`, and returns one. A second application
+    changes no message.
     """
     if not policy.enabled:
         return Guarded(list(messages), None)
@@ -164,7 +164,7 @@ def _spans(messages: Sequence[ChatMessage]) -> list[ChatMessage | _Round]:
             spans.append(_Round(message, tuple(message.tool_calls), ()))
         elif isinstance(message, ToolMessage):
             last = spans[-1]
-            assert isinstance(last, _Round), "checked by shared.prompts: a tool message follows its call"
+            assert isinstance(last, _Round), "a tool message follows its call: checked by the rules"
             spans[-1] = _Round(last.assistant, last.calls, (*last.answers, message))
         else:
             spans.append(message)

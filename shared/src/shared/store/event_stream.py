@@ -188,7 +188,7 @@ class EventStream:
         entries = [_entry(entry_id, fields) for entry_id, fields in replies]
         if entries and entries[0].id == after:
             return entries[1:]
-        # An id that nobody sent, but between two tokens of one attempt, was written by hand: what follows is clear.
+        # A made-up id inside an attempt: the reader resumes at the next entry.
         if entries and entries[0].id.attempt == after.attempt and entries[0].id.sequence < CLOSED:
             return entries[:count]
         raise EntryLost

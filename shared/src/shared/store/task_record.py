@@ -43,9 +43,9 @@ class TaskRecord:
     cancel_on_disconnect: bool
     """The task is cancelled when nobody has read its stream for a while."""
     context: str
-    """Place in its trace under which the task was accepted (`telemetry.context_text`); empty for none."""
+    """Place in its trace under which the task was accepted (`tracing.context_text`); empty for none."""
     attempt_context: str
-    """The same of the newest attempt, in a claim of the one before; empty where nobody traced it."""
+    """Trace context of the newest attempt; inside a Claim, of the attempt before it. Empty where nobody traced it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Message:
     model: str
     queue_class: QueueClass
     context: str
-    """Place in its trace under which the task was accepted (`telemetry.context_text`); empty for none."""
+    """Place in its trace under which the task was accepted (`tracing.context_text`); empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def bind(**fields: Any) -> None:
 
 
 def begin_thread(**fields: Any) -> None:
-    """Forgets what was bound in this thread before: for one that does one thing after the other, in a pool."""
+    """Forgets what was bound in this thread before: for pooled threads that run one task after another."""
     _bound.set(fields)
 
 

@@ -32,7 +32,7 @@ class BoundedLabel:
 
 
 def tasks_ended(registry: CollectorRegistry) -> Counter:
-    """Counted by whoever ends a task, once: mostly its worker; the API for what waits and for what nobody holds.
+    """Counted by whoever ends a task, once: mostly its worker; the API where no worker holds it.
 
     Reasons: a finish reason (SUCCESS), an error code (FAILURE), `cancelled` or `abandoned` (REVOKED).
     """

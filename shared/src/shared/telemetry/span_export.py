@@ -19,7 +19,7 @@ _chosen: ContextVar[int] = ContextVar("chosen_span_id", default=0)
 
 
 class SpanIds(RandomIdGenerator):
-    """Random ids, except for a span that is told on behalf of a process that died before it could."""
+    """Random ids, except for a span that is exported for a process that died before it could."""
 
     def generate_span_id(self) -> int:
         return _chosen.get() or super().generate_span_id()
