@@ -62,7 +62,7 @@ def prevent_loops(messages: Sequence[ChatMessage], policy: LoopPolicy) -> Guarde
         else:
             turn = _Turn() if isinstance(span, UserMessage) else turn
             kept.append(span)
-    if isinstance(kept[-1], AssistantMessage):
+    if isinstance(kept[-1], AssistantMessage) and not isinstance(messages[-1], AssistantMessage):
         # Nothing but assistant text stands before the last round: without it there would be nothing to answer.
         kept += turn.rounds[-1].last_answered().messages()
         removed -= 1

@@ -36,12 +36,18 @@ class Assembled:
 
 
 def assemble(
-    params: CreateMessageParams, policy: LoopPolicy, conversation: Sequence[ChatMessage] | None = None
+    params: CreateMessageParams,
+    policy: LoopPolicy,
+    conversation: Sequence[ChatMessage] | None = None,
+    *,
+    lenient: bool = False,
 ) -> Assembled:
     """The checked, guarded conversation of one request.
 
     One of three forms: `messages`; `message` with or without `history`; or, behind a stored `conversation`, what is
     new in it: `message`, or `messages` of tool results and user messages.
+
+    `lenient`: as `check_conversation` has it.
 
     Tools and a `responseFormat` go together: the format binds a text answer, a tool call may come in its place.
 
@@ -50,7 +56,7 @@ def assemble(
     """
     placed = _placed(params, conversation)
     whole = [message for _, message in placed]
-    check_conversation(whole, [place for place, _ in placed])
+    check_conversation(whole, [place for place, _ in placed], lenient=lenient)
     tools = params.tools or []
     tool_choice = _checked_choice(tools, params.tool_choice)
     _check_format(params.response_format)

@@ -28,8 +28,12 @@ class InvalidConversation(ValueError):
         self.place, self.reason = place, reason
 
 
-def check_conversation(messages: Sequence[ChatMessage], places: Sequence[Place]) -> None:
-    """Raise InvalidConversation unless the rules above hold; `places[i]` is where `messages[i]` stands."""
+def check_conversation(messages: Sequence[ChatMessage], places: Sequence[Place], *, lenient: bool = False) -> None:
+    """Raise InvalidConversation unless the rules above hold; `places[i]` is where `messages[i]` stands.
+
+    `lenient`: only those on calls and their results, as OpenAI's API has it. System messages in the middle are shown to
+    the model at the start, and behind an assistant message it begins another one.
+    """
     if not messages:
         raise InvalidConversation((), "the conversation is empty: send `messages`, or `message`")
     if len(messages) > MAX_MESSAGES:
@@ -42,7 +46,7 @@ def check_conversation(messages: Sequence[ChatMessage], places: Sequence[Place])
             raise InvalidConversation(place, f"{_unanswered(open_calls)} before this message")
         match message:
             case SystemMessage():
-                if spoken:
+                if spoken and not lenient:
                     raise InvalidConversation(place, f"a {message.role} message may only stand at the start")
             case UserMessage():
                 round_ids = set()
@@ -59,6 +63,8 @@ def check_conversation(messages: Sequence[ChatMessage], places: Sequence[Place])
         spoken = spoken or not isinstance(message, SystemMessage)
     if open_calls:
         raise InvalidConversation(places[-1], f"{_unanswered(open_calls)} after this message")
+    if lenient:
+        return
     if not any(isinstance(message, UserMessage) for message in messages):
         raise InvalidConversation((), "the conversation has no user message")
     if isinstance(messages[-1], AssistantMessage):

@@ -60,6 +60,10 @@ class Keys:
         """Hash: the task that was accepted under the client's key, and the fingerprint of its request."""
         return self._key("idempotency", f"{tenant}:{key}")
 
+    def resent(self, tenant: str, digest: str) -> str:
+        """The task that a request's bytes made last; short-lived, for clients that send them again without a key."""
+        return self._key("resent", f"{tenant}:{digest}")
+
     @property
     def rate(self) -> str:
         """Prefix of the counters of calls, which `limits` names."""

@@ -11,11 +11,15 @@ from redis.asyncio import Redis
 from shared.store.conversations import ConversationSave
 from shared.store.keys import Keys
 from shared.store.scripts import Scripts
-from shared.store.task_record import Acceptance, Cancelled, Claim, NoClaim, Requeued, TaskRecord, parse_record
+from shared.store.task_record import Acceptance, Cancelled, Claim, NoClaim, Requeued, Resent, TaskRecord, parse_record
 from shared.wire.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome
 
 RequeueCause = Literal["handover", "crash"]
 """A planned stop of the worker; the engine died under the task."""
+
+
+RESENT_MS = 600_000
+"""How long a request's bytes are remembered: longer than these clients' time-outs and back-off."""
 
 
 class Refusal(Exception):
@@ -63,11 +67,13 @@ class TaskLedger:
         max_tenant_tasks: int,
         idempotency_key: str | None = None,
         fingerprint: str = "",
+        resent: Resent | None = None,
         context: str = "",
     ) -> Acceptance:
         """Makes the task durable, or raises QueueFull, TenantFull or IdempotencyConflict.
 
-        `fingerprint` tells two requests with one idempotency key apart. Safe to repeat with the same `task_id`.
+        `fingerprint` tells two requests with one idempotency key apart. `resent`: the client may send the same bytes
+        again, without a key. Safe to repeat with the same `task_id`.
         """
         status, *rest = await self._scripts.run(
             "accept",
@@ -83,6 +89,9 @@ class TaskLedger:
             max_tenant_tasks=max_tenant_tasks,
             idempotency=self._keys.idempotency(tenant, idempotency_key) if idempotency_key else None,
             fingerprint=fingerprint,
+            resent=self._keys.resent(tenant, resent.digest) if resent else None,
+            resent_ms=RESENT_MS,
+            joins=1 if resent and resent.joins else None,
             context=context,
             conversation=self._keys.conversation(tenant, request.conversation_id) if request.conversation_id else None,
             cancel_on_disconnect=int(request.cancel_on_disconnect),

@@ -17,6 +17,16 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class Resent:
+    """A request whose client, after a failure, sends the same bytes again and names no key."""
+
+    digest: str
+    """Of the bytes."""
+    joins: bool
+    """Whether this is such a later try: it joins the task that the bytes made before, unless that was in vain."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRecord:
     """What the ledger knows of one task. Times are milliseconds of Redis's clock."""
 

@@ -10,6 +10,13 @@ if args.idempotency then
     return {known[2] == args.fingerprint and 'existing' or 'conflict', known[1]}
   end
 end
+if args.joins then
+  local earlier = redis.call('GET', args.resent)
+  local known = earlier and redis.call('HMGET', key('task', earlier), 'wire', 'cancel')
+  if known and known[1] and not known[2] and known[1] ~= 'FAILURE' and known[1] ~= 'REVOKED' then
+    return {'existing', earlier}
+  end
+end
 local waiting = key('waiting', model)
 local length = redis.call('ZCARD', waiting)
 if length >= tonumber(args.max_waiting) then return {'queue_full', length} end
@@ -34,4 +41,5 @@ if args.idempotency then
   redis.call('HSET', args.idempotency, 'task', id, 'fingerprint', args.fingerprint)
   redis.call('PEXPIRE', args.idempotency, timeout_ms + retention_ms)
 end
+if args.resent then redis.call('SET', args.resent, id, 'PX', args.resent_ms) end
 return {'accepted', id}
