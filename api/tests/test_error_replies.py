@@ -39,7 +39,7 @@ async def test_an_exception_behind_the_beginning_of_a_reply_is_left_to_the_serve
 
     app = FastAPI()
     app.mount("/", route)
-    app.add_middleware(ErrorReplies)
+    app.add_middleware(ErrorReplies, doors={})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
         with pytest.raises(RuntimeError, match="too late"):
             await http.get("/")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from docs.generate.configuration import settings_tables
+from docs.generate.doors import door_tables
 from docs.generate.rooms import rooms_table
 
 DOCS = Path(__file__).parents[1]
@@ -17,6 +18,7 @@ def generated(docs: Path = DOCS) -> dict[Path, str]:
     tables = {
         "architecture.md": {"rooms": rooms_table()},
         "configuration.md": settings_tables(),
+        "openai.md": door_tables(),
     }
     return {docs / page: with_tables((docs / page).read_text(), its) for page, its in tables.items()}
 

@@ -11,6 +11,8 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from api import health
 from api.admission import Admission
+from api.anthropic import messages
+from api.anthropic.error_body import error_reply as anthropic_error
 from api.auth import KeyRing
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
@@ -19,10 +21,14 @@ from api.hub.event_hub import EventHub
 from api.hub.reader_marks import ReaderMarks
 from api.metrics import make_metrics
 from api.models import Models
+from api.openai import chat_completions
+from api.openai import models as openai_models
+from api.openai.error_body import error_reply as openai_error
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
 from api.repair.lost_messages import LostMessages
 from api.repair.lost_results import LostResults
+from api.request_ids import RequestIds
 from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
@@ -59,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
     # From the inside to the outside.
-    app.add_middleware(ErrorReplies)
+    app.add_middleware(ErrorReplies, doors={"/v1/messages": anthropic_error, "/v1/": openai_error})
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -67,11 +73,15 @@ def create_app(settings: Settings) -> FastAPI:
             allow_methods=["GET", "HEAD", "POST"],
             # Any: there are no cookies that a page could misuse, and its libraries add headers of their own.
             allow_headers=["*"],
-            expose_headers=["Retry-After"],
+            expose_headers=["Retry-After", "X-Request-Id", "X-Headrace-Task-Id"],
         )
     app.add_middleware(UnreadBody, seconds=settings.body_timeout)
+    app.add_middleware(RequestIds)
     app.include_router(rpc.router)
     app.include_router(sse.router)
+    app.include_router(chat_completions.router)
+    app.include_router(messages.router)
+    app.include_router(openai_models.router)
     return app
 
 

@@ -20,6 +20,13 @@ def caller_of(request: Request) -> Caller:
     return backend_of(request).key_ring.caller(key.strip() if scheme.lower() == "bearer" else "")
 
 
+def caller_of_either(request: Request) -> Caller:
+    """As `caller_of`, or by the header `x-api-key`, which Anthropic's clients send. Raises Unauthorized."""
+    if "x-api-key" in request.headers:
+        return backend_of(request).key_ring.caller(request.headers["x-api-key"].strip())
+    return caller_of(request)
+
+
 def caller_of_stream(request: Request) -> Caller:
     """As `caller_of`; a browser's EventSource sets no headers and may send `?access_token=` instead (RFC 6750).
 

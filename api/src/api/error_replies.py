@@ -1,10 +1,12 @@
 """The one place where an exception of a route becomes an HTTP reply; `/rpc` answers in JSON-RPC's own form."""
 
-from starlette.responses import JSONResponse
+from collections.abc import Callable, Mapping
+
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.error_object import http_headers, problem
-from api.errors import as_api_error
+from api.errors import ApiError, as_api_error
 
 
 class ErrorReplies:
@@ -14,8 +16,10 @@ class ErrorReplies:
     it answers, and raises again behind its answer, so that the server logs a second traceback.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, doors: Mapping[str, Callable[[ApiError], Response]]) -> None:
+        """`doors`: how errors look below these paths; the first that fits counts."""
         self._app = app
+        self._doors = doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = False
@@ -30,6 +34,10 @@ class ErrorReplies:
         except Exception as error:
             if began or scope["type"] != "http":
                 raise  # too late for a status: the server logs it and cuts the connection
-            refusal = as_api_error(error)
-            reply = JSONResponse(problem(refusal), status_code=refusal.status, headers=http_headers(refusal))
-            await reply(scope, receive, send)
+            await self._reply(scope["path"], as_api_error(error))(scope, receive, send)
+
+    def _reply(self, path: str, refusal: ApiError) -> Response:
+        for below, reply in self._doors.items():
+            if path.startswith(below):
+                return reply(refusal)
+        return JSONResponse(problem(refusal), status_code=refusal.status, headers=http_headers(refusal))

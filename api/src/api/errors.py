@@ -1,7 +1,8 @@
 """Every error that a client can meet, its JSON-RPC code, and the one place where exceptions become errors."""
 
 import logging
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import JsonValue
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -100,6 +101,10 @@ class InvalidParams(ApiError, code=INVALID_PARAMS, status=400):
     """The parameters are wrong."""
 
 
+class KeyReused(InvalidParams, code=INVALID_PARAMS, status=409):
+    """The idempotency key was used before with other parameters."""
+
+
 class InternalError(ApiError, code=INTERNAL_ERROR, status=500):
     """Internal error; the server's log has the details."""
 
@@ -154,6 +159,48 @@ class ConversationNotFound(ApiError, code=CONVERSATION_NOT_FOUND, status=404):
 
 class ToolLoopRefused(ApiError, code=TOOL_LOOP, status=400):
     """The conversation is in a tool loop."""
+
+
+class TaskFailed(ApiError, code=INTERNAL_ERROR, status=500):
+    """The task failed."""
+
+
+class TaskFailedForNow(ApiError, code=INTERNAL_ERROR, status=500, retryable=True):
+    """The task failed, and the same request may succeed."""
+
+
+class TaskRefused(ApiError, code=INVALID_PARAMS, status=400):
+    """The model cannot answer this request."""
+
+
+class TaskTooLate(ApiError, code=INTERNAL_ERROR, status=504, retryable=True):
+    """The task's time is over."""
+
+
+class TaskCancelled(ApiError, code=TASK_NOT_FOUND, status=409):
+    """The task was cancelled."""
+
+
+class AnswerRestarted(ApiError, code=INTERNAL_ERROR, status=500, retryable=True):
+    """The answer starts over with another revision of the model; what was sent is void. Send the request again."""
+
+
+class ReplicaStops(ApiError, code=UNAVAILABLE, status=503, retryable=True):
+    """This replica of the API stops; the task goes on. Send the same request again to get its answer."""
+
+
+def failure_of(event: Mapping[str, Any]) -> ApiError:
+    """The error that an `error` event of a task tells, for doors whose reply is the task's end."""
+    message = str(event["message"])
+    match event["code"]:
+        case "context_too_long":
+            return ContextTooLong(message)
+        case "invalid_request":
+            return TaskRefused(message)
+        case "deadline_exceeded":
+            return TaskTooLate(message)
+        case _:
+            return TaskFailedForNow(message) if event["retryable"] else TaskFailed(message)
 
 
 def as_api_error(error: BaseException) -> ApiError:

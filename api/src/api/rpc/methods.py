@@ -49,14 +49,14 @@ async def create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
 async def _create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     try:
         checked = await _checked(call, CreateMessageParams, params)
-        task_id = await start_task(call.backend, call.caller, checked, context=call.context, large=call.large)
+        started = await start_task(call.backend, call.caller, checked, context=call.context, large=call.large)
     except Exception as error:
         refusal = as_api_error(error)
         metrics = call.backend.metrics
         metrics.refused.labels(type(refusal).__name__).inc()
         metrics.refused_of_tenant.labels(metrics.tenant_label(call.caller.tenant)).inc()
         raise refusal from None
-    return {"taskId": task_id}
+    return {"taskId": started.task_id}
 
 
 async def get_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:

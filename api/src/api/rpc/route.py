@@ -4,15 +4,13 @@ The rule of its HTTP statuses: a request that is refused before its body is read
 refusal (401, 408, 413, 415); every reply of JSON-RPC itself, errors included, is a 200, and no reply at all a 204.
 """
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from api.backend import Backend
 from api.dependencies import backend_of, caller_of, trace_context_of
 from api.error_object import http_headers
-from api.errors import ApiError, BodyTooLarge, BodyTooSlow, UnsupportedMediaType
+from api.errors import ApiError, UnsupportedMediaType
+from api.request_body import read_body
 from api.rpc.jsonrpc import Limits, answer, encode, error_reply
 from api.rpc.methods import METHODS, Call
 
@@ -27,7 +25,7 @@ async def rpc(request: Request) -> Response:
     try:
         caller = caller_of(request)
         _check_media_type(request)
-        body = await _body(request, backend)
+        body = await read_body(request)
     except ApiError as error:
         return _json(encode(error_reply(error)), error.status, http_headers(error))
     except ClientDisconnect:
@@ -52,22 +50,3 @@ def _check_media_type(request: Request) -> None:
         raise UnsupportedMediaType
     if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("the body must not be compressed: send no `Content-Encoding`")
-
-
-async def _body(request: Request, backend: Backend) -> bytes:
-    """Raises BodyTooLarge, BodyTooSlow, or ClientDisconnect."""
-    settings = backend.settings
-    too_large = BodyTooLarge(f"the body is longer than {settings.max_body_bytes} bytes")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > settings.max_body_bytes:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(settings.body_timeout):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > settings.max_body_bytes:
-                    raise too_large
-    except TimeoutError:
-        raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout:g} seconds") from None
-    return bytes(body)

@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from api.auth import Caller
 from api.backend import Backend
-from api.errors import ContextTooLong, ConversationNotFound, ToolLoopRefused
+from api.errors import ContextTooLong, ConversationNotFound, KeyReused, ToolLoopRefused
 from api.invalid_params import invalid_param
 from api.task_spans import sending
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop
@@ -16,6 +17,7 @@ from shared.conversation.rules import InvalidConversation
 from shared.store.redis_client import answered_within
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import IdempotencyConflict, QueueFull, TenantFull
+from shared.store.task_record import Resent
 from shared.telemetry.logs import bind
 from shared.telemetry.tracing import message_headers
 from shared.wire.chat import AssistantMessage, ChatMessage, ToolMessage
@@ -24,13 +26,31 @@ from shared.wire.schemas import CreateMessageParams, InferenceRequest, ModelCard
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An accepted task."""
+
+    task_id: str
+    model: str
+    revision: str | None
+    """Of the model, as its workers last said; None before the first one was ready."""
+
+
 async def start_task(
-    backend: Backend, caller: Caller, params: CreateMessageParams, *, context: str = "", large: bool = False
-) -> str:
-    """Accepts the task and sends its message; returns its id. From then on it ends in exactly one `end` event.
+    backend: Backend,
+    caller: Caller,
+    params: CreateMessageParams,
+    *,
+    context: str = "",
+    large: bool = False,
+    resent: Resent | None = None,
+    lenient: bool = False,
+) -> Started:
+    """Accepts the task and sends its message. From then on it ends in exactly one `end` event.
 
     `context`: place in its trace from which the task comes (`tracing.context_text`).
     `large`: the request is so long that checking it must not hold up the event loop.
+    `resent`: as `TaskLedger.accept` has it. `lenient`: as `assemble` has it.
     Raises ApiError or redis.exceptions.RedisError.
     """
     settings = backend.settings
@@ -42,7 +62,7 @@ async def start_task(
         card = await backend.registry.card(model)
 
     def prepare() -> tuple[InferenceRequest, str]:
-        request = _request(params, model, _assembled(params, backend.loop_policy, stored))
+        request = _request(params, model, _assembled(params, backend.loop_policy, stored, lenient))
         if card is not None:
             _check_context(request, card)
         return request, _fingerprint(params) if params.idempotency_key else ""
@@ -61,6 +81,7 @@ async def start_task(
                     max_tenant_tasks=settings.max_tenant_tasks,
                     idempotency_key=params.idempotency_key,
                     fingerprint=fingerprint,
+                    resent=resent,
                     context=sent_context,
                 )
             except QueueFull as refusal:
@@ -68,13 +89,13 @@ async def start_task(
             except TenantFull as refusal:
                 raise await backend.admission.tenant_full(model, refusal) from None
             except IdempotencyConflict:
-                raise invalid_param(("idempotency_key",), "was used before with other parameters") from None
+                raise KeyReused("was used before with other parameters", place=("idempotency_key",)) from None
         bind(task_id=accepted.task_id, model=model)
         if accepted.new:
             backend.metrics.accepted.labels(model).inc()
             backend.metrics.accepted_of_tenant.labels(backend.metrics.tenant_label(caller.tenant)).inc()
             await backend.publisher.send(accepted.task_id, model, params.priority, message_headers(sent_context))
-    return accepted.task_id
+    return Started(accepted.task_id, model, card.revision if card else None)
 
 
 def _timeout_seconds(backend: Backend, wanted: float | None) -> float:
@@ -105,9 +126,11 @@ async def _stored_conversation(
     return stored.messages
 
 
-def _assembled(params: CreateMessageParams, policy: LoopPolicy, stored: list[ChatMessage] | None) -> Assembled:
+def _assembled(
+    params: CreateMessageParams, policy: LoopPolicy, stored: list[ChatMessage] | None, lenient: bool
+) -> Assembled:
     try:
-        return assemble(params, policy, stored)
+        return assemble(params, policy, stored, lenient=lenient)
     except InvalidConversation as error:
         raise invalid_param(error.place, error.reason) from None
     except ToolLoop as error:

@@ -1,0 +1,89 @@
+"""`POST /v1/messages`: one call is one task, whole or streamed."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from api.anthropic.conversation import messages_of, tool_choice_of, tools_of
+from api.anthropic.error_body import error_body
+from api.anthropic.message_answer import Event, MessageEvents, message
+from api.anthropic.requests import MessageRequest
+from api.dependencies import backend_of, caller_of_either, trace_context_of
+from api.errors import ApiError
+from api.json_body import LARGE_BYTES
+from api.lenient_body import checked, within_bounds
+from api.request_body import read_body
+from api.resent import resent
+from api.streaming.answers import answer_reply
+from api.tasks.new_task import start_task
+from shared.wire.schemas import CreateMessageParams
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/messages", response_class=Response)
+async def create(request: Request) -> Response:
+    """A message, as Anthropic's API makes it; docs/openai.md says what is supported."""
+    backend, caller = backend_of(request), caller_of_either(request)
+    body = await read_body(request)
+    wanted = await checked(MessageRequest, body)
+    started = await start_task(
+        backend,
+        caller,
+        within_bounds(_params, wanted, request.headers.get("idempotency-key")),
+        context=trace_context_of(request),
+        large=len(body) > LARGE_BYTES,
+        resent=resent(request, body),
+        lenient=True,
+    )
+    stream = MessageStream(MessageEvents(started.task_id, wanted.model)) if wanted.stream else None
+    return await answer_reply(request, started, stream=stream, whole=partial(message, started.task_id, wanted.model))
+
+
+def _params(wanted: MessageRequest, idempotency_key: str | None) -> CreateMessageParams:
+    """Raises InvalidParams for what this server cannot do."""
+    return CreateMessageParams(
+        messages=messages_of(wanted),
+        tools=tools_of(wanted) or None,
+        tool_choice=tool_choice_of(wanted),
+        model=wanted.model,
+        max_tokens=wanted.max_tokens,
+        temperature=wanted.temperature,
+        top_p=wanted.top_p or None,
+        top_k=wanted.top_k or None,
+        stop=wanted.stop_sequences or None,
+        idempotency_key=idempotency_key or None,
+        cancel_on_disconnect=True,
+    )
+
+
+class MessageStream:
+    """The events as Anthropic's clients read them from a stream: named, without ids."""
+
+    def __init__(self, events: MessageEvents) -> None:
+        self._events = events
+
+    @property
+    def begun(self) -> bool:
+        """True when the client has seen something of the answer."""
+        return self._events.begun
+
+    def of_event(self, event: Event) -> Iterator[bytes]:
+        """The events that one of the task's becomes."""
+        return (_named(one) for one in self._events.of_event(event))
+
+    def failure(self, error: ApiError) -> bytes:
+        """The clients raise on it."""
+        return _named(error_body(error))
+
+    def end(self) -> bytes:
+        """Nothing: `message_stop` was the last one."""
+        return b""
+
+
+def _named(event: dict[str, Any]) -> bytes:
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    return f"event: {event['type']}\ndata: {text}\n\n".encode()

@@ -1,0 +1,61 @@
+"""A task's events -> what every answer of `/v1` has: its identity, its usage, why it ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import JsonValue
+
+from shared.store.task_id import task_id_time
+
+Event = Mapping[str, Any]
+"""An event of the task's stream, as docs/events.md has it."""
+Json = dict[str, JsonValue]
+
+FINISH_REASONS = {"length": "length", "tool_calls": "tool_calls"}
+"""Of ours that OpenAI's clients know; all others are `stop` there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What all chunks of an answer repeat. It follows from the task alone, so every replica says the same."""
+
+    task_id: str
+    model: str
+    fingerprint: str | None
+    """The model's revision; None before a worker of it was ready."""
+
+    def head(self, prefix: str, kind: str) -> Json:
+        """The first fields of a reply or chunk: `chatcmpl-…`, its time, its model."""
+        return {
+            "id": f"{prefix}-{self.task_id.replace('-', '')}",
+            "object": kind,
+            "created": int(task_id_time(self.task_id) or 0),
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+def usage_of(outcome: Event) -> Json:
+    """Token counts of an outcome event."""
+    usage = outcome["usage"]
+    prompt, completion = usage["promptTokens"], usage["completionTokens"]
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": usage["cachedTokens"], "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.get("reasoningTokens", 0),
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def finish_reason(outcome: Event) -> str:
+    """Why the answer ended, as OpenAI's clients know it."""
+    if outcome["type"] == "tool_calls":
+        return "tool_calls"
+    return FINISH_REASONS.get(outcome["finishReason"], "stop")

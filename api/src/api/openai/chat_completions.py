@@ -1,0 +1,98 @@
+"""`POST /v1/chat/completions`: one call is one task, whole or streamed."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+
+from api.dependencies import backend_of, caller_of, trace_context_of
+from api.errors import ApiError
+from api.json_body import LARGE_BYTES
+from api.lenient_body import checked, within_bounds
+from api.openai.answer import Event, Identity
+from api.openai.chat_answer import ChatChunks, chat_completion
+from api.openai.conversation import format_of, messages_of, refuse_unsupported, tool_choice_of, tools_of
+from api.openai.error_body import error_body
+from api.openai.requests import ChatRequest
+from api.request_body import read_body
+from api.resent import resent
+from api.streaming.answers import answer_reply
+from api.tasks.new_task import start_task
+from shared.wire.schemas import CreateMessageParams
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/chat/completions", response_class=Response)
+async def chat_completions(request: Request) -> Response:
+    """A chat completion, as OpenAI's API makes it; docs/openai.md says what is supported."""
+    backend, caller = backend_of(request), caller_of(request)
+    body = await read_body(request)
+    wanted = await checked(ChatRequest, body)
+    started = await start_task(
+        backend,
+        caller,
+        within_bounds(_params, wanted, request.headers.get("idempotency-key")),
+        context=trace_context_of(request),
+        large=len(body) > LARGE_BYTES,
+        resent=resent(request, body),
+        lenient=True,
+    )
+    identity = Identity(started.task_id, wanted.model, started.revision)
+    usage = wanted.stream_options is not None and bool(wanted.stream_options.include_usage)
+    most_calls = 1 if wanted.parallel_tool_calls is False else None
+    chunks = ChatChunks(identity, include_usage=usage, most_calls=most_calls)
+    whole = partial(chat_completion, identity, most_calls=most_calls)
+    return await answer_reply(request, started, stream=ChatStream(chunks) if wanted.stream else None, whole=whole)
+
+
+def _params(wanted: ChatRequest, idempotency_key: str | None) -> CreateMessageParams:
+    """Raises InvalidParams for what this server cannot do."""
+    refuse_unsupported(wanted)
+    return CreateMessageParams(
+        messages=messages_of(wanted.messages),
+        tools=tools_of(wanted) or None,
+        tool_choice=tool_choice_of(wanted),
+        response_format=format_of(wanted.response_format),
+        model=wanted.model,
+        max_tokens=wanted.max_completion_tokens or wanted.max_tokens or None,
+        temperature=wanted.temperature,
+        # 0 is the most likely token alone, as it is with these clients' other servers.
+        top_p=None if wanted.top_p is None else max(wanted.top_p, 1e-6),
+        top_k=wanted.top_k if wanted.top_k and wanted.top_k > 0 else None,
+        stop=wanted.stop or None,
+        seed=wanted.seed,
+        idempotency_key=idempotency_key or None,
+        metadata={name: str(value) for name, value in (wanted.metadata or {}).items()} or None,
+        cancel_on_disconnect=True,
+    )
+
+
+class ChatStream:
+    """The chunks as OpenAI's clients read them from a stream: no `id:`, no `retry:`, `[DONE]` at the end."""
+
+    def __init__(self, chunks: ChatChunks) -> None:
+        self._chunks = chunks
+
+    @property
+    def begun(self) -> bool:
+        """True when the client has seen something of the answer."""
+        return self._chunks.begun
+
+    def of_event(self, event: Event) -> Iterator[bytes]:
+        """The chunks that an event adds."""
+        return (data(chunk) for chunk in self._chunks.of_event(event))
+
+    def failure(self, error: ApiError) -> bytes:
+        """The clients raise on it, and on nothing else that could end a stream here."""
+        return data(error_body(error))
+
+    def end(self) -> bytes:
+        """Behind the last chunk."""
+        return b"data: [DONE]\n\n"
+
+
+def data(value: object) -> bytes:
+    """One event of a stream without names."""
+    return b"data: %b\n\n" % json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,27 @@
+"""The body of a request, read within its bounds."""
+
+import asyncio
+
+from fastapi import Request
+
+from api.dependencies import backend_of
+from api.errors import BodyTooLarge, BodyTooSlow
+
+
+async def read_body(request: Request) -> bytes:
+    """Raises BodyTooLarge, BodyTooSlow, or starlette's ClientDisconnect."""
+    settings = backend_of(request).settings
+    too_large = BodyTooLarge(f"the body is longer than {settings.max_body_bytes} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > settings.max_body_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > settings.max_body_bytes:
+                    raise too_large
+    except TimeoutError:
+        raise BodyTooSlow(f"the body did not arrive within {settings.body_timeout:g} seconds") from None
+    return bytes(body)

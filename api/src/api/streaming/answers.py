@@ -1,0 +1,147 @@
+"""The answer of one task as a door's clients read it: whole, or as a stream in the door's own form.
+
+Unlike `/stream`, these connections cannot be resumed: an answer that cannot go on must end in something that the client
+takes for a failure. A clean end would be half an answer that looks whole.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import JsonValue
+from starlette.types import Receive, Scope, Send
+
+from api.dependencies import backend_of, disconnected
+from api.errors import AnswerRestarted, ApiError, ReplicaStops, TaskCancelled, failure_of
+from api.hub.frame import Frame
+from api.streaming.reader import Reader
+from api.streaming.readers import Readers
+from api.tasks.new_task import Started
+
+Event = Mapping[str, Any]
+"""An event of a task's stream, as docs/events.md has it."""
+
+CLIENT_CLOSED_REQUEST = 499
+"""Of a reply that nobody reads: for logs, as nginx's."""
+
+OUTCOMES = (b"final_text", b"tool_calls", b"error")
+
+
+class Translation(Protocol):
+    """A task's events in the form of one door."""
+
+    @property
+    def begun(self) -> bool:
+        """True when the client has seen something of the answer."""
+
+    def of_event(self, event: Event) -> Iterator[bytes]:
+        """What goes over the wire for a `token` event, or for the event that ends the task well."""
+
+    def failure(self, error: ApiError) -> bytes:
+        """What the door's clients take for a failure."""
+
+    def end(self) -> bytes:
+        """What stands behind a whole answer."""
+
+
+async def answer_reply(
+    request: Request, started: Started, *, stream: Translation | None, whole: Callable[[Event], dict[str, JsonValue]]
+) -> Response:
+    """The reply to a request whose answer is its task's: `stream` sends it as it grows, without one it is made `whole`.
+
+    Raises ApiError where a whole answer does not come about.
+    """
+    readers = backend_of(request).readers
+    headers = {"X-Headrace-Task-Id": started.task_id}
+    if stream is not None:
+        return StreamedAnswer(readers, stream, started, headers)
+    outcome = await _outcome(readers, request.receive, started)
+    if outcome is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return JSONResponse(whole(outcome), headers=headers)
+
+
+async def _outcome(readers: Readers, receive: Receive, started: Started) -> Event | None:
+    """The event that ended the task well; None when the client has gone. Raises ApiError for every other ending."""
+    async with _following(readers, receive, started) as reader:
+        outcome: Event | None = None
+        async for frames in reader.subscription:
+            reader.note(frames)
+            for frame in frames:
+                if frame.type in OUTCOMES:
+                    outcome = json.loads(frame.data)
+        if reader.ended:
+            if outcome is None:
+                raise TaskCancelled
+            if outcome["type"] == "error":
+                raise failure_of(outcome)
+            return outcome
+        if reader.gone:
+            return None
+        raise ReplicaStops
+
+
+def _following(readers: Readers, receive: Receive, started: Started) -> AbstractAsyncContextManager[Reader]:
+    return readers.following(lambda: disconnected(receive), task_id=started.task_id, model=started.model, required=True)
+
+
+class StreamedAnswer(Response):
+    """The answer as Server-Sent Events without ids: clients of these doors know no cursor."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        readers: Readers,
+        translation: Translation,
+        started: Started,
+        headers: Mapping[str, str],
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers})
+        self._readers = readers
+        self._translation = translation
+        self._started = started
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the answer until its end, or until it cannot go on, or the client is gone."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with _following(self._readers, receive, self._started) as reader:
+            async for frames in reader.subscription:
+                reader.note([frame for frame in frames if frame.type == b"status"])
+                if body := b"".join([wire for frame in frames for wire in self._wires(reader, frame)]):
+                    reader.sending()
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    reader.sent()
+            rest = b"" if reader.ended or reader.gone else self._translation.failure(ReplicaStops())
+            await send({"type": "http.response.body", "body": rest})
+
+    def _wires(self, reader: Reader, frame: Frame) -> Iterator[bytes]:
+        if reader.ended:
+            return
+        match frame.type:
+            case b"" if frame.wire.startswith(b":"):
+                yield frame.wire
+            case b"status":
+                if self._translation.begun and json.loads(frame.data).get("restart"):
+                    # What the client has read is void, and this form has no way to say so.
+                    yield self._fail(reader, AnswerRestarted())
+            case b"token":
+                yield from self._translation.of_event(json.loads(frame.data))
+            case b"final_text" | b"tool_calls":
+                yield from self._translation.of_event(json.loads(frame.data))
+                reader.ended = True
+                yield self._translation.end()
+            case b"error":
+                yield self._fail(reader, failure_of(json.loads(frame.data)))
+            case b"end":
+                yield self._fail(reader, TaskCancelled())
+
+    def _fail(self, reader: Reader, error: ApiError) -> bytes:
+        reader.ended = True
+        reader.subscription.close()
+        return self._translation.failure(error)
