@@ -16,7 +16,7 @@ from headrace import Client
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
 from testbed.history import History, follow
-from worker.engines.scripted.process import WORDS
+from worker.engines.scripted.script import WORDS
 
 from .cluster import START_SECONDS, Cluster, until
 from .doors import Doors

@@ -26,6 +26,7 @@ from shared.wire.task_view import Cancellation, TaskView
         (events.Cancellation, Cancellation),
         (events.Model, wire.ModelStatus),
         (events.Abilities, wire.ModelAbilities),
+        (events.SamplingDefaults, wire.SamplingDefaults),
     ],
 )
 def test_fields_have_the_server_s_names(ours: type[BaseModel], theirs: type[BaseModel]) -> None:

@@ -22,7 +22,7 @@ async def test_the_packaged_model_answers_calls_tools_and_goes_on_where_an_attem
     """One test, because a worker with a model takes seconds to start."""
     await start_worker(model_source=PACKAGED_MODEL, engine_stall_seconds=60, threads=2, startup_seconds=240)
 
-    question = await client.submit("What is the capital of France?", temperature=0)
+    question = await client.submit("What is the capital of France?")
     called = await client.submit("What is the weather in Paris?", tools=[WEATHER], tool_choice="required")
     endless = await client.submit("Tell me a story.", temperature=0, max_tokens=60)
     too_long = await client.submit("word " * 9000)

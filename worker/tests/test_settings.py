@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from worker.engine_options import EngineOptions, TransformersOptions
+from worker.engine_protocol import SamplingDefaults
 from worker.settings import WorkerSettings
 
 
@@ -16,6 +17,13 @@ def test_a_source_that_is_a_script_means_the_scripted_engine(monkeypatch: pytest
     assert WorkerSettings().engine == "transformers"
     monkeypatch.setenv("HEADRACE_MODEL_SOURCE", "scripted:?token_ms=20")
     assert WorkerSettings().engine == "scripted"
+
+
+def test_a_models_own_sampling_holds_where_the_operator_has_not_set_another() -> None:
+    qwen = SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20)
+    assert WorkerSettings().sampling(qwen) == qwen
+    assert WorkerSettings(default_temperature=0).sampling(qwen) == SamplingDefaults(0.0, 0.8, 20)
+    assert WorkerSettings(default_top_p=0.95).sampling(qwen) == SamplingDefaults(0.7, 0.95, 20)
 
 
 @pytest.mark.parametrize(

@@ -55,4 +55,5 @@ class Models:
             running=load.running,
             context_length=card.context_length if card else None,
             abilities=card.abilities if card else None,
+            sampling=card.sampling if card else None,
         )

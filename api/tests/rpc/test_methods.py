@@ -322,6 +322,7 @@ async def test_model_list_tells_the_models_and_their_abilities(
             "running": 0,
             "contextLength": 100,
             "abilities": {"tools": "prompt", "responseFormat": True, "vision": False},
+            "sampling": {"temperature": 0.0, "topP": 1.0, "topK": 0},
         },
     ]
 

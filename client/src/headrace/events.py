@@ -152,6 +152,14 @@ class Abilities(WireType):
     vision: bool = False
 
 
+class SamplingDefaults(WireType):
+    """How tokens are chosen for requests that do not say."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+
+
 class Model(WireType):
     """One entry of `Client.models()`."""
 
@@ -163,6 +171,7 @@ class Model(WireType):
     running: int
     context_length: int | None = None
     abilities: Abilities | None = None
+    sampling: SamplingDefaults | None = None
 
 
 class Cancellation(WireType):

@@ -64,16 +64,32 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """How the model's authors want a token chosen where a request does not say. As they stand here: greedy."""
+
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """1 is off."""
+    top_k: int = 0
+    """0 is off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The model is loaded and warm."""
+    """The model is loaded and warm; this is what it is."""
 
     context_length: int
+    """Most tokens of prompt and answer together."""
     revision: str
+    """Changes with whatever changes the answers: weights, quantization, tokenizer."""
     eos_token_ids: tuple[int, ...]
     slots: int
+    """Requests that fit into the batch."""
     device: str
     dtype: str
     load_seconds: float
+    sampling: SamplingDefaults
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from shared.settings import SharedSettings
 from worker.engine_options import OPTIONS, EngineOptions, TransformersOptions
+from worker.engine_protocol import SamplingDefaults
 
 
 class WorkerSettings(SharedSettings, TransformersOptions):
@@ -23,10 +24,10 @@ class WorkerSettings(SharedSettings, TransformersOptions):
     """Unique among the workers; a pod's name is."""
     default_max_tokens: Annotated[int, Field(ge=1)] = 2048
     """Most tokens of an answer whose request sets no `maxTokens`."""
-    default_temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
-    """Of requests that set none; 0 is greedy. What the authors of the small default model recommend."""
-    default_top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Of requests that set none; 1 is off."""
+    default_temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Of requests that set none; `None`: the model's own, from its generation config. 0 is greedy."""
+    default_top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of requests that set none; `None`: the model's own, from its generation config. 1 is off."""
     stop_loops: bool = True
     """End a generation that repeats the same few tokens and nothing else, with `finishReason: loop`."""
     conversation_seconds: Annotated[float, Field(gt=0)] = 7 * 24 * 3600.0
@@ -62,6 +63,14 @@ class WorkerSettings(SharedSettings, TransformersOptions):
                 if name not in own and getattr(self, name) != field.default:
                     raise ValueError(f"{name} is a setting of the engine {kind}, not of {self.engine}: leave it out")
         return self
+
+    def sampling(self, own: SamplingDefaults) -> SamplingDefaults:
+        """How tokens are chosen for requests that do not say: the model's own way, but for what is set here."""
+        return SamplingDefaults(
+            temperature=own.temperature if self.default_temperature is None else self.default_temperature,
+            top_p=own.top_p if self.default_top_p is None else self.default_top_p,
+            top_k=own.top_k,
+        )
 
     @property
     def engine_options(self) -> EngineOptions:

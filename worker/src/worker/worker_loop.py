@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from shared.store.keys import Keys
 from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
 from shared.store.worker_registry import WorkerRegistry
-from shared.wire.schemas import ModelCard
+from shared.wire.schemas import ModelCard, SamplingDefaults
 from worker.engine_protocol import Step
 from worker.engines.catalogue import load_prompts
 from worker.engines.supervisor import Engine, EngineUnavailable, Patience
@@ -165,6 +166,7 @@ class WorkerLoop:
             max_token_bytes=self._codec.max_token_bytes,
             slots=engine.slots,
             abilities=self._codec.prompts.abilities,
+            sampling=SamplingDefaults(**dataclasses.asdict(settings.sampling(engine.sampling))),
         )
 
 

@@ -12,8 +12,8 @@ import pytest
 from shared.telemetry.logs import LogOptions
 from worker.engine_options import EngineOptions
 from worker.engine_protocol import Generate, Output, Step
-from worker.engines.scripted.process import FIRST_BYTE, LAST_USER
 from worker.engines.scripted.prompts import ScriptedPrompts
+from worker.engines.scripted.script import FIRST_BYTE, LAST_USER
 from worker.engines.supervisor import Engine, EngineUnavailable, Patience
 
 

@@ -7,10 +7,10 @@ from redis.typing import EncodableT, FieldT
 from shared.store.conversations import StoredConversation
 from shared.store.task_record import Claim
 from shared.wire.chat import AssistantMessage, FunctionDefinition, Tool, UserMessage
-from shared.wire.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent, Usage
+from shared.wire.schemas import ErrorEvent, FinalTextEvent, SamplingDefaults, ToolCallsEvent, Usage
 from shared.wire.task_result import TaskResult
 from testbed.live_worker import StartLive
-from testbed.task_client import TaskClient
+from testbed.task_client import SCRIPTED_MODEL, TaskClient
 from testbed.valkey import Valkey
 from testbed.waiting import until
 from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked
@@ -50,6 +50,33 @@ async def test_a_task_is_answered_token_by_token_and_ends_once(client: TaskClien
             usage=Usage(prompt_tokens=17, completion_tokens=17),
         )
     )
+
+
+async def test_what_a_request_does_not_say_of_sampling_the_model_decides(
+    client: TaskClient, start_live: StartLive
+) -> None:
+    worker = await start_live(model_source="scripted:?token_ms=1&temperature=0.7&top_p=0.8&top_k=20")
+
+    async def sampling(**said: float) -> str:
+        task_id = await client.accept("!sampling", **said)
+        verdict = await worker.runner.run(task_id)
+        assert isinstance(verdict, Answered)
+        return verdict.result.cleaned_response_text
+
+    assert await sampling() == "0.7 0.8 20"
+    assert await sampling(temperature=0.0) == "0.0 0.8 20"
+    assert await sampling(temperature=1.5, top_p=1.0, top_k=5) == "1.5 1.0 5"
+    card = await until(lambda: client.workers.card(SCRIPTED_MODEL))
+    assert card.sampling == SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20)
+
+
+async def test_what_the_operator_has_set_goes_before_the_models_own_sampling(
+    client: TaskClient, start_live: StartLive
+) -> None:
+    worker = await start_live(model_source="scripted:?temperature=0.7&top_p=0.8&top_k=20", default_temperature=0.25)
+    verdict = await worker.runner.run(await client.accept("!sampling"))
+    assert isinstance(verdict, Answered)
+    assert verdict.result.cleaned_response_text == "0.25 0.8 20"
 
 
 async def test_a_repeated_message_returns_the_stored_result_and_runs_nothing(

@@ -48,7 +48,9 @@ class Sampling(WireType):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """0 is greedy decoding, and so is what is below the smallest normal float32, 1.2e-38."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Only the most likely tokens that together have this probability are drawn from; 1 is off."""
     top_k: Annotated[Whole, Field(ge=1)] | None = None
+    """Only so many of the most likely tokens are drawn from."""
     stop: Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | StopString | None = None
     """Text at which generation ends; the text itself is not part of the answer."""
     seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -264,6 +266,16 @@ class ModelAbilities(WireType):
     vision: bool = False
 
 
+class SamplingDefaults(WireType):
+    """How tokens are chosen for requests that do not say: the model's own way, or what its operator has set."""
+
+    temperature: float = 0.0
+    """0 is greedy decoding."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 is off."""
+
+
 class ModelCard(WireType):
     """What a ready worker says about the model it serves."""
 
@@ -277,6 +289,7 @@ class ModelCard(WireType):
     slots: int
     """Requests that one worker decodes at the same time."""
     abilities: ModelAbilities
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 class ModelStatus(WireType):
@@ -290,3 +303,4 @@ class ModelStatus(WireType):
     running: int
     context_length: int | None
     abilities: ModelAbilities | None
+    sampling: SamplingDefaults | None

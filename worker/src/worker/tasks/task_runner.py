@@ -199,7 +199,7 @@ class TaskRunner:
                 return
             self._in_engine[attempt.request_id] = attempt
             attempt.engine_done = False
-            command = self._command(attempt)
+            command = self._command(attempt, engine)
             attempt.telemetry.submitted(command)
             self._engine.submit(command)
             await asyncio.wait([attempt.over])
@@ -223,16 +223,16 @@ class TaskRunner:
         attempt.max_new_tokens = min(request.max_tokens or self._settings.default_max_tokens, context - length)
         return None
 
-    def _command(self, attempt: Attempt) -> Generate:
-        request, settings = attempt.request, self._settings
+    def _command(self, attempt: Attempt, engine: Ready) -> Generate:
+        request, default = attempt.request, self._settings.sampling(engine.sampling)
         return Generate(
             request_id=attempt.request_id,
             prompt_ids=attempt.prompt_ids,
             generated_ids=attempt.earlier_ids,
             max_new_tokens=attempt.max_new_tokens,
-            temperature=settings.default_temperature if request.temperature is None else request.temperature,
-            top_p=settings.default_top_p if request.top_p is None else request.top_p,
-            top_k=request.top_k or 0,
+            temperature=default.temperature if request.temperature is None else request.temperature,
+            top_p=default.top_p if request.top_p is None else request.top_p,
+            top_k=default.top_k if request.top_k is None else request.top_k,
             seed=attempt.seed,
             grammar=attempt.grammar,
         )

@@ -1,10 +1,13 @@
 """GGUF files: converted once, then a folder like any other."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gguf import GGUFWriter
 
 from worker.engine_options import TransformersOptions
+from worker.engines.transformers.gguf import sampling_in
 from worker.engines.transformers.tokenizer import load_tokenizer
 from worker.engines.transformers.weights import load_weights
 from worker.model_files import ModelUnavailable, locate
@@ -43,3 +46,29 @@ def test_a_conversion_is_a_folder_like_any_other(engine_options: TransformersOpt
     copy = TransformersOptions(model_source=str(tmp_path))
     assert load_weights(copy, silent).num_parameters() == load_weights(engine_options, silent).num_parameters()
     assert load_tokenizer(copy).encode("Hello") == load_tokenizer(engine_options).encode("Hello")
+
+
+@pytest.mark.parametrize(
+    ("said", "config"),
+    [
+        ({}, {}),
+        ({"temp": 0.5}, {"do_sample": True, "temperature": 0.5}),
+        (
+            {"temp": 0.75, "top_p": 0.5, "top_k": 20},
+            {"do_sample": True, "temperature": 0.75, "top_p": 0.5, "top_k": 20},
+        ),
+        ({"temp": 0.0, "top_k": 20}, {}),
+    ],
+    ids=["nothing", "temperature", "all", "greedy"],
+)
+def test_what_a_file_says_of_sampling_is_taken_over(
+    tmp_path: Path, said: dict[str, Any], config: dict[str, Any]
+) -> None:
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    for word, value in said.items():
+        add = writer.add_int32 if isinstance(value, int) else writer.add_float32
+        add(f"general.sampling.{word}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert sampling_in(tmp_path / "model.gguf") == config

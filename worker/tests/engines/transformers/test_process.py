@@ -17,7 +17,7 @@ import pytest
 
 from testbed.real_engine import RealEngine
 from worker.engine_options import TransformersOptions
-from worker.engine_protocol import Cancel, Generate, Grammar, Output, Ready, StartFailed, Step
+from worker.engine_protocol import Cancel, Generate, Grammar, Output, Ready, SamplingDefaults, StartFailed, Step
 
 PERSON = {
     "type": "object",
@@ -59,6 +59,7 @@ def test_the_engine_says_what_it_loads_and_what_it_is(engine: RealEngine) -> Non
     assert fractions == sorted(fractions)
     assert engine.ready.context_length == 8192
     assert engine.ready.eos_token_ids == (2,)
+    assert engine.ready.sampling == SamplingDefaults(), "the packaged file says nothing of sampling"
     assert (engine.ready.device, engine.ready.dtype, engine.ready.slots) == ("cpu", "float32", 8)
 
 

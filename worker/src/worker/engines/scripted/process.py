@@ -1,29 +1,13 @@
-"""An engine without a model: deterministic words, and directives that make it misbehave. For tests and benches.
-
-Source `scripted:?token_ms=20&context=8192&tokens=32`. Token i of an answer depends on the prompt (or the seed, when it
-is not 0) and on i alone. Directives are lines of the last user message:
-
-    !say TEXT        answer TEXT (the rest of the message), then stop
-    !tokens N        stop after N words
-    !crash [K]       the process dies before token K (default 0)
-    !hang [K]        no step any more from token K on, for all requests
-    !hold-gil S      before the first token: hold the interpreter for S seconds
-    !slow MS         MS more per token
-    !fail TEXT       the engine reports TEXT as this request's error
-"""
+"""The process of the scripted engine: a batch like any other, its answers by `script.py`."""
 
 import ctypes
 import os
 import queue
-import re
 import threading
 import time
-import zlib
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from urllib.parse import parse_qsl
 
-from worker.engine_options import SCRIPT, EngineOptions
+from worker.engine_options import EngineOptions
 from worker.engine_protocol import (
     Cancel,
     FinishReason,
@@ -35,86 +19,7 @@ from worker.engine_protocol import (
     Step,
     Stop,
 )
-
-EOS = 0
-FIRST_BYTE = 1
-"""Token 1 + b is the byte b; prompts and `!say` are written in these."""
-FIRST_WORD = FIRST_BYTE + 256
-WORDS = tuple(
-    f" {a}{b}" for a in ("ba", "de", "fi", "go", "ku", "la", "me", "ni") for b in ("ra", "so", "ti", "vu", "xe", "yo")
-)
-LAST_USER = "\x02"
-"""Stands before the last user message in a scripted prompt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """The options behind `scripted:`."""
-
-    token_ms: float
-    """Length of a step; 0: as fast as it goes."""
-    context: int
-    tokens: int
-    """Words of an answer without a directive."""
-    start_ms: float
-    fail_start: str
-    """Not empty: the engine does not start, and says this."""
-    fail_if: str
-    """A path: the engine does not start once there is a file."""
-
-    @classmethod
-    def parse(cls, source: str) -> "Script":
-        """Raises ValueError for an unknown option or a value that is no number."""
-        given = dict(parse_qsl(source.removeprefix(SCRIPT).removeprefix("?")))
-        script = cls(
-            token_ms=float(given.pop("token_ms", 5.0)),
-            context=int(given.pop("context", 8192)),
-            tokens=int(given.pop("tokens", 32)),
-            start_ms=float(given.pop("start_ms", 0.0)),
-            fail_start=given.pop("fail_start", ""),
-            fail_if=given.pop("fail_if", ""),
-        )
-        if given:
-            raise ValueError(f"The scripted engine has no option {', '.join(sorted(given))}.")
-        return script
-
-
-@dataclass
-class Running:
-    """One request in the scripted batch."""
-
-    generate: Generate
-    index: int
-    said: tuple[int, ...] | None
-    tokens: int
-    directives: dict[str, str]
-    key: int
-    fresh: bool = field(default=True)
-
-    @classmethod
-    def of(cls, generate: Generate, script: Script) -> "Running":
-        prompt = bytes(token - FIRST_BYTE for token in generate.prompt_ids).decode(errors="replace")
-        message = prompt.rpartition(LAST_USER)[2]
-        said = re.search(r"^!say (.*)", message, re.MULTILINE | re.DOTALL)
-        directives = dict(re.findall(r"^!(tokens|crash|hang|hold-gil|slow|fail)\b ?(.*)$", message, re.MULTILINE))
-        return cls(
-            generate=generate,
-            index=len(generate.generated_ids),
-            said=tuple(FIRST_BYTE + byte for byte in said[1].encode()) if said else None,
-            tokens=int(directives.get("tokens") or script.tokens),
-            directives=directives,
-            key=generate.seed or hash(generate.prompt_ids),
-        )
-
-    def at(self, directive: str) -> bool:
-        return directive in self.directives and self.index == int(self.directives[directive] or 0)
-
-    def next_token(self) -> int:
-        if self.said is not None:
-            return self.said[self.index] if self.index < len(self.said) else EOS
-        if self.index >= self.tokens:
-            return EOS
-        return FIRST_WORD + zlib.crc32(self.index.to_bytes(4), self.key & 0xFFFFFFFF) % len(WORDS)
+from worker.engines.scripted.script import EOS, Script, ScriptedAnswer
 
 
 def serve(connection: Connection, options: EngineOptions) -> None:
@@ -130,7 +35,18 @@ def serve(connection: Connection, options: EngineOptions) -> None:
         os._exit(1)
     context = min(script.context, options.context_length or script.context)
     revision = options.model_revision or "scripted"
-    connection.send(Ready(context, revision, (EOS,), options.slots, "cpu", "none", script.start_ms / 1000))
+    connection.send(
+        Ready(
+            context_length=context,
+            revision=revision,
+            eos_token_ids=(EOS,),
+            slots=options.slots,
+            device="cpu",
+            dtype="none",
+            load_seconds=script.start_ms / 1000,
+            sampling=script.sampling,
+        )
+    )
     commands: queue.SimpleQueue[Generate | Cancel | Stop] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, commands), daemon=True).start()
     _Batch(connection, commands, script, options.slots).run()
@@ -158,7 +74,7 @@ class _Batch:
         self._commands = commands
         self._script = script
         self._slots = slots
-        self._requests: dict[str, Running] = {}
+        self._requests: dict[str, ScriptedAnswer] = {}
 
     def run(self) -> None:
         next_step = time.monotonic()
@@ -189,9 +105,9 @@ class _Batch:
                 case Cancel(request_id):
                     self._requests.pop(request_id, None)
                 case Generate():
-                    self._requests[command.request_id] = Running.of(command, self._script)
+                    self._requests[command.request_id] = ScriptedAnswer.of(command, self._script)
 
-    def _advance(self, request: Running, began: float) -> Output:
+    def _advance(self, request: ScriptedAnswer, began: float) -> Output:
         request_id = request.generate.request_id
         admitted_at = began if request.fresh else 0.0
         self._misbehave(request)
@@ -209,7 +125,7 @@ class _Batch:
             del self._requests[request_id]
         return Output(request_id, (token,), finish, admitted_at=admitted_at)
 
-    def _misbehave(self, request: Running) -> None:
+    def _misbehave(self, request: ScriptedAnswer) -> None:
         if request.at("crash"):
             os._exit(139)
         if request.at("hang"):

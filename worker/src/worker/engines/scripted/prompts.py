@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models
 from shared.wire.chat import AssistantMessage
 from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
-from worker.engines.scripted.process import EOS, FIRST_BYTE, FIRST_WORD, LAST_USER, WORDS
+from worker.engines.scripted.script import EOS, FIRST_BYTE, FIRST_WORD, LAST_USER, WORDS
 from worker.text.answer_stream import AnswerStream
 from worker.text.tool_calls import offered_tools
 

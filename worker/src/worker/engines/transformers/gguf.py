@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import transformers
+from gguf import GGUFReader, Keys
 
 from worker.model_files import ModelFiles, ModelUnavailable, built_once
 
@@ -31,10 +32,24 @@ def converted(files: ModelFiles, dtype: "torch.dtype", progress: Progress) -> Pa
                     dtype=dtype,
                     quantization_config=GgufConfig(dequantize=True),
                 )
+                wanted = sampling_in(files.gguf)
             except Exception as error:
                 raise unreadable(files.gguf, error) from error
+            model.generation_config.update(**wanted)
             model.save_pretrained(scratch)
     return folder
+
+
+def sampling_in(gguf: Path) -> dict[str, Any]:
+    """What the file says of sampling, in the words of a generation config: transformers does not look for it."""
+    fields = GGUFReader(gguf).fields
+    words = {
+        "temperature": Keys.General.SAMPLING_TEMP,
+        "top_p": Keys.General.SAMPLING_TOP_P,
+        "top_k": Keys.General.SAMPLING_TOP_K,
+    }
+    said = {word: fields[key].contents() for word, key in words.items() if key in fields}
+    return {"do_sample": True, **said} if said.get("temperature", 0) > 0 else {}
 
 
 def unreadable(gguf: Path, error: Exception) -> ModelUnavailable:

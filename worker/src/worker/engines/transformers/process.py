@@ -119,6 +119,7 @@ class EngineProcess:
 
         from worker.engines.grammar import Grammars, InvalidGrammar
         from worker.engines.transformers.batch import Batch
+        from worker.engines.transformers.generation_config import eos_token_ids, sampling_defaults
         from worker.engines.transformers.sizing import batch_config, context_length
         from worker.engines.transformers.tokenizer import load_tokenizer
         from worker.engines.transformers.weights import load_weights
@@ -130,13 +131,14 @@ class EngineProcess:
             torch.set_num_threads(options.threads)
         model = load_weights(options, lambda detail, fraction: self._send(Loading(detail, 0.1 + 0.6 * fraction)))
         tokenizer = load_tokenizer(options)
-        eos_token_ids = _eos_token_ids(model.generation_config, tokenizer)
+        configured = model.generation_config or GenerationConfig()
+        eos = eos_token_ids(configured, tokenizer)
         try:
-            self._grammars = Grammars(tokenizer, model.config.get_text_config().vocab_size, eos_token_ids)
+            self._grammars = Grammars(tokenizer, model.config.get_text_config().vocab_size, eos)
         except InvalidGrammar as error:
             log.warning("Requests with a grammar will fail: %s", error)
         self._send(Loading("preparing the batch", 0.8))
-        generation = GenerationConfig(do_sample=False, eos_token_id=list(eos_token_ids))
+        generation = GenerationConfig(do_sample=False, eos_token_id=list(eos))
         config = batch_config(options, model)
         self._batch = Batch(model, generation, config, options.slots, options.attention, self._send_step)
         self._batch.warmup()
@@ -145,11 +147,12 @@ class EngineProcess:
         return Ready(
             context_length=self._context_length,
             revision=model_revision(options, options.quantization),
-            eos_token_ids=eos_token_ids,
+            eos_token_ids=eos,
             slots=options.slots,
             device=str(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
             load_seconds=time.monotonic() - begin,
+            sampling=sampling_defaults(configured),
         )
 
     def _receive(self) -> None:
@@ -218,10 +221,3 @@ class EngineProcess:
             self._batch.end_at_once(Output(generate.request_id, (), finish="stop"))
         else:
             self._batch.join_batch(answer, self._new_tokens(generate))
-
-
-def _eos_token_ids(generation_config: object, tokenizer: object) -> tuple[int, ...]:
-    """End-of-sequence tokens of the model's generation config and of its tokenizer."""
-    configured = getattr(generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({*ids, getattr(tokenizer, "eos_token_id", None)} - {None}))
