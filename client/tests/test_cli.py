@@ -3,25 +3,15 @@
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from headrace import cli
-from headrace.local import plan
-from headrace.local.plan import Plan, StackError
+from testbed.event_frames import END, final_text, token
 from testbed.scripted_server import ScriptedServer
 
-TIMES = {"timings": {"queued": 0, "total": 1}, "usage": {"promptTokens": 1, "completionTokens": 1}}
-
-
-def frame(event_id: str, kind: str, **data: Any) -> str:
-    return f"id: {event_id}\nevent: {kind}\ndata: {json.dumps({'type': kind, 'taskId': 't1', **data})}\n\n"
-
-
-TOKEN = frame("1-1", "token", text="Paris", index=1)
-FINAL = frame("1-2", "final_text", text="Paris", finishReason="stop", **TIMES)
-END = frame("1-3", "end", state="SUCCESS")
+TOKEN = token("1-1", "Paris")
+FINAL = final_text("1-2", "Paris")
 
 
 def exit_code(*arguments: str) -> int:
@@ -136,23 +126,3 @@ def test_only_up_needs_what_windows_lacks(server: ScriptedServer) -> None:
     up = run("up")
     assert (up.returncode, up.stdout) == (1, "")
     assert up.stderr == "headrace: `up` runs on Linux and macOS only; --url names a server for the other commands\n"
-
-
-def test_a_part_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "DISTRIBUTIONS", ("headrace", "headrace-of-tomorrow"))
-    with pytest.raises(StackError, match="headrace-of-tomorrow is not installed"):
-        plan.require_installed()
-
-
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [
-        ("scripted:?token_ms=5", "scripted"),
-        ("Qwen/Qwen2.5-14B-Instruct", "qwen2.5-14b-instruct"),
-        ("/models/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct.q4-1"),
-    ],
-)
-def test_a_model_without_a_name_is_named_after_its_source(source: str, name: str) -> None:
-    *workers, api = plan.services(Plan(model_source=source, workers=2), plan.Ports(1, 2, 3))
-    assert [worker.environment["HEADRACE_MODEL_NAME"] for worker in workers] == [name, name]
-    assert api.environment["HEADRACE_MODELS"] == name

@@ -1,0 +1,85 @@
+"""Conversations on a terminal."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from headrace import Client
+from headrace.calls import Message
+from headrace.chat import converse
+from testbed.event_frames import END, call_of, final_text, frame, refusal, token
+from testbed.scripted_server import Answer, ScriptedServer
+
+
+@pytest.fixture
+def client(server: ScriptedServer) -> Iterator[Client]:
+    with Client(server.url) as client:
+        yield client
+
+
+def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """What somebody types, and then Ctrl-D."""
+    typed = iter(lines)
+
+    def read(_: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+
+
+def answered(text: str) -> list[Answer]:
+    return [
+        lambda x: x.result({"taskId": "t1"}),
+        lambda x: x.events(token("1-1", text), final_text("1-2", text), END),
+    ]
+
+
+def test_each_prompt_goes_on_with_the_conversation(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types(monkeypatch, "Hello", "  ", " Again ")
+    server.answers = [*answered("Good morning."), *answered("Yes?")]
+    messages: list[Message] = [{"role": "system", "content": "Be brief."}]
+    converse(client, {"temperature": 0}, messages)
+    assert "Good morning." in capsys.readouterr().out
+    asked = [request.params for request in server.requests if request.path == "/rpc"]
+    assert [message["content"] for message in asked[1]["messages"]] == ["Be brief.", "Hello", "Good morning.", "Again"]
+    assert asked[1]["temperature"] == 0
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_a_refused_prompt_is_told_and_forgotten(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types(monkeypatch, "Too much", "Hello")
+    server.answers = [lambda x: x.reply(200, refusal(-32602)), *answered("Good morning.")]
+    messages: list[Message] = []
+    converse(client, {}, messages)
+    assert capsys.readouterr().err == "headrace: no\n"
+    assert [message["content"] for message in messages] == ["Hello", "Good morning."]
+
+
+def test_text_goes_to_stdout_and_what_else_is_worth_knowing_to_stderr(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types(monkeypatch, "Hello")
+    server.answers = [
+        lambda x: x.result({"taskId": "t1"}),
+        lambda x: x.events(
+            frame("0-1", "status", state="PENDING", detail="a worker is starting"),
+            frame("1-0", "status", state="STARTED", attempt=1),
+            token("1-1", "lost"),
+            frame("2-0", "status", state="STARTED", attempt=2, restart=True),
+            token("2-1", "kept"),
+            call_of("add", a=1),
+            END,
+        ),
+    ]
+    converse(client, {}, [])
+    printed = capsys.readouterr()
+    assert "lostkept" in printed.out
+    assert "add({'a': 1})" in printed.out
+    assert printed.err == "[a worker is starting]\n\n[the answer starts over]\n"
