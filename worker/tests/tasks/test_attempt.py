@@ -1,0 +1,168 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from shared.store.event_stream import Entry, EntryId
+from shared.wire.chat import FunctionDefinition, Tool
+from shared.wire.schemas import FinalTextEvent, StatusEvent, TokenEvent, ToolCallsEvent
+from testbed.lone_attempt import attempt_at, claimed, generated, spelled
+from testbed.task_client import TaskClient
+from worker.engine_protocol import Output
+from worker.engines.scripted.script import EOS
+from worker.tasks.attempt import Attempt, Over
+
+CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+TOOL = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object"}))
+
+
+def written(attempt: Attempt) -> list[tuple[tuple[int, ...], str]]:
+    """Tokens and text that the attempt would write now."""
+    write = attempt.writer.take()
+    if write is None:
+        return []
+    text = TokenEvent.model_validate_json(write.entry.data).text if write.entry.data else ""
+    return [(write.entry.token_ids, text)]
+
+
+def token(sequence: int, text: str, attempt: int = 1, shown: str | None = None) -> Entry:
+    """An entry of the stream; `shown` where its text is not that of its tokens."""
+    text_shown = text if shown is None else shown
+    event = TokenEvent(task_id="t", text=text_shown, index=sequence)
+    data = event.model_dump_json(by_alias=True).encode() if text_shown else b""
+    return Entry(EntryId(attempt, sequence), "token", data, spelled(text))
+
+
+def started(attempt: int, *, restart: bool) -> Entry:
+    event = StatusEvent(task_id="t", state="STARTED", attempt=attempt, restart=restart or None)
+    data = event.model_dump_json(by_alias=True, exclude_none=True).encode()
+    return Entry(EntryId(attempt, 0), "status", data)
+
+
+async def test_outputs_become_tokens_and_text_until_the_engine_says_stop(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello")
+    attempt.take(generated(attempt, "It is "))
+    assert not attempt.over.done()
+    assert not attempt.engine_done
+    assert written(attempt) == [(spelled("It is "), "It is ")]
+    attempt.take(generated(attempt, "Paris.", "stop", cached_tokens=3))
+    assert await attempt.over == Over("finished", "stop")
+    assert attempt.engine_done
+    outcome = attempt.outcome("stop")
+    assert isinstance(outcome, FinalTextEvent)
+    assert (outcome.text, outcome.finish_reason) == ("It is Paris.", "stop")
+    usage = outcome.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (len(attempt.prompt_ids), 13, 3)
+    first, total = outcome.timings.first_token, outcome.timings.total
+    assert first is not None
+    assert 0 <= outcome.timings.queued <= first <= total
+
+
+async def test_whatever_ends_it_first_ends_it(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello")
+    attempt.take(generated(attempt, "a"))
+    attempt.end(Over("cancelled"))
+    attempt.end(Over("lost"))
+    written(attempt)
+    attempt.take(generated(attempt, "b", "stop"))
+    assert await attempt.over == Over("cancelled")
+    assert written(attempt) == [], "what comes behind the end is not the answer's"
+    assert attempt.engine_done
+
+
+async def test_an_error_of_the_engine_is_its_ending(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello")
+    attempt.take(Output(attempt.request_id, (), error="out of luck"))
+    assert await attempt.over == Over("failed", message="out of luck")
+    assert attempt.engine_done
+
+
+async def test_a_stop_string_ends_it_before_the_engine_does(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", stop=["STOP"])
+    attempt.take(generated(attempt, "one STOP two"))
+    assert await attempt.over == Over("finished", "stop_sequence")
+    assert not attempt.engine_done, "the engine is still to be told"
+    outcome = attempt.outcome("stop_sequence")
+    assert isinstance(outcome, FinalTextEvent)
+    assert outcome.text == "one "
+
+
+async def test_calls_in_the_text_are_its_outcome(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", tools=[TOOL])
+    attempt.take(generated(attempt, f"Let me see.{CALL}", "stop"))
+    outcome = attempt.outcome("stop")
+    assert isinstance(outcome, ToolCallsEvent)
+    assert outcome.text == "Let me see."
+    assert [(call.name, call.arguments) for call in outcome.tool_calls] == [("add", {"a": 1})]
+
+
+async def test_text_that_was_held_back_comes_with_the_outcome(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", stop=["STOP"])
+    attempt.take(generated(attempt, "one ST", "stop"))
+    assert written(attempt) == [((*spelled("one ST"), EOS), "one ")]
+    attempt.outcome("stop")
+    assert written(attempt) == [((), "ST")]
+
+
+async def test_it_goes_on_behind_what_earlier_attempts_streamed(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello")
+    attempt.resume([token(3, "one"), started(2, restart=False), token(7, " two", attempt=2)], [EOS])
+    assert attempt.earlier_ids == spelled("one two")
+    assert written(attempt) == []
+    attempt.take(generated(attempt, " three", "stop"))
+    assert written(attempt) == [((*spelled(" three"), EOS), " three")]
+    outcome = attempt.outcome("stop")
+    assert isinstance(outcome, FinalTextEvent)
+    assert outcome.text == "one two three"
+    assert outcome.usage.completion_tokens == len("one two three") + 1
+
+
+async def test_what_another_revision_streamed_is_void(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello")
+    attempt.resume([token(3, "old"), started(2, restart=True), token(4, "new ", attempt=2)], [EOS])
+    assert attempt.earlier_ids == spelled("new ")
+
+
+async def test_text_that_the_last_attempt_did_not_show_any_more_is_shown(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello")
+    attempt.resume([token(3, "one"), token(7, " two", shown="")], [EOS])
+    assert written(attempt) == [((), " two")]
+
+
+@pytest.mark.parametrize(
+    ("last", "fields", "finish"),
+    [
+        (Entry(EntryId(1, 4), "token", b"", (EOS,)), {}, "stop"),
+        (token(4, "!"), {"max_tokens": 4}, "length"),
+        (token(4, "!"), {"stop": ["!"]}, "stop_sequence"),
+    ],
+)
+async def test_an_answer_that_is_whole_already_ends_at_once(
+    client: TaskClient, last: Entry, fields: dict[str, Any], finish: str
+) -> None:
+    attempt = await attempt_at(client, "hello", **fields)
+    attempt.resume([token(3, "one"), last], [EOS])
+    assert attempt.over.done()
+    assert (await attempt.over).finish == finish
+
+
+async def test_nothing_streamed_is_nothing_to_resume(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello")
+    attempt.resume([started(1, restart=False)], [EOS])
+    assert (attempt.earlier_ids, attempt.over.done()) == ((), False)
+
+
+async def test_every_attempt_draws_the_same_numbers_and_every_task_its_own(client: TaskClient) -> None:
+    first, other = await attempt_at(client, "hello"), await attempt_at(client, "hello")
+    await client.ledger.requeue(first.task_id, first.number, "handover")
+    second = await claimed(client, first.task_id, worker="there")
+    assert (first.number, second.number) == (1, 2)
+    assert first.request_id != second.request_id
+    assert first.seed == second.seed != other.seed
+    assert (await attempt_at(client, "hello", seed=7)).seed == 7
+
+
+async def test_an_ending_can_be_waited_for(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello")
+    asyncio.get_running_loop().call_later(0.01, attempt.end, Over("handover"))
+    assert await asyncio.wait_for(attempt.over, 5) == Over("handover")
