@@ -6,74 +6,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from celery.exceptions import TaskRevokedError
 
-from shared.wire.schemas import ErrorEvent, QueueClass
 from testbed.task_client import TaskClient
 from testbed.valkey import Valkey
 from testbed.waiting import until
 from testbed.worker_process import StartWorker, engine_of
 from worker.app import main
 from worker.tasks.redis_retry import persist
-
-
-async def test_any_celery_client_gets_the_result_dict(client: TaskClient, start_worker: StartWorker) -> None:
-    await start_worker()
-    task_id = await client.submit("!say hello")
-
-    assert await client.get(task_id) == {
-        "cleaned_response_text": "hello",
-        "raw_response_text": "hello",
-        "tool_calls": [],
-        "finish_reason": "stop",
-        "usage": {"prompt_tokens": 17, "completion_tokens": 6, "cached_tokens": 0},
-    }
-    assert client.app.AsyncResult(task_id).state == "SUCCESS"
-
-
-async def test_a_failed_and_a_cancelled_task_raise_at_the_celery_client(
-    client: TaskClient, start_worker: StartWorker
-) -> None:
-    await start_worker()
-    failing, endless = await client.submit("!fail no luck today"), await client.submit("!tokens 1000")
-    await client.streaming(endless)
-    await client.ledger.cancel(endless, "tenant")
-    cancelled_while_queued = await client.accept("!tokens 1")
-    await client.ledger.cancel(cancelled_while_queued, "tenant")
-    await client.send(cancelled_while_queued)
-
-    with pytest.raises(Exception, match="no luck today") as raised:
-        await client.get(failing)
-    assert type(raised.value).__name__ == "TaskFailed"
-    for task_id in (endless, cancelled_while_queued):
-        with pytest.raises(TaskRevokedError):
-            await client.get(task_id)
-
-
-async def test_many_tasks_share_the_batch(client: TaskClient, start_worker: StartWorker) -> None:
-    await start_worker()
-    begin = time.monotonic()
-    task_ids = [await client.submit("!tokens 100") for _ in range(16)]
-    results = await asyncio.gather(*map(client.result, task_ids))
-
-    # One after the other would take 16 s.
-    assert time.monotonic() - begin < 8
-    assert {result["usage"]["completion_tokens"] for result in results} == {101}
-
-
-async def test_handed_over_tasks_come_before_the_backlog_and_classes_are_strict(
-    client: TaskClient, start_worker: StartWorker
-) -> None:
-    classes: tuple[QueueClass, ...] = ("low", "normal", "high", "handover")
-    sent = [(queue_class, await client.accept("!tokens 10")) for queue_class in classes for _ in range(4)]
-    for queue_class, task_id in sent:
-        await client.send(task_id, queue_class)
-
-    await start_worker(slots=1)
-    started = {task_id: (await client.ended(task_id)).started_at or 0 for _, task_id in sent}
-
-    ideal = [task_id for queue_class in reversed(classes) for name, task_id in sent if name == queue_class]
-    assert sorted(started, key=lambda task_id: started[task_id]) == ideal
 
 
 async def test_a_worker_that_is_killed_loses_no_token(client: TaskClient, start_worker: StartWorker) -> None:
@@ -210,19 +149,6 @@ async def test_a_redis_without_memory_ends_neither_the_worker_nor_a_task(
     for task_id in (running, *queued):
         assert (await client.result(task_id))["finish_reason"] == "stop"
     assert worker.running
-
-
-async def test_an_engine_crash_is_told_to_celery_clients_as_poisoned(
-    client: TaskClient, start_worker: StartWorker
-) -> None:
-    await start_worker()
-    poison, mate = await client.submit("!slow 100\n!crash"), await client.submit("!tokens 60")
-
-    with pytest.raises(Exception, match="not tried again"):
-        await client.result(poison)
-    assert (await client.result(mate))["usage"]["completion_tokens"] == 61
-    record = await client.ended(poison)
-    assert ErrorEvent.model_validate_json(record.outcome).code == "poisoned"
 
 
 async def test_a_worker_whose_engine_does_not_start_again_hands_over_and_exits_non_zero(
