@@ -12,27 +12,10 @@ from helm_python import Config
 
 from .cluster import Cluster
 from .release import Json, Release, merged
+from .scripted_values import SCRIPT, SCRIPTED, python_image
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-SCRIPT = "script"
-WANTS_GPUS = "wants-gpus"
-SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}}
-SCRIPTED: Json = {
-    "api": {"replicas": 2, "resources": SMALL, "shutdownSeconds": 3, "preStopSeconds": 2},
-    # A kubelet gives even a pod that is deleted at once two seconds: it must die in its drain, or it hands over.
-    "modelDefaults": {"resources": SMALL, "drainSeconds": 10},
-    "models": {
-        SCRIPT: {"source": "scripted:?token_ms=50", "scaling": {"min": 2}},
-        # More than any node has.
-        WANTS_GPUS: {"source": "scripted:", "gpu": {"count": 999}},
-    },
-    "gpuProfiles": {"default": {"resources": SMALL}},
-    "defaultModel": SCRIPT,
-    "redis": {"bundled": {"resources": SMALL, "persistence": {"enabled": False}}},
-    "telemetry": {"otlp": {"endpoint": "http://otlp:4318", "protocol": "http/protobuf"}},
-}
-"""An engine without a model, so that answers are known in advance; little of everything else."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -135,14 +118,6 @@ def otlp(cluster: Cluster, base_values: Json) -> str:
     files = {"otlp_pod.py": (HERE / "otlp_pod.py").read_text(), "otlp_receiver.py": receiver}
     cluster.run_python("otlp", *python_image(base_values), files)
     return "otlp"
-
-
-def python_image(values: Json, part: str = "api") -> tuple[str, str]:
-    """Image and pull policy of pods that run a script: the API's image, or the worker's where a script needs torch."""
-    chart = yaml.safe_load((ROOT / "charts" / "headrace" / "Chart.yaml").read_text())
-    named = values["modelDefaults" if part == "worker" else part]["image"]
-    image = named or f"headrace-{part}:{chart['appVersion']}"
-    return image, str(values.get("image", {}).get("pullPolicy", "IfNotPresent"))
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from helm_python import Config
 from testbed.history import check_client
 
 from .cluster import Cluster, until
-from .conftest import SCRIPT, SCRIPTED
 from .release import Json, Release, merged, scripted_text
+from .scripted_values import SCRIPT, SCRIPTED
 
 PER_WORKER = 2
 COOLDOWN_SECONDS = 20

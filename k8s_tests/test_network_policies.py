@@ -9,8 +9,8 @@ import pytest
 from testbed.history import check_client
 
 from .cluster import START_SECONDS, Cluster, until
-from .conftest import SCRIPT, python_image
 from .release import Json, Release, merged, scripted_text
+from .scripted_values import SCRIPT, python_image
 
 ENFORCED_WITHIN = 30.0
 """Seconds after which a policy that is enforced at all is in force."""

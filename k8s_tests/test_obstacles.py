@@ -8,8 +8,8 @@ from helm_python import Config
 from headrace import Client
 
 from .cluster import START_SECONDS, Cluster, until
-from .conftest import SCRIPTED, SMALL
 from .release import Json, Reader, Release, merged
+from .scripted_values import SCRIPTED, SMALL
 
 NO_IMAGE = "no-image"
 TOO_SMALL = "too-small"

@@ -6,8 +6,8 @@ from headrace import Client
 from testbed.history import check_client
 
 from .cluster import until
-from .conftest import SCRIPT, WANTS_GPUS
 from .release import Release, scripted_text
+from .scripted_values import SCRIPT, WANTS_GPUS
 
 ROOM = "headrace-test/room"
 """A label that no node has: a worker that may start at once is faster than the news of it."""

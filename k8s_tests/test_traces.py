@@ -7,8 +7,8 @@ import httpx
 from testbed.history import check_client
 
 from .cluster import until
-from .conftest import SCRIPT
 from .release import SEED, Reader, Release, scripted_text
+from .scripted_values import SCRIPT
 
 CALLER = "b7ad6b7169203331"
 SEND, PROCESS, CHAT = f"send {SCRIPT}.normal", f"process {SCRIPT}", f"chat {SCRIPT}"

@@ -2,8 +2,8 @@
 
 from testbed.history import check_client
 
-from .conftest import SCRIPT
 from .release import Release, scripted_text
+from .scripted_values import SCRIPT
 
 WORDS = 2400
 """Two minutes, unless the upgrade takes longer than that."""

@@ -10,8 +10,8 @@ from headrace import Client, FinalText
 from testbed.history import check_client
 
 from .cluster import START_SECONDS, Cluster, until
-from .conftest import SCRIPT, SCRIPTED, python_image
 from .release import Json, Reader, Release, merged, scripted_text
+from .scripted_values import SCRIPT, SCRIPTED, python_image
 
 MODEL = "smollm2-135m-instruct"
 FROM_HUB = "from-hub"

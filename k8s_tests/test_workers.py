@@ -4,8 +4,8 @@ import pytest
 
 from testbed.history import check_client
 
-from .conftest import SCRIPT
 from .release import Release, scripted_text
+from .scripted_values import SCRIPT
 
 WORDS = 600
 

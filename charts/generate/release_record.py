@@ -5,8 +5,24 @@ import json
 import yaml
 
 from charts.generate.chart_files import CHART
-from charts.tests.conftest import CASES, render_chart
-from charts.tests.test_upgrade import RELEASED, immutable
+from charts.tests.cases import CASES
+from charts.tests.rendering import Json, Manifests, render_chart
+
+RELEASED = CHART.parent / "tests" / "released"
+"""What each released version rendered from its values, as far as Kubernetes lets nobody change it."""
+
+
+def immutable(manifests: Manifests) -> Json:
+    """By kind and name: what an update of the object must not touch."""
+    kept: Json = {}
+    for item in manifests.of("Deployment", "StatefulSet", "PersistentVolumeClaim"):
+        spec = item["spec"]
+        fields = ("selector", "serviceName", "volumeClaimTemplates", "accessModes", "storageClassName")
+        kept[f"{item['kind']}/{item['metadata']['name']}"] = {field: spec[field] for field in fields if field in spec}
+    for item in manifests.of("RoleBinding"):
+        kept[f"RoleBinding/{item['metadata']['name']}"] = item["roleRef"]
+    return kept
+
 
 if __name__ == "__main__":
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import yaml
 from helm_python import Config
 
-from .conftest import Json
+from charts.tests.rendering import Json
 
 NAMESPACE = "ml"
 NOT_FOUND = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}

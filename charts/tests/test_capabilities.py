@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from helm_python import Chart, HelmError
 
+from charts.tests.cases import CASES, QWEN
+from charts.tests.rendering import Json, render_chart
+
 from .api_server import api_server
-from .conftest import CASES, QWEN, Json, render_chart
 
 KEDA: Json = {"autoscaling": {"provider": "keda"}, "models": {"m": {**QWEN, "scaling": {"min": 0, "max": 2}}}}
 GATEWAY: Json = {"gateway": {"enabled": True, "parentRefs": [{"name": "g"}]}}

@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from charts.generate.chart_files import CHART
+from charts.tests.rendering import Render
 from testbed.ports import free_port
 from testbed.stack import stack
 from testbed.valkey import Valkey
 from testbed.waiting import until
-
-from .conftest import CHART, Render
 
 ON = {
     "telemetry": {"flower": {"enabled": True, "tenants": ["ops"]}},

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import CHART, QWEN, container, render_chart
+from charts.generate.chart_files import CHART
+from charts.tests.cases import QWEN
+from charts.tests.rendering import container, render_chart
 
 ROOT = Path(__file__).parents[2]
 VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]

@@ -12,7 +12,7 @@ from cloudcoil.models.prometheus_operator.v1 import PodMonitor, ServiceMonitor
 from kubernetes_validate import utils
 from pydantic import BaseModel
 
-from .conftest import Json, Manifests, Render
+from charts.tests.rendering import Json, Manifests, Render
 
 TYPED: dict[str, type[BaseModel]] = {
     "ScaledObject": ScaledObject,

@@ -3,7 +3,8 @@
 import pytest
 from helm_python import HelmRenderError
 
-from .conftest import QWEN, Json, Render, render_chart
+from charts.tests.cases import QWEN
+from charts.tests.rendering import Json, Render, render_chart
 
 SMALL: Json = {"models": {"m": QWEN}}
 LONGEST = 53

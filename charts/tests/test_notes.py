@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from api.settings import Settings
+from charts.tests.cases import CASES, QWEN
+from charts.tests.rendering import Manifests, Render
 from testbed.ports import free_port
 from testbed.stack import stack
 from testbed.valkey import Valkey
 from worker.engine_options import PACKAGED_MODEL
-
-from .conftest import CASES, QWEN, Manifests, Render
 
 KUBECTL = Path(__file__).parent / "kubectl.py"
 SCALED_TO_ZERO = {"autoscaling": {"provider": "keda"}, "models": {"m": {**QWEN, "scaling": {"min": 0, "max": 2}}}}

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from charts.tests.rendering import Render
 from testbed.history import History, check_client
 from testbed.ports import free_port
 from testbed.programs import program
 from testbed.stack import Process, Stack, stack
 from testbed.valkey import Valkey
 from testbed.waiting import until
-
-from .conftest import Render
 
 COMMENTS = "0.3"
 IDLE_TIMEOUT_SECONDS = 1.5

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .conftest import Manifests, Render
+from charts.tests.rendering import Manifests, Render
 
 INGRESS = {"enabled": True, "hosts": ["llm.example.com"]}
 

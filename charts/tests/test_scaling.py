@@ -1,6 +1,7 @@
 """Who decides about replicas, and by what."""
 
-from .conftest import QWEN, Manifests, Render, container, env
+from charts.tests.cases import QWEN
+from charts.tests.rendering import Manifests, Render, container, env
 
 
 def test_no_replicas_where_somebody_else_scales(manifests: Manifests) -> None:

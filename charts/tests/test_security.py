@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import CASES, QWEN, Json, Manifests, Render
+from charts.tests.cases import CASES, QWEN
+from charts.tests.rendering import Json, Manifests, Render
 
 OWN_CONTAINERS = {"api", "worker", "fetch-model", "valkey", "chat"}
 

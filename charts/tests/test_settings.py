@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from api.settings import Settings
+from charts.tests.cases import CASES
+from charts.tests.rendering import Json, Manifests, Render, container, env
 from shared.celery_app import make_celery
 from shared.settings import SharedSettings
 from shared.store.redis_client import connect
 from worker.settings import WorkerSettings
-
-from .conftest import CASES, Json, Manifests, Render, container, env
 
 SETTINGS: dict[str, type[SharedSettings]] = {"api": Settings, "worker": WorkerSettings, "fetch-model": WorkerSettings}
 NOT_OURS = re.compile(r"OTEL_\w+|HF_\w+|POD_NAME|REDIS_PASSWORD|E$")

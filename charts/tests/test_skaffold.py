@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import CHART, Json, container, render_chart
+from charts.generate.chart_files import CHART
+from charts.tests.rendering import Json, container, render_chart
 
 ROOT = Path(__file__).parents[2]
 FULL = {"api.image": "headrace-api:dev@sha256:0", "modelDefaults.image": "headrace-worker:dev@sha256:0"}

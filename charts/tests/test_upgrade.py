@@ -9,23 +9,10 @@ import pytest
 import yaml
 from helm_python import Chart, HelmError
 
+from charts.generate.release_record import RELEASED, immutable
+from charts.tests.rendering import Json, Manifests, Render
+
 from .api_server import ApiServer, api_server
-from .conftest import Json, Manifests, Render
-
-RELEASED = Path(__file__).parent / "released"
-"""What each released version rendered from its values, as far as Kubernetes lets nobody change it."""
-
-
-def immutable(manifests: Manifests) -> Json:
-    """By kind and name: what an update of the object must not touch."""
-    kept: Json = {}
-    for item in manifests.of("Deployment", "StatefulSet", "PersistentVolumeClaim"):
-        spec = item["spec"]
-        fields = ("selector", "serviceName", "volumeClaimTemplates", "accessModes", "storageClassName")
-        kept[f"{item['kind']}/{item['metadata']['name']}"] = {field: spec[field] for field in fields if field in spec}
-    for item in manifests.of("RoleBinding"):
-        kept[f"RoleBinding/{item['metadata']['name']}"] = item["roleRef"]
-    return kept
 
 
 @pytest.mark.parametrize("release", sorted(RELEASED.glob("*.json")), ids=lambda path: path.stem)

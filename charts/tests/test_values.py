@@ -11,8 +11,8 @@ import yaml
 from helm_python import HelmError, HelmRenderError, HelmValuesError
 
 from charts.generate.chart_files import generated
-
-from .conftest import QWEN, Json, render_chart
+from charts.tests.cases import QWEN
+from charts.tests.rendering import Json, render_chart
 
 
 def test_schema_and_readme_are_up_to_date() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from charts.tests.cases import QWEN
+from charts.tests.rendering import Json, Manifests, Render, container, env
 from worker.settings import WorkerSettings
-
-from .conftest import QWEN, Json, Manifests, Render, container, env
 
 SELECTOR_KEYS = {
     "app.kubernetes.io/name",
@@ -199,7 +199,7 @@ def test_a_gpu_worker_makes_room_before_its_successor_comes(render: Render) -> N
 
 
 def test_what_users_add_is_where_they_expect_it(render: Render) -> None:
-    from .conftest import CASES
+    from charts.tests.cases import CASES
 
     manifests = render(CASES["everything that users add"])
     for name, main in (("-api", "api"), ("worker-a", "worker")):
