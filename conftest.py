@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -17,6 +18,10 @@ from testbed.valkey import Valkey
 for package in ("api", "headrace", "worker"):
     # Before pytest takes the folder of the same name, which stands above the tests, for the package.
     importlib.import_module(package)
+
+# An example's time is that of a machine that does other things too.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.alias_generators import to_camel
 
+FinishReason = Literal["stop", "length", "stop_sequence", "loop", "tool_calls"]
 State = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
 
 
@@ -79,7 +80,7 @@ class FinalText(WireType):
     type: Literal["final_text"] = "final_text"
     task_id: str
     text: str
-    finish_reason: Literal["stop", "length", "stop_sequence", "loop", "tool_calls"]
+    finish_reason: FinishReason
     usage: Usage
     timings: Timings
 
@@ -91,6 +92,8 @@ class ToolCalls(WireType):
     task_id: str
     tool_calls: list[ToolCall]
     text: str
+    finish_reason: FinishReason = "tool_calls"
+    """Another one: the answer was cut short behind these calls."""
     usage: Usage
     timings: Timings
 

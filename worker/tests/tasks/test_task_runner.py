@@ -210,6 +210,7 @@ async def test_tool_calls_end_the_task_as_one_event_with_ids(client: TaskClient,
     entries = await client.stream.read(task_id)
     event = ToolCallsEvent.model_validate_json(entries[-3].data)
     assert event.text == "Let me see." == client.text(entries)
+    assert event.finish_reason == "tool_calls"
     assert [(made.name, made.arguments) for made in event.tool_calls] == [("add", {"a": 1})]
     assert verdict.result.tool_calls == event.tool_calls
     assert verdict.result.raw_response_text == f"Let me see.{call}"

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.wire.chat import Tool
-from worker.text.answer_stream import AnswerStream, parse_answer
+from worker.text.answer_stream import AnswerStream, ParsedAnswer, parse_answer
+from worker.text.call_regions import Over, Region
 
 
 def tool(name: str, schema: dict[str, Any]) -> Tool:
@@ -136,6 +137,105 @@ def test_a_whole_call_before_the_cut_counts() -> None:
         [PARIS_CALL],
     )
     assert parsed(f"<tool_call>{PARIS}", complete=False) == ("", [PARIS_CALL])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<tool_call>{PARIS}\n",
+        f"<tool_call>{PARIS}</tool",
+        '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}',
+        f"<|python_tag|>{PARIS}; ",
+        PARIS,
+    ],
+)
+def test_a_stop_string_may_eat_what_stands_behind_a_whole_call(text: str) -> None:
+    assert parsed(text, complete=False) == ("", [PARIS_CALL])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        PARIS[:-1],
+        PARIS.replace('"', "'"),
+        PARIS.replace("}}", ",}}"),
+        '{"name": "weather", "arguments": {"city": "Paris", "exact": True}}',
+        '{"name": "write", "arguments": {"text": "a"}, "parameters": [0, 0, 0',
+    ],
+)
+def test_a_call_that_was_cut_short_is_not_repaired(call: str) -> None:
+    assert parsed(f"<tool_call>{call}", complete=False) == (f"<tool_call>{call}", [])
+
+
+def test_what_was_cut_short_behind_a_whole_call_in_one_region_is_text() -> None:
+    assert parsed(f"<tool_call>{PARIS}\n{ROME[:19]}", complete=False) == (ROME[:19], [PARIS_CALL])
+
+
+NUMBERS = [tool("sum", {"type": "object", "properties": {"x": {}}, "additionalProperties": False})]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "NaN",
+        "-Infinity",
+        "1e999",
+        '[1, {"y": Infinity}]',
+        "1e-999",
+        "9" * 5_000,
+        '"a \\ud83d b"',
+        '{"\\udc00": 1}',
+        "[" * 128 + "]" * 128,
+        "[" * 5_000 + "]" * 5_000,
+        '"a", "x": "b"',
+    ],
+)
+def test_arguments_that_no_json_reader_takes_are_text(value: str) -> None:
+    text = f'<tool_call>{{"name": "sum", "arguments": {{"x": {value}}}}}</tool_call>'
+    assert parse_answer(text, NUMBERS, "task") == ParsedAnswer(text, [])
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "-0.5", "1e300", "1.5E-7", str(2**70), "19.99", '"\\ud83d\\ude00"', "[" * 127 + "]" * 127]
+)
+def test_arguments_that_json_can_hold_are_kept(value: str) -> None:
+    text = f'<tool_call>{{"name": "sum", "arguments": {{"x": {value}}}}}</tool_call>'
+    (call,) = parse_answer(text, NUMBERS, "task").tool_calls
+    assert call.arguments == {"x": json.loads(value)}
+    assert json.loads(call.model_dump_json())["arguments"] == {"x": json.loads(value)}
+
+
+def test_a_number_becomes_its_text_as_it_was_written() -> None:
+    call = '<tool_call>{"name": "write", "arguments": {"text": 3.10}}</tool_call>'
+    assert parsed(call) == ("", [("write", {"text": "3.10"})])
+
+
+def test_text_in_a_place_of_other_types_is_only_read_as_a_whole_value() -> None:
+    tools = [tool("set", {"type": "object", "properties": {"x": {"type": ["boolean", "object"]}}})]
+
+    def arguments(given: str) -> list[dict[str, Any]]:
+        text = json.dumps({"name": "set", "arguments": {"x": given}})
+        return [call.arguments for call in parse_answer(text, tools, "task").tool_calls]
+
+    assert arguments(" True ") == [{"x": True}]
+    assert arguments('{"Key": "Value"}') == [{"x": {"Key": "Value"}}]
+    assert arguments("NaN") == arguments("1") == arguments('{"a": 1e999}') == []
+
+
+def test_the_work_for_one_answer_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+    take = Region.take
+
+    def counted(region: Region, char: str) -> Over | None:
+        nonlocal taken
+        taken += 1
+        return take(region, char)
+
+    monkeypatch.setattr(Region, "take", counted)
+    # In each of these regions the quotes are such that it reads on to the end of the answer.
+    hostile = '<tool_call>{"\\"</tool_call>' * 500
+    assert parsed(hostile) == (hostile, [])
+    assert taken < 40 * len(hostile)
 
 
 def test_an_invalid_call_between_two_valid_ones_stays_text() -> None:

@@ -207,6 +207,8 @@ class ToolCalls(WireType):
     tool_calls: list[ToolCall]
     text: str
     """What the model said beside the calls."""
+    finish_reason: FinishReason = "tool_calls"
+    """`tool_calls`; or what cut the answer short behind these calls, and maybe in front of others."""
     usage: Usage
     timings: Timings
 

@@ -116,14 +116,19 @@ class Attempt:
 
     def outcome(self, finish: FinishReason) -> FinalTextEvent | ToolCallsEvent:
         """The event that ends a finished answer; text that was held back goes to the writer."""
-        self.writer.add((), self.answer.finish(complete=finish != "length"))
+        self.writer.add((), self.answer.finish(complete=finish == "stop"))
         usage = Usage(prompt_tokens=len(self.prompt_ids), completion_tokens=self._generated, cached_tokens=self._cached)
         first = None if self._first_token is None else self._queued + self._first_token
         timings = Timings(queued=self._queued, first_token=first, total=self._queued + time.monotonic() - self._claimed)
         text = self.answer.text
         if self.answer.tool_calls:
             return ToolCallsEvent(
-                task_id=self.task_id, tool_calls=self.answer.tool_calls, text=text, usage=usage, timings=timings
+                task_id=self.task_id,
+                tool_calls=self.answer.tool_calls,
+                text=text,
+                finish_reason="tool_calls" if finish == "stop" else finish,
+                usage=usage,
+                timings=timings,
             )
         return FinalTextEvent(task_id=self.task_id, text=text, finish_reason=finish, usage=usage, timings=timings)
 

@@ -6,7 +6,7 @@ import logging
 from shared.store.conversations import ConversationSave, conversation_json
 from shared.store.task_ledger import RequeueCause, TaskLedger
 from shared.wire.chat import AssistantMessage, FunctionCall, MessageToolCall
-from shared.wire.schemas import EndState, ErrorCode, ErrorEvent, ToolCallsEvent
+from shared.wire.schemas import EndState, ErrorCode, ErrorEvent
 from shared.wire.task_result import TaskResult
 from worker.settings import WorkerSettings
 from worker.status.metrics import WorkerMetrics
@@ -80,7 +80,7 @@ class Endings:
             cleaned_response_text=outcome.text,
             raw_response_text=attempt.answer.raw_text,
             tool_calls=attempt.answer.tool_calls,
-            finish_reason="tool_calls" if isinstance(outcome, ToolCallsEvent) else over.finish,
+            finish_reason=outcome.finish_reason,
             usage=outcome.usage,
         )
         done, _ = await persist(

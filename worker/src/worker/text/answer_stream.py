@@ -21,6 +21,10 @@ from worker.text.tool_calls import NamedCall, OfferedTools, numbered
 CALL_MARKERS = (*FORMS, CLOSE, "[ARGS]", "[CALL_ID]")
 """Special tokens of some models that the detokenizer must leave in the text while tools are offered."""
 
+MAX_READ_AGAIN = 8
+"""Times that the end of an answer is read once more because what it was taken for had no end itself. Each time costs as
+much as the whole answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
@@ -70,9 +74,11 @@ class AnswerStream:
         `complete` is False when the answer was cut short (length, loop, deadline): a call without its end is then text,
         where a complete answer gets it repaired. Run with half its arguments it could do harm.
         """
-        while self._region is not None:
-            region = self._region
-            self._after(region, region.finish(complete))
+        for _ in range(MAX_READ_AGAIN):
+            if self._region is not None:
+                self._after(self._region, self._region.finish(complete))
+        if self._region is not None:
+            self._held += self._region.text
         self._show(self._held.rstrip() if self._calls else self._held)
         self._held = ""
         return self._flushed(), numbered(self._task_id, self._calls)

@@ -14,6 +14,9 @@ Form = Literal["tagged", "listed", "python", "bare"]
 FORMS: dict[str, Form] = {OPEN: "tagged", LISTED: "listed", PYTHON: "python"}
 """The marker with which a region of each form begins; `bare` has none."""
 
+MAX_BEFORE_KEY = 1_000
+"""Characters of JSON without a marker in which its first key must come."""
+
 _HEADER = re.compile(r"\s*([\w-]{1,64})\s*(\[CALL_ID\]\s*\w{1,64}\s*)?(\[ARGS\]\s*)?", re.ASCII)
 _HEADER_SO_FAR = re.compile(r"[\s\w-]{0,80}(\[[A-Z_\s]{0,9}(\]([\s\w]{0,80}(\[[A-Z\s]{0,6}\]?\s*)?)?)?)?", re.ASCII)
 _FIRST_KEY = re.compile(r"[\s\[]*\{\s*[\"'](\w*)([\"']?)", re.ASCII)
@@ -68,14 +71,14 @@ class Region:
         return self._json_char(char)
 
     def finish(self, complete: bool) -> Over:
-        """The answer is over. In one that was cut short only finished JSON counts as a call."""
+        """The answer is over. In one that was cut short only what is JSON as it stands counts as a call."""
         size = len(self.text)
         if self._value < 0:
             return Over(size, [])
         if self._depth == 0 and not self._in_string:
-            return self._judged(self._ended, size)
+            return self._judged(self._ended, size, repair=complete)
         if not complete:
-            return Over(size, [])
+            return self._judged(self._ended, self._ended, repair=False) if self._ended > 0 else Over(size, [])
         if not self._in_string:
             return self._judged(size - len(self._tag), size)
         # The string has no end, or a quote inside of it was not escaped: then the first closing tag decides.
@@ -104,9 +107,13 @@ class Region:
         if len(self.text) <= len(LISTED) and LISTED.startswith(self.text):
             return True
         key = _FIRST_KEY.match(self.text)
+        if key and key[2]:
+            return key[1] in CALL_KEYS
+        if len(self.text) > MAX_BEFORE_KEY:
+            return False
         if key is None:
             return _BEFORE_FIRST_KEY.fullmatch(self.text) is not None
-        return key[1] in CALL_KEYS if key[2] else any(known.startswith(key[1]) for known in CALL_KEYS)
+        return any(known.startswith(key[1]) for known in CALL_KEYS)
 
     def _inside_string(self, char: str) -> None:
         if self._escaped:
@@ -148,13 +155,13 @@ class Region:
             self._in_string = True
         return None
 
-    def _judged(self, json_end: int, end: int) -> Over:
+    def _judged(self, json_end: int, end: int, *, repair: bool = True) -> Over:
         """The calls in the JSON up to `json_end`, for a region that reaches to `end`."""
         body = self.text[self._value : json_end]
         named = _HEADER.fullmatch(self.text[self._body : self._value].strip()) if self._form == "listed" else None
         if named:
-            return Over(end, self._offered.named_call(named[1], body) or [])
-        return Over(end, self._offered.calls_in(body, bare=self._form == "bare") or [])
+            return Over(end, self._offered.named_call(named[1], body, repair=repair))
+        return Over(end, self._offered.calls_in(body, bare=self._form == "bare", repair=repair))
 
     def _false_alarm(self) -> Over:
         """Not a call: all but the last character is text, and that one may begin something else."""

@@ -3,26 +3,25 @@
 Accepted is a call of an offered tool whose arguments its JSON schema accepts. Before that verdict two things may happen
 to what the model wrote, and no more:
 
-- JSON that is only nearly JSON is repaired (single quotes, trailing commas, missing brackets), but a string that never
-  ends is not: its end would be invented.
+- JSON that is only nearly JSON is read by the rules of `json_text`, but not in an answer that was cut short.
 - Arguments that the schema refuses are coerced where nothing is lost: the text of a number, a boolean, an object or a
   list becomes that value and a number becomes its text where the schema asks for it; a null of an optional property
   goes.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, cast
 
-import json_repair
 from pydantic import JsonValue
 
 from shared.wire.chat import Tool
 from shared.wire.schemas import InferenceRequest, ToolCall
 from worker.text.allowance import Allowance
 from worker.text.document_check import UNITS, DocumentCheck
+from worker.text.json_text import WORDS, NotJson, one_value, plain, values_in
 
 CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
 """Keys that a bare JSON object may have to be taken for a call."""
@@ -68,21 +67,20 @@ class OfferedTools:
     def __bool__(self) -> bool:
         return bool(self._tools)
 
-    def calls_in(self, body: str, *, bare: bool = False) -> list[NamedCall] | None:
-        """The calls of JSON text: one object, a list, or several after each other. None if any is no valid call.
+    def calls_in(self, body: str, *, bare: bool = False, repair: bool = True) -> list[NamedCall]:
+        """The calls of JSON text: one object, a list, or several after each other. None at all if any is no valid call.
 
-        `bare`: no marker says that this is a call, so it must look like nothing else.
+        `bare`: no marker says that this is a call, so it must look like nothing else. `repair`: see `json_text`.
         """
-        values = _values(body)
-        calls = [self.call_of(value, bare=bare) for value in values]
+        calls = [self.call_of(value, bare=bare) for value in _values(body, repair)]
         valid = [call for call in calls if call is not None]
-        return valid if valid and len(valid) == len(calls) else None
+        return valid if len(valid) == len(calls) else []
 
-    def named_call(self, name: str, body: str) -> list[NamedCall] | None:
-        """The call whose name stands outside of its arguments' JSON text."""
-        values = _values(body)
+    def named_call(self, name: str, body: str, *, repair: bool = True) -> list[NamedCall]:
+        """The call whose name stands outside of its arguments' JSON text, if it is valid."""
+        values = _values(body, repair)
         call = self.call_of({"name": name, "arguments": values[0]}) if len(values) == 1 else None
-        return [call] if call else None
+        return [call] if call else []
 
     def call_of(self, value: object, *, bare: bool = False) -> NamedCall | None:
         """The call that a parsed JSON value describes, in any of the usual spellings."""
@@ -103,45 +101,30 @@ class OfferedTools:
         if arguments is None:
             return None
         check, schema = self._checks[name], self._tools[name]
-        if check.accepts(arguments):
-            return cast(dict[str, JsonValue], arguments)
-        coerced = _coerced(arguments, schema)
-        return cast(dict[str, JsonValue], coerced) if coerced != arguments and check.accepts(coerced) else None
+        try:
+            written = plain(arguments)
+            if check.accepts(written):
+                return cast(dict[str, JsonValue], written)
+            coerced = plain(_coerced(arguments, schema))
+        except NotJson:
+            return None
+        return cast(dict[str, JsonValue], coerced) if coerced != written and check.accepts(coerced) else None
 
 
-def _values(body: str) -> list[object]:
-    """JSON values after each other, lists flattened; repaired where the text is not quite JSON."""
-    values: list[object] = []
-    decoder, at = json.JSONDecoder(), 0
+def _values(body: str, repair: bool) -> list[Any]:
     try:
-        while at < len(body):
-            if body[at] in " \t\r\n;,":
-                at += 1
-                continue
-            value, at = decoder.raw_decode(body, at)
-            values += value if isinstance(value, list) else [value]
-    except (ValueError, RecursionError):
-        return _repaired(body)
-    return values
-
-
-def _repaired(body: str) -> list[object]:
-    body = body.strip().rstrip("`").strip()
-    if not body.startswith(("{", "[")):
+        # A block of code inside of the markers ends with backquotes.
+        return values_in(body.strip().rstrip("`"), repair=repair)
+    except NotJson:
         return []
-    try:
-        repaired = json_repair.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    return list(repaired) if isinstance(repaired, list) else [repaired]
 
 
 def _object(given: object) -> dict[str, Any] | None:
     """Arguments as an object: models also write its JSON text, or null for none."""
     if isinstance(given, str):
         try:
-            given = json.loads(given) if given.strip() else {}
-        except (ValueError, RecursionError):
+            given = one_value(given) if given.strip() else {}
+        except NotJson:
             return None
     if given is None:
         return {}
@@ -170,11 +153,13 @@ def _types(schema: object) -> frozenset[str]:
 
 def _converted(value: object, wanted: frozenset[str]) -> object:
     if isinstance(value, str) and wanted and "string" not in wanted:
+        if "boolean" in wanted and value.strip() in WORDS:
+            return WORDS[value.strip()]
         try:
-            parsed = json.loads(value.strip().lower() if "boolean" in wanted else value)
-        except (ValueError, RecursionError):
+            parsed = one_value(value)
+        except NotJson:
             return value
         return value if isinstance(parsed, str) else parsed
-    if isinstance(value, int | float) and not isinstance(value, bool) and wanted == {"string"}:
-        return json.dumps(value)
+    if isinstance(value, int | Decimal) and not isinstance(value, bool) and wanted == {"string"}:
+        return str(value)
     return value
