@@ -24,6 +24,8 @@ def in_words(schema: Schema, page: str = "") -> str:
     """`integer, at least 1`, `list of [Tool](#tool), at most 128`, `"high" or "low"`; `page` explains the types."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
+        if name == "JsonValue":
+            return "any JSON"
         return f"[{name}]({page}#{name.lower()})"
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"

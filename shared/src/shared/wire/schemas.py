@@ -36,24 +36,24 @@ def _whole(number: Any) -> Any:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+WHOLE = BeforeValidator(_whole)
 StopString = Annotated[str, Field(min_length=1)]
 
 
 class Sampling(WireType):
     """How the next token is chosen. All fields are the client's; `None` means the model's own default."""
 
-    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     """Most tokens to generate; `None`: what is left of the context, at most the worker's own limit."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """0 is greedy decoding, and so is what is below the smallest normal float32, 1.2e-38."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Only the most likely tokens that together have this probability are drawn from; 1 is off."""
-    top_k: Annotated[Whole, Field(ge=1)] | None = None
+    top_k: Annotated[int, Field(ge=1), WHOLE] | None = None
     """Only so many of the most likely tokens are drawn from."""
     stop: Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | StopString | None = None
     """Text at which generation ends; the text itself is not part of the answer."""
-    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
     """The same seed, prompt and model give the same answer, also across workers."""
 
 
@@ -61,13 +61,20 @@ class ConversationParams(WireType):
     """What is said, with which tools, and to which model."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
+    """The whole conversation; or what is new in a stored one."""
     # The first bad element is enough: a body of nothing but errors would cost a gigabyte of them.
     history: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = None
+    """What was said before `message`."""
     message: Annotated[str, Field(min_length=1)] | UserMessage | None = None
+    """What the user says now."""
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    """What the model may call. Tools run at the client."""
     tool_choice: ToolChoice | None = None
+    """Whether it calls one: `auto` where there are tools, `none`, `required`, or the one to call."""
     model: str | None = None
+    """Null: the installation's default model."""
     conversation_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")] | None = None
+    """The conversation is stored under this name, with the answer, when the task succeeds."""
 
 
 class CreateMessageParams(Sampling, ConversationParams):
@@ -76,10 +83,15 @@ class CreateMessageParams(Sampling, ConversationParams):
     """
 
     response_format: ResponseFormat | None = None
+    """What form a text answer must have."""
     priority: Priority = "normal"
+    """Which of the model's waiting tasks go first."""
     timeout_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Deadline in seconds from acceptance; null: `HEADRACE_DEFAULT_TIMEOUT_SECONDS`."""
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """A call that comes again with this key is answered with the first one's task."""
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    """The client's own notes."""
     cancel_on_disconnect: bool = False
     """Cancel the task when its last reader has been gone for the server's resume window."""
 
@@ -298,11 +310,19 @@ class ModelStatus(WireType):
     """One entry of `model_list`."""
 
     name: str
+    """What requests name."""
     default: bool
+    """Whether requests that name none are for it."""
     ready: bool
+    """Whether a worker takes its tasks now."""
     ready_workers: int
+    """How many do."""
     waiting: int
+    """Tasks that wait for one."""
     running: int
+    """Tasks that workers hold."""
     context_length: int | None
+    """Tokens of prompt and answer together; null before the first worker was ready, as the next one."""
     abilities: ModelAbilities | None
     sampling: SamplingDefaults | None
+    """How tokens are chosen where a request does not say it."""
