@@ -12,7 +12,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from api.server import _listen
+from api.server import listen
 from testbed import services
 from testbed.valkey import Valkey
 from testbed.waiting import wait_until
@@ -194,7 +194,7 @@ def test_a_key_in_a_query_never_reaches_the_log(start: StartProcess) -> None:
 
 
 def test_accepted_connections_send_at_once_and_notice_a_dead_peer() -> None:
-    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         connection, _ = listener.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

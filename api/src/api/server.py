@@ -49,7 +49,7 @@ def main() -> None:
         sys.exit("\n".join(f"headrace-api: {sentence}" for sentence in wrong_settings(error)))
     set_up_logging(settings.log_options(service="headrace-api"))
     try:
-        public, internal = _listen(settings.host, settings.port), _listen(settings.host, settings.internal_port)
+        public, internal = listen(settings.host, settings.port), listen(settings.host, settings.internal_port)
     except OSError as error:
         sys.exit(f"headrace-api: {error.strerror}")
     end_tracing = start_tracing("headrace-api")
@@ -65,7 +65,7 @@ def main() -> None:
         end_tracing()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError whose last argument is a sentence for the operator."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

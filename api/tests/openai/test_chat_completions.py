@@ -14,6 +14,7 @@ from shared.store.task_lists import TaskLists
 from shared.wire.schemas import ErrorEvent
 from testbed.api_replica import Replica, StartReplica
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
+from testbed.instruments import value_of
 from testbed.waiting import until
 
 HELLO: dict[str, Any] = {"model": DEFAULT_MODEL, "messages": [{"role": "user", "content": "Hello"}]}
@@ -149,8 +150,8 @@ async def test_a_client_that_times_out_gets_the_answer_of_its_first_try(
         joins = replica.backend.metrics.open_streams
         await worker.claim(task_id)
         # The first try has gone, and a later one reads.
-        await until(lambda: joins._value.get() == 0, 5, "the first try times out")
-        await until(lambda: joins._value.get() == 1, 5, "the second try joins")
+        await until(lambda: value_of(joins) == 0, 5, "the first try times out")
+        await until(lambda: value_of(joins) == 1, 5, "the second try joins")
         await worker.end(task_id)
         answer = await asked
     assert answer.id.endswith(task_id.replace("-", ""))
