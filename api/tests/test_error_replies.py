@@ -20,10 +20,10 @@ async def test_an_unexpected_exception_is_logged_once_and_a_browser_can_read_the
 ) -> None:
     replica = await start_replica(cors_origins=("https://chat.example",))
 
-    async def crash(task_id: str) -> None:
+    async def crash(*_: object, **__: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(replica.backend.ledger, "get", crash)
+    monkeypatch.setattr(replica.backend.own_tasks, "record", crash)
     async with httpx.AsyncClient(base_url=replica.url) as http:
         reply = await http.get("/stream/a-task", headers={"Origin": "https://chat.example"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, -32603)

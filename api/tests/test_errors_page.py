@@ -18,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from api import errors
-from api.rpc import methods
+from api.tasks.new_task import NewTasks
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
@@ -341,7 +341,7 @@ async def _(world: World) -> httpx.Response:
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("secret")
 
-    world.monkeypatch.setattr(methods, "start_task", crash)
+    world.monkeypatch.setattr(NewTasks, "start", crash)
     async with world.start() as http:
         return await create(http)
 

@@ -35,11 +35,11 @@ from api.snapshot import Snapshot
 from api.sse import stream as sse
 from api.streaming.positions import Positions
 from api.streaming.readers import Readers
+from api.tasks.new_task import NewTasks
 from api.tasks.own_task import OwnTasks
 from api.unread_body import UnreadBody
 from shared.cancellation import cancel_and_wait
 from shared.celery_app import make_celery
-from shared.conversation.loop_prevention import LoopPolicy
 from shared.store.conversations import Conversations
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
@@ -104,8 +104,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
     stream = EventStream(redis, keys)
     registry = WorkerRegistry(redis, keys, lease_seconds=settings.lease_seconds)
     metrics = make_metrics(settings.models)
-    celery = make_celery(settings)
-    publisher = Publisher(celery, timeout=settings.publish_timeout, failures=metrics.publish_failures)
+    publisher = Publisher(make_celery(settings), timeout=settings.publish_timeout, failures=metrics.publish_failures)
     hub = EventHub(redis, stream, on_slow=metrics.slow_readers.labels("behind").inc)
     marks = ReaderMarks(redis, keys, window_seconds=settings.resume_window_seconds)
     shutdown = asyncio.Event()
@@ -132,37 +131,39 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         models=settings.models,
         lease_seconds=settings.lease_seconds,
     )
+    models = Models(
+        settings.models, settings.default_model, lists=lists, registry=registry, redis_timeout=settings.redis_timeout
+    )
+    new_tasks = NewTasks(
+        settings,
+        models=models,
+        admission=Admission(settings, redis, keys, lists, registry),
+        conversations=Conversations(redis, keys),
+        ledger=ledger,
+        registry=registry,
+        publisher=publisher,
+        metrics=metrics,
+    )
+    own_tasks = OwnTasks(
+        ledger=ledger,
+        lists=lists,
+        stream=stream,
+        publisher=publisher,
+        ended=metrics.ended,
+        redis_timeout=settings.redis_timeout,
+        retention_seconds=settings.retention_seconds,
+    )
     backend = Backend(
         settings=settings,
         redis=redis,
-        keys=keys,
-        ledger=ledger,
         lists=lists,
-        conversations=Conversations(redis, keys),
         stream=stream,
         registry=registry,
-        celery=celery,
-        publisher=publisher,
         key_ring=KeyRing(settings.api_keys),
-        own_tasks=OwnTasks(
-            ledger=ledger,
-            lists=lists,
-            stream=stream,
-            publisher=publisher,
-            ended=metrics.ended,
-            redis_timeout=settings.redis_timeout,
-            retention_seconds=settings.retention_seconds,
-        ),
+        models=models,
+        new_tasks=new_tasks,
+        own_tasks=own_tasks,
         readers=readers,
-        admission=Admission(settings, redis, keys, lists, registry),
-        loop_policy=LoopPolicy(settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds),
-        models=Models(
-            settings.models,
-            settings.default_model,
-            lists=lists,
-            registry=registry,
-            redis_timeout=settings.redis_timeout,
-        ),
         metrics=metrics,
         snapshot=Snapshot(redis, lists, registry, settings.models, metrics.registry),
         shutdown=shutdown,

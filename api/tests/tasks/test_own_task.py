@@ -1,10 +1,8 @@
 """Looking up and cancelling tasks of one's own, without a door."""
 
-import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
 
 import pytest
 from celery.exceptions import TaskRevokedError
@@ -12,11 +10,9 @@ from redis.asyncio import Redis
 
 from api.auth import Caller
 from api.errors import TaskExpired, TaskNotFound
-from api.metrics import Metrics, make_metrics
+from api.metrics import Metrics
 from api.publisher import Publisher
-from api.settings import Settings
 from api.tasks.own_task import OwnTasks
-from shared.celery_app import make_celery
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_id import new_task_id
@@ -25,6 +21,7 @@ from shared.store.task_lists import TaskLists
 from shared.store.task_record import Claim
 from shared.wire.schemas import ErrorEvent, FinalText, Timings, ToolCall, ToolCalls, ToolCallsEvent, Usage
 from shared.wire.task_view import Cancellation, TaskView
+from testbed.celery_view import CeleryView
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
@@ -33,25 +30,18 @@ ME, ANOTHER = Caller("default"), Caller("another")
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return make_metrics()
-
-
-@pytest.fixture
-async def own_tasks(
-    redis: Redis, keys: Keys, ledger: TaskLedger, stream: EventStream, settings: Settings, metrics: Metrics
-) -> AsyncIterator[OwnTasks]:
-    publisher = Publisher(make_celery(settings), timeout=10, failures=metrics.publish_failures)
-    yield OwnTasks(
+def own_tasks(
+    ledger: TaskLedger, lists: TaskLists, stream: EventStream, publisher: Publisher, metrics: Metrics
+) -> OwnTasks:
+    return OwnTasks(
         ledger=ledger,
-        lists=TaskLists(redis, keys),
+        lists=lists,
         stream=stream,
         publisher=publisher,
         ended=metrics.ended,
         redis_timeout=2,
         retention_seconds=3600,
     )
-    publisher.close()
 
 
 async def test_a_waiting_task_has_its_place_in_the_queue(own_tasks: OwnTasks, worker: FakeWorker) -> None:
@@ -141,16 +131,13 @@ async def test_of_an_outcome_of_a_kind_that_only_a_newer_worker_knows_the_state_
 
 
 async def test_a_waiting_task_is_cancelled_at_once_also_for_celery_clients(
-    own_tasks: OwnTasks, worker: FakeWorker, settings: Settings
+    own_tasks: OwnTasks, worker: FakeWorker, celery_view: CeleryView
 ) -> None:
     task_id = await worker.accept()
     assert await own_tasks.cancel(ME, task_id) == Cancellation(cancelled=True, state="REVOKED")
-    celery = make_celery(settings)
-    with celery:
-        result = celery.AsyncResult(task_id)
-        assert await asyncio.to_thread(lambda: result.state) == "REVOKED"
-        with pytest.raises(TaskRevokedError):
-            await asyncio.to_thread(result.get, timeout=5)
+    state, told = await celery_view.result_of(task_id)
+    assert state == "REVOKED"
+    assert isinstance(told, TaskRevokedError)
     assert (await own_tasks.view(ME, task_id)).state == "REVOKED"
     assert await own_tasks.cancel(ME, task_id) == Cancellation(cancelled=True, state="REVOKED")
 

@@ -18,7 +18,6 @@ from api.lenient_body import checked, within_bounds
 from api.request_body import read_body
 from api.resent import resent
 from api.streaming.answers import answer_reply
-from api.tasks.new_task import start_task
 from shared.wire.schemas import CreateMessageParams
 
 router = APIRouter(prefix="/v1")
@@ -29,11 +28,16 @@ async def create(request: Request) -> Response:
     """A message, as Anthropic's API makes it; docs/openai.md says what is supported."""
     backend, caller = backend_of(request), caller_of_either(request)
     body = await read_body(request)
-    wanted = await checked(MessageRequest, body)
-    started = await start_task(
-        backend,
+    wanted: MessageRequest
+
+    async def read() -> CreateMessageParams:
+        nonlocal wanted
+        wanted = await checked(MessageRequest, body)
+        return within_bounds(_params, wanted, request.headers.get("idempotency-key"))
+
+    started = await backend.new_tasks.start(
         caller,
-        within_bounds(_params, wanted, request.headers.get("idempotency-key")),
+        read,
         context=trace_context_of(request),
         large=len(body) > LARGE_BYTES,
         resent=resent(request, body),

@@ -18,7 +18,6 @@ from api.openai.requests import ChatRequest
 from api.request_body import read_body
 from api.resent import resent
 from api.streaming.answers import answer_reply
-from api.tasks.new_task import start_task
 from shared.wire.schemas import CreateMessageParams
 
 router = APIRouter(prefix="/v1")
@@ -29,11 +28,16 @@ async def chat_completions(request: Request) -> Response:
     """A chat completion, as OpenAI's API makes it; docs/openai.md says what is supported."""
     backend, caller = backend_of(request), caller_of(request)
     body = await read_body(request)
-    wanted = await checked(ChatRequest, body)
-    started = await start_task(
-        backend,
+    wanted: ChatRequest
+
+    async def read() -> CreateMessageParams:
+        nonlocal wanted
+        wanted = await checked(ChatRequest, body)
+        return within_bounds(_params, wanted, request.headers.get("idempotency-key"))
+
+    started = await backend.new_tasks.start(
         caller,
-        within_bounds(_params, wanted, request.headers.get("idempotency-key")),
+        read,
         context=trace_context_of(request),
         large=len(body) > LARGE_BYTES,
         resent=resent(request, body),

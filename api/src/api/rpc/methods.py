@@ -9,12 +9,9 @@ from pydantic import JsonValue, ValidationError
 
 from api.auth import Caller
 from api.backend import Backend
-from api.errors import as_api_error
 from api.invalid_params import invalid_params
 from api.json_body import LARGE_BYTES
 from api.rpc.jsonrpc import Method
-from api.tasks.new_task import start_task
-from shared.telemetry.logs import scope
 from shared.wire.schemas import CreateMessageParams, TaskParams, WireType
 
 
@@ -42,20 +39,9 @@ class NoParams(WireType):
 
 async def create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """Starts a task: `{"taskId": …}`."""
-    with scope(tenant=call.caller.tenant):
-        return await _create_message(call, params)
-
-
-async def _create_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
-    try:
-        checked = await _checked(call, CreateMessageParams, params)
-        started = await start_task(call.backend, call.caller, checked, context=call.context, large=call.large)
-    except Exception as error:
-        refusal = as_api_error(error)
-        metrics = call.backend.metrics
-        metrics.refused.labels(type(refusal).__name__).inc()
-        metrics.refused_of_tenant.labels(metrics.tenant_label(call.caller.tenant)).inc()
-        raise refusal from None
+    started = await call.backend.new_tasks.start(
+        call.caller, lambda: _checked(call, CreateMessageParams, params), context=call.context, large=call.large
+    )
     return {"taskId": started.task_id}
 
 

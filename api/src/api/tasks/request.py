@@ -1,0 +1,89 @@
+"""From validated parameters to the request that a worker reads. Pure, so that a long one may be made in a thread."""
+
+import hashlib
+from collections.abc import Sequence
+
+from api.errors import ContextTooLong, ToolLoopRefused
+from api.invalid_params import invalid_param
+from shared.conversation.loop_prevention import LoopPolicy, ToolLoop
+from shared.conversation.prompts import Assembled, assemble
+from shared.conversation.rules import InvalidConversation
+from shared.wire.chat import AssistantMessage, ChatMessage
+from shared.wire.schemas import CreateMessageParams, InferenceRequest, ModelCard, Sampling
+
+
+def inference_request(
+    params: CreateMessageParams,
+    model: str,
+    policy: LoopPolicy,
+    *,
+    stored: Sequence[ChatMessage] | None,
+    card: ModelCard | None,
+    lenient: bool = False,
+) -> InferenceRequest:
+    """The request. `stored`: the conversation that it goes on with; `card`: what the model's workers said of it.
+    `lenient`: as `assemble` has it.
+
+    Raises InvalidParams, ToolLoopRefused or ContextTooLong.
+    """
+    assembled = _assembled(params, policy, stored, lenient)
+    sampling = {name: getattr(params, name) for name in Sampling.model_fields}
+    request = InferenceRequest(
+        **sampling,
+        model=model,
+        messages=assembled.messages,
+        tools=assembled.tools,
+        tool_choice=assembled.tool_choice,
+        response_format=params.response_format,
+        priority=params.priority,
+        metadata=params.metadata or {},
+        cancel_on_disconnect=params.cancel_on_disconnect,
+        conversation_id=params.conversation_id,
+        conversation=assembled.conversation if params.conversation_id else [],
+        guard=assembled.guard,
+    )
+    if card is not None:
+        _check_context(request, card)
+    return request
+
+
+def fingerprint_of(params: CreateMessageParams) -> str:
+    """Tells two requests with one idempotency key apart."""
+    return hashlib.sha256(params.model_dump_json(exclude={"idempotency_key"}).encode()).hexdigest()
+
+
+def _assembled(
+    params: CreateMessageParams, policy: LoopPolicy, stored: Sequence[ChatMessage] | None, lenient: bool
+) -> Assembled:
+    try:
+        return assemble(params, policy, stored, lenient=lenient)
+    except InvalidConversation as error:
+        raise invalid_param(error.place, error.reason) from None
+    except ToolLoop as error:
+        raise ToolLoopRefused(
+            f'demands a tool call, but {error.guard.reason}; send "auto" or a new user message',
+            place=("tool_choice",),
+            guard=error.guard.model_dump(mode="json"),
+        ) from None
+
+
+def _check_context(request: InferenceRequest, card: ModelCard) -> None:
+    """Refuses what cannot fit however it is tokenized; the worker knows the rest.
+
+    Counts the bytes that every chat template keeps: some drop an assistant's earlier thoughts, many strip messages.
+    """
+    if request.max_tokens is not None and request.max_tokens > card.context_length:
+        raise ContextTooLong(
+            f"is {request.max_tokens}; the model's context has {card.context_length} tokens",
+            place=("max_tokens",),
+            maxTokens=request.max_tokens,
+            contextLength=card.context_length,
+        )
+    kept = (message.content for message in request.messages if not isinstance(message, AssistantMessage))
+    fewest_tokens = sum(len(content.strip().encode()) for content in kept) // card.max_token_bytes
+    if fewest_tokens >= card.context_length:
+        raise ContextTooLong(
+            f"the prompt has at least {fewest_tokens} tokens; the model's context has {card.context_length}",
+            promptTokensAtLeast=fewest_tokens,
+            contextLength=card.context_length,
+        )
