@@ -16,7 +16,9 @@ from api.anthropic.error_body import error_reply as anthropic_error
 from api.auth import KeyRing
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
-from api.error_replies import ErrorReplies
+from api.http.error_replies import ErrorReplies
+from api.http.request_ids import RequestIds
+from api.http.unread_body import UnreadBody
 from api.hub.event_hub import EventHub
 from api.hub.reader_marks import ReaderMarks
 from api.metrics import make_metrics
@@ -28,7 +30,6 @@ from api.publisher import Publisher
 from api.repair.janitor import Janitor
 from api.repair.lost_messages import LostMessages
 from api.repair.lost_results import LostResults
-from api.request_ids import RequestIds
 from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
@@ -37,7 +38,6 @@ from api.streaming.positions import Positions
 from api.streaming.readers import Readers
 from api.tasks.new_task import NewTasks
 from api.tasks.own_task import OwnTasks
-from api.unread_body import UnreadBody
 from shared.cancellation import cancel_and_wait
 from shared.celery_app import make_celery
 from shared.store.conversations import Conversations

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.backend import Backend
-from api.dependencies import backend_of
+from api.http.dependencies import backend_of
 from shared.store.redis_client import answered_within
 from shared.telemetry.metrics import expose
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from api.app import create_app, create_internal_app
-from api.request_spans import trace_requests
+from api.http.request_spans import trace_requests
 from api.settings import Settings
 from shared.cancellation import cancel_and_wait
 from shared.settings import wrong_settings

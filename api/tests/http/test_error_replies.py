@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI, Response
 from starlette.types import Receive, Scope, Send
 
-from api.error_replies import ErrorReplies
+from api.http.error_replies import ErrorReplies
 from testbed.api_replica import StartReplica
 
 

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from api.unread_body import UnreadBody
+from api.http.unread_body import UnreadBody
 from testbed.api_replica import Replica, StartReplica
 
 JSON = {"Content-Type": "application/json"}

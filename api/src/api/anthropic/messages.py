@@ -11,13 +11,13 @@ from api.anthropic.conversation import messages_of, tool_choice_of, tools_of
 from api.anthropic.error_body import error_body
 from api.anthropic.message_answer import Event, MessageEvents, message
 from api.anthropic.requests import MessageRequest
-from api.dependencies import backend_of, caller_of_either, trace_context_of
 from api.errors import ApiError
+from api.http.answer_replies import answer_reply
+from api.http.dependencies import backend_of, caller_of_either, trace_context_of
+from api.http.lenient_body import checked, within_bounds
+from api.http.request_body import read_body
+from api.http.resent import resent
 from api.json_body import LARGE_BYTES
-from api.lenient_body import checked, within_bounds
-from api.request_body import read_body
-from api.resent import resent
-from api.streaming.answers import answer_reply
 from shared.wire.schemas import CreateMessageParams
 
 router = APIRouter(prefix="/v1")

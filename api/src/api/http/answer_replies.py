@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import JsonValue
 from starlette.types import Receive, Scope, Send
 
-from api.dependencies import backend_of, disconnected
 from api.errors import AnswerRestarted, ApiError, ReplicaStops, TaskCancelled, failure_of
+from api.http.dependencies import backend_of, disconnected
 from api.hub.frame import Frame
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers

@@ -4,8 +4,8 @@ import asyncio
 
 from fastapi import Request
 
-from api.dependencies import backend_of
 from api.errors import BodyTooLarge, BodyTooSlow
+from api.http.dependencies import backend_of
 
 
 async def read_body(request: Request) -> bytes:

@@ -6,18 +6,18 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from api.dependencies import backend_of, caller_of, trace_context_of
 from api.errors import ApiError
+from api.http.answer_replies import answer_reply
+from api.http.dependencies import backend_of, caller_of, trace_context_of
+from api.http.lenient_body import checked, within_bounds
+from api.http.request_body import read_body
+from api.http.resent import resent
 from api.json_body import LARGE_BYTES
-from api.lenient_body import checked, within_bounds
 from api.openai.answer import Event, Identity
 from api.openai.chat_answer import ChatChunks, chat_completion
 from api.openai.conversation import format_of, messages_of, refuse_unsupported, tool_choice_of, tools_of
 from api.openai.error_body import error_body
 from api.openai.requests import ChatRequest
-from api.request_body import read_body
-from api.resent import resent
-from api.streaming.answers import answer_reply
 from shared.wire.schemas import CreateMessageParams
 
 router = APIRouter(prefix="/v1")

@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter, Depends, Request
 
-from api.dependencies import backend_of, caller_of
+from api.http.dependencies import backend_of, caller_of
 from api.openai.answer import Json
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller_of)])

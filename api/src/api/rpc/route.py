@@ -7,10 +7,10 @@ refusal (401, 408, 413, 415); every reply of JSON-RPC itself, errors included, i
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from api.dependencies import backend_of, caller_of, trace_context_of
 from api.error_object import http_headers
 from api.errors import ApiError, UnsupportedMediaType
-from api.request_body import read_body
+from api.http.dependencies import backend_of, caller_of, trace_context_of
+from api.http.request_body import read_body
 from api.rpc.jsonrpc import Limits, answer, encode, error_reply
 from api.rpc.methods import METHODS, Call
 

@@ -5,8 +5,8 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.backend import Backend
-from api.dependencies import backend_of, caller_of_stream, disconnected
 from api.errors import EventsLost, InvalidParams
+from api.http.dependencies import backend_of, caller_of_stream, disconnected
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
 from api.task_spans import link_stream

@@ -1,0 +1,1 @@
+"""What HTTP doors share: who is calling, reading a body, and how answers and errors go out as replies."""
