@@ -16,6 +16,8 @@ MISSING = "is required"
 MAX_TEXT = 300
 """Characters of one message or path; both can hold what the client sent."""
 
+_SUBJECT = re.compile(r"^\w+ should")
+
 
 def invalid_params(error: ValidationError, params: JsonValue) -> InvalidParams:
     """The error that tells what is wrong with `params`."""
@@ -23,7 +25,7 @@ def invalid_params(error: ValidationError, params: JsonValue) -> InvalidParams:
     if count > MAX_READ:
         return InvalidParams(f"the parameters have {count} errors")
     found = [item for details in error.errors(include_url=False, include_input=False) for item in _items(details)]
-    problems: dict[Location, list[str]] = {}
+    problems: dict[Place, list[str]] = {}
     for location, text in found:
         texts = problems.setdefault(_place(location, params, missing=text == MISSING), [])
         if text not in texts:
@@ -43,19 +45,13 @@ def invalid_param(place: Place, reason: str) -> InvalidParams:
     return InvalidParams(_cut(reason), place=place)
 
 
-Location = tuple[int | str, ...]
-
-
-def _items(details: Any) -> list[tuple[Location, str]]:
-    """Location and text of one error; those inside, where a validator of ours has called pydantic again."""
+def _items(details: Any) -> list[tuple[Place, str]]:
+    """Place and text of one error; those inside, where a validator of ours has called pydantic again."""
     inner = details.get("ctx", {}).get("error")
     if isinstance(inner, ValidationError):
         nested = inner.errors(include_url=False, include_input=False)
         return [(details["loc"] + location, text) for item in nested for location, text in _items(item)]
     return [(details["loc"], _text(details))]
-
-
-_SUBJECT = re.compile(r"^\w+ should")
 
 
 def _text(details: Any) -> str:
@@ -78,9 +74,9 @@ def _text(details: Any) -> str:
             return text.replace("must be a valid list", "must be a list").replace(" after validation", "")
 
 
-def _place(location: Location, params: JsonValue, *, missing: bool) -> Location:
+def _place(location: Place, params: JsonValue, *, missing: bool) -> Place:
     """pydantic's location without the names of union branches that stand between."""
-    place: Location = ()
+    place: Place = ()
     value = params
     for number, part in enumerate(location):
         if isinstance(part, int):
@@ -92,7 +88,7 @@ def _place(location: Location, params: JsonValue, *, missing: bool) -> Location:
     return place
 
 
-def _path(place: Location) -> str:
+def _path(place: Place) -> str:
     """`messages[0].content`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
