@@ -15,6 +15,7 @@ from shared.store.installation import claim_prefix
 from shared.store.keys import Keys
 from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
+from shared.store.token_questions import TokenQuestions
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelCard, SamplingDefaults
 from worker.engine_protocol import Step
@@ -27,6 +28,7 @@ from worker.status.presence import Presence
 from worker.tasks.leases import Leases
 from worker.tasks.task_runner import TaskRunner
 from worker.text.codec import Codec
+from worker.text.token_answers import answer_token_questions
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +120,10 @@ class WorkerLoop:
         self._codec = await asyncio.to_thread(_load_codec, self._settings, engine.eos_token_ids)
         runner = TaskRunner(self._settings, self._ledger, self._stream, self.engine, self._codec, self.metrics)
         leases = Leases(runner, self._ledger, self._redis, self._keys, self._settings.lease_seconds)
+        questions = answer_token_questions(
+            TokenQuestions(self._redis, self._keys), self._settings.model_name, self._codec.prompts
+        )
+        works.add(asyncio.create_task(questions))
         for work in (runner.emitter.run(), leases.renew(), leases.hear_cancellations(), self._keep_engine()):
             works.add(asyncio.create_task(work))
         if self._settings.deletion_cost:

@@ -48,6 +48,14 @@ class Keys:
         """JSON of the model card that its workers announce."""
         return self._key("model", model)
 
+    def token_questions(self, model: str) -> str:
+        """List: questions about tokens that wait for a ready worker of the model."""
+        return self._key("token_questions", model)
+
+    def token_reply(self, number: str) -> str:
+        """List of one: a worker's reply to one such question."""
+        return self._key("token_reply", number)
+
     def tenant(self, tenant: str) -> str:
         """Set: ids of the tenant's tasks that have not ended."""
         return self._key("tenant", tenant)
