@@ -23,7 +23,7 @@ from api.hub.event_hub import EventHub
 from api.hub.reader_marks import ReaderMarks
 from api.metrics import make_metrics
 from api.models import Models
-from api.openai import chat_completions
+from api.openai import chat_completions, tokenize
 from api.openai import models as openai_models
 from api.openai.error_body import error_reply as openai_error
 from api.publisher import Publisher
@@ -38,6 +38,7 @@ from api.streaming.positions import Positions
 from api.streaming.readers import Readers
 from api.tasks.new_task import NewTasks
 from api.tasks.own_task import OwnTasks
+from api.tasks.tokens import Tokens
 from shared.cancellation import cancel_and_wait
 from shared.celery_app import make_celery
 from shared.store.conversations import Conversations
@@ -46,6 +47,7 @@ from shared.store.keys import Keys
 from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
+from shared.store.token_questions import TokenQuestions
 from shared.store.worker_registry import WorkerRegistry
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
     # From the inside to the outside.
-    app.add_middleware(ErrorReplies, doors={"/v1/messages": anthropic_error, "/v1/": openai_error})
+    app.add_middleware(
+        ErrorReplies,
+        doors={"/v1/messages": anthropic_error} | dict.fromkeys(("/v1/", "/tokenize", "/detokenize"), openai_error),
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -82,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(chat_completions.router)
     app.include_router(messages.router)
     app.include_router(openai_models.router)
+    app.include_router(tokenize.router)
     return app
 
 
@@ -163,6 +169,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         models=models,
         new_tasks=new_tasks,
         own_tasks=own_tasks,
+        tokens=Tokens(TokenQuestions(redis, keys), redis_timeout=settings.redis_timeout),
         readers=readers,
         metrics=metrics,
         snapshot=Snapshot(redis, lists, registry, settings.models, metrics.registry),

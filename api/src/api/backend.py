@@ -13,6 +13,7 @@ from api.snapshot import Snapshot
 from api.streaming.readers import Readers
 from api.tasks.new_task import NewTasks
 from api.tasks.own_task import OwnTasks
+from api.tasks.tokens import Tokens
 from shared.store.event_stream import EventStream
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
@@ -31,6 +32,7 @@ class Backend:
     models: Models
     new_tasks: NewTasks
     own_tasks: OwnTasks
+    tokens: Tokens
     readers: Readers
     metrics: Metrics
     snapshot: Snapshot

@@ -161,6 +161,10 @@ class ToolLoopRefused(ApiError, code=TOOL_LOOP, status=400):
     """The conversation is in a tool loop."""
 
 
+class NoTokenizer(ApiError, code=UNAVAILABLE, status=503, retryable=True):
+    """No worker of the model is ready to tell its tokens."""
+
+
 class TaskFailed(ApiError, code=INTERNAL_ERROR, status=500):
     """The task failed."""
 

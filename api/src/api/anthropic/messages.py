@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 
 from api.anthropic.conversation import messages_of, tool_choice_of, tools_of
 from api.anthropic.error_body import error_body
-from api.anthropic.message_answer import Event, MessageEvents, message
-from api.anthropic.requests import MessageRequest
+from api.anthropic.message_answer import Event, Json, MessageEvents, message
+from api.anthropic.requests import Conversation, MessageRequest
 from api.errors import ApiError
 from api.http.answer_replies import answer_reply
 from api.http.dependencies import backend_of, caller_of_either, trace_context_of
@@ -45,6 +45,22 @@ async def create(request: Request) -> Response:
     )
     stream = MessageStream(MessageEvents(started.task_id, wanted.model)) if wanted.stream else None
     return await answer_reply(request, started, stream=stream, whole=partial(message, started.task_id, wanted.model))
+
+
+@router.post("/messages/count_tokens")
+async def count_tokens(request: Request) -> Json:
+    """How many tokens the prompt of such a message would have."""
+    backend = backend_of(request)
+    caller_of_either(request)
+    wanted = await checked(Conversation, await read_body(request))
+    ids = await backend.tokens.of_prompt(backend.models.chosen(wanted.model), within_bounds(_spoken, wanted, None))
+    return {"input_tokens": len(ids)}
+
+
+def _spoken(wanted: Conversation, _: str | None) -> CreateMessageParams:
+    return CreateMessageParams(
+        messages=messages_of(wanted), tools=tools_of(wanted) or None, tool_choice=tool_choice_of(wanted)
+    )
 
 
 def _params(wanted: MessageRequest, idempotency_key: str | None) -> CreateMessageParams:

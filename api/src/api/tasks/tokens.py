@@ -1,0 +1,51 @@
+"""What callers ask about tokens. The API has no tokenizer: a ready worker of the model answers."""
+
+import asyncio
+
+from api.errors import NoTokenizer, TaskRefused
+from api.tasks.request import inference_request
+from shared.conversation.loop_prevention import LoopPolicy
+from shared.store.redis_client import answered_within
+from shared.store.token_questions import TokenQuestions
+from shared.wire.schemas import CreateMessageParams
+from shared.wire.tokenizing import IdsToText, PromptToIds, Question, TextToIds, Tokenized
+
+WAIT_SECONDS = 5.0
+"""For a worker; it answers within milliseconds when it is there."""
+AT_ONCE = 32
+"""Questions that wait at the same time; each holds a connection to Redis."""
+
+
+class Tokens:
+    """Questions about tokens. All raise NoTokenizer, TaskRefused or redis.exceptions.RedisError."""
+
+    def __init__(self, questions: TokenQuestions, *, redis_timeout: float) -> None:
+        self._questions = questions
+        # Redis answers a look at an empty list late on purpose; below its own time-out, that is no outage.
+        self._seconds = min(WAIT_SECONDS, redis_timeout / 2)
+        self._redis_timeout = redis_timeout
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    async def of_prompt(self, model: str, params: CreateMessageParams) -> tuple[int, ...]:
+        """The tokens of the prompt that a request would become, without what loop prevention does. Raises ApiError."""
+        request = await asyncio.to_thread(
+            inference_request, params, model, LoopPolicy(enabled=False), stored=None, card=None, lenient=True
+        )
+        return (await self._ask(model, PromptToIds(request=request))).ids
+
+    async def of_text(self, model: str, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """The tokens of a text."""
+        return (await self._ask(model, TextToIds(text=text, add_special_tokens=add_special_tokens))).ids
+
+    async def text_of(self, model: str, ids: list[int]) -> str:
+        """The text of tokens."""
+        return (await self._ask(model, IdsToText(ids=ids))).text
+
+    async def _ask(self, model: str, question: Question) -> Tokenized:
+        async with self._room, answered_within(self._seconds + self._redis_timeout):
+            answer = await self._questions.ask(model, question, seconds=self._seconds)
+        if answer is None:
+            raise NoTokenizer(f"no worker of the model {model!r} is ready, and only its workers know its tokens")
+        if answer.error:
+            raise TaskRefused(answer.error)
+        return answer
