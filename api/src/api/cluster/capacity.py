@@ -1,13 +1,11 @@
 """What the cluster is doing about a model without a ready worker, in words for the client that waits."""
 
 import asyncio
-import importlib
 import logging
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -15,6 +13,7 @@ from pydantic import ValidationError
 from api.cluster.cluster_objects import Deployment, Event, ListOf, Pod
 from api.cluster.one_line import one_line
 from api.cluster.pod_state import pod_state
+from shared.in_cluster import NoCluster, api_client
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -24,7 +23,6 @@ log = logging.getLogger(__name__)
 
 MODEL_LABEL = "headrace/model"
 """On the chart's worker Deployments and their pods."""
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 MAX_AGE_SECONDS = 2.0
 """All waiting clients of a replica are told from one look at the cluster."""
 MAX_AGE_OF_FAILURE_SECONDS = 10.0
@@ -162,23 +160,15 @@ async def capacity_of_this_cluster(selector: str) -> AsyncIterator[Capacity | No
     if not selector:
         yield None
         return
-    # In a thread: the client's thousand types take a second, and probes are answered meanwhile.
-    for module in ("core_v1_api", "apps_v1_api"):
-        await asyncio.to_thread(importlib.import_module, f"kubernetes.aio.client.api.{module}")
-    from kubernetes.aio.client import ApiClient, AppsV1Api, Configuration, CoreV1Api
-    from kubernetes.aio.config import ConfigException, load_incluster_config
-
-    configuration = Configuration()
-    try:
-        load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # it has no types
-        namespace = await asyncio.to_thread(NAMESPACE_FILE.read_text)
-    except (ConfigException, OSError) as error:
-        log.warning("Waiting clients will not be told what the cluster is doing: %s", error)
-        yield None
-        return
-    async with ApiClient(configuration) as client:
-        capacity = Capacity(CoreV1Api(client), AppsV1Api(client), namespace.strip(), selector)
+    async with AsyncExitStack() as stack:
+        capacity: Capacity | None = None
         try:
-            yield capacity
-        finally:
-            await capacity.close()
+            client, namespace = await stack.enter_async_context(api_client("core_v1_api", "apps_v1_api"))
+        except NoCluster as error:
+            log.warning("Waiting clients will not be told what the cluster is doing: %s", error)
+        else:
+            from kubernetes.aio.client import AppsV1Api, CoreV1Api
+
+            capacity = Capacity(CoreV1Api(client), AppsV1Api(client), namespace, selector)
+            stack.push_async_callback(capacity.close)
+        yield capacity

@@ -1,11 +1,11 @@
-"""A busy worker makes its pod dear to delete, so that scaling in takes an idle one."""
+"""A busy worker raises its pod's deletion cost, so that scaling in takes an idle one."""
 
 import asyncio
-import importlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from shared.in_cluster import NoCluster, api_client
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import CoreV1Api
@@ -20,7 +20,6 @@ IDLE_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 RETRY_SECONDS = 5.0
 REQUEST_SECONDS = 5.0
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class DeletionCost:
@@ -78,17 +77,10 @@ class DeletionCost:
 
 async def keep_deletion_cost(pod: str, busy: Callable[[], bool]) -> None:
     """`DeletionCost.run` with this pod's own service account. Outside of a cluster it says so and returns."""
-    # In a thread: the client's thousand types take a second, and leases are renewed meanwhile.
-    await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client.api.core_v1_api")
-    from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api
-    from kubernetes.aio.config import ConfigException, load_incluster_config
-
-    configuration = Configuration()
     try:
-        load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # it has no types
-        namespace = await asyncio.to_thread(NAMESPACE_FILE.read_text)
-    except (ConfigException, OSError) as error:
+        async with api_client("core_v1_api") as (client, namespace):
+            from kubernetes.aio.client import CoreV1Api
+
+            await DeletionCost(CoreV1Api(client), namespace, pod, busy).run()
+    except NoCluster as error:
         log.warning("The deletion cost stays as it is, there is no cluster to tell: %s", error)
-        return
-    async with ApiClient(configuration) as client:
-        await DeletionCost(CoreV1Api(client), namespace.strip(), pod, busy).run()
