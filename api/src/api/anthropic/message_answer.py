@@ -22,9 +22,7 @@ def message(task_id: str, model: str, outcome: Event) -> Json:
     calls = outcome.get("toolCalls", ())
     if outcome["text"] or not calls:
         content.append({"type": "text", "text": outcome["text"], "citations": None})
-    content += [
-        {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["arguments"]} for call in calls
-    ]
+    content += [_tool_use(call, call["arguments"]) for call in calls]
     return _message(task_id, model, content, _usage(outcome)) | _ending(outcome)
 
 
@@ -37,6 +35,8 @@ def _message(task_id: str, model: str, content: list[JsonValue], usage: Json) ->
         "content": content,
         "stop_reason": None,
         "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
         "usage": usage,
     }
 
@@ -48,6 +48,16 @@ def _ending(outcome: Event) -> Json:
     return {"stop_reason": reason, "stop_sequence": outcome.get("stopSequence") if reason == "stop_sequence" else None}
 
 
+def _tool_use(call: Event, arguments: Json) -> Json:
+    return {
+        "type": "tool_use",
+        "id": call["id"],
+        "caller": {"type": "direct"},
+        "name": call["name"],
+        "input": arguments,
+    }
+
+
 def _usage(outcome: Event) -> Json:
     """Anthropic counts the cached tokens apart from the others."""
     usage = outcome["usage"]
@@ -56,6 +66,11 @@ def _usage(outcome: Event) -> Json:
         "output_tokens": usage["completionTokens"],
         "cache_read_input_tokens": usage["cachedTokens"],
         "cache_creation_input_tokens": 0,
+        "cache_creation": None,
+        "output_tokens_details": None,
+        "server_tool_use": None,
+        "service_tier": "standard",
+        "inference_geo": None,
     }
 
 
@@ -87,9 +102,10 @@ class MessageEvents:
             case "tool_calls":
                 for call in event["toolCalls"]:
                     yield from self._close()
-                    head: Json = {"type": "tool_use", "id": call["id"], "name": call["name"], "input": {}}
                     arguments = json.dumps(call["arguments"], ensure_ascii=False)
-                    yield from self._within(head, {"type": "input_json_delta", "partial_json": arguments})
+                    yield from self._within(
+                        _tool_use(call, {}), {"type": "input_json_delta", "partial_json": arguments}
+                    )
                 yield from self._end(event)
 
     def _within(self, block: Json, delta: Json | None) -> Iterator[Json]:
@@ -107,7 +123,7 @@ class MessageEvents:
         if not self.begun:
             self.begun = True
             # Nobody has counted the prompt's tokens yet: the last delta has the numbers.
-            usage: Json = {"input_tokens": 0, "output_tokens": 0}
+            usage = _usage({"usage": {"promptTokens": 0, "completionTokens": 0, "cachedTokens": 0}})
             yield {"type": "message_start", "message": _message(self._task_id, self._model, [], usage)}
 
     def _close(self) -> Iterator[Json]:
