@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from shared.store.conversations import ConversationSave, conversation_json
 from shared.store.event_stream import EventStream, TokenWriter
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Claim
+from shared.wire.chat import AssistantMessage, MessageToolCall
 from shared.wire.schemas import EndState, FinalTextEvent, InferenceRequest, Timings, Usage
 from shared.wire.task_result import TaskResult
 
@@ -62,6 +64,16 @@ class FakeWorker:
             write = writer.take()
             assert write is not None
             assert not await self.stream.write([write])
+
+    async def answer(self, task_id: str, text: str, *calls: MessageToolCall) -> None:
+        """Takes a waiting task of a conversation and ends it with this text and these calls as its answer."""
+        attempt = await self.claim(task_id)
+        record = await self.ledger.get(task_id)
+        assert record is not None
+        said = AssistantMessage(role="assistant", content=text, tool_calls=list(calls) or None)
+        conversation = InferenceRequest.model_validate_json(record.request).conversation
+        save = ConversationSave(conversation_json([*conversation, said]), 60)
+        assert await self.ledger.end(task_id, attempt, "SUCCESS", None, save=save)
 
     async def end(self, task_id: str, state: EndState = "SUCCESS") -> None:
         text = FinalTextEvent(

@@ -260,6 +260,13 @@ async def _(world: World) -> httpx.Response:
         return await call(http, "create_message", params)
 
 
+@scenario("a second message to a conversation before the first is answered")
+async def _(world: World) -> httpx.Response:
+    async with world.start() as http:
+        await create(http, history=[], conversationId="c1")
+        return await create(http, conversationId="c1")
+
+
 @scenario("a full queue")
 async def _(world: World) -> httpx.Response:
     async with world.start(max_waiting=2) as http:

@@ -10,16 +10,27 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 
 from api.auth import Caller
-from api.errors import ModelQueueFull, RateExceeded, StoreFull, TooManyTasks
+from api.errors import (
+    ApiError,
+    ConversationBusy,
+    KeyReused,
+    ModelQueueFull,
+    RateExceeded,
+    StoreFull,
+    TooManyTasks,
+)
 from api.settings import Settings
+from shared.store import refusals
 from shared.store.keys import Keys
-from shared.store.task_ledger import QueueFull, TenantFull
+from shared.store.refusals import ConversationChanged, QueueFull, Refusal, TenantFull
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 
 LONGEST_RETRY_SECONDS = 300.0
 UNKNOWN_WAIT_SECONDS = 30.0
 """For a model that no worker has served yet: nobody knows how long its tasks take."""
+UNKNOWN_TURN_SECONDS = 1.0
+"""For a turn of a conversation whose model has answered nothing yet."""
 MEMORY_AGE_SECONDS = 1.0
 """How old what we know of Redis's memory may be."""
 MEMORY_RETRY_SECONDS = 10
@@ -64,18 +75,40 @@ class Admission:
         if self._memory_used > self._settings.memory_threshold:
             raise StoreFull(retry_after=MEMORY_RETRY_SECONDS)
 
-    async def queue_full(self, model: str, refusal: QueueFull) -> ModelQueueFull:
-        """The error for a full queue, with the time in which about a tenth of it drains."""
+    async def refused(self, model: str, refusal: Refusal) -> ApiError:
+        """What a client is told of the ledger's refusal, and when it should come back."""
+        match refusal:
+            case QueueFull():
+                return await self._queue_full(model, refusal)
+            case TenantFull():
+                return await self._tenant_full(model, refusal)
+            case refusals.ConversationBusy():
+                return await self._conversation_busy(model, refusal)
+            case ConversationChanged():
+                return ConversationBusy("the conversation went on meanwhile; send this message again", retry_after=1)
+            case _:
+                return key_reused()
+
+    async def _queue_full(self, model: str, refusal: QueueFull) -> ModelQueueFull:
+        """With the time in which about a tenth of the queue drains."""
         return ModelQueueFull(
             f"{refusal.waiting} tasks are waiting for the model {model!r}; no more are accepted",
             retry_after=await self._drain_seconds(model, max(1, refusal.waiting // 10)),
         )
 
-    async def tenant_full(self, model: str, refusal: TenantFull) -> TooManyTasks:
-        """The error for a tenant with too many unfinished tasks."""
+    async def _tenant_full(self, model: str, refusal: TenantFull) -> TooManyTasks:
         return TooManyTasks(
             f"{refusal.active} of your tasks have not ended yet; at most {self._settings.max_tenant_tasks} are allowed",
             retry_after=await self._drain_seconds(model, 1),
+        )
+
+    async def _conversation_busy(self, model: str, refusal: refusals.ConversationBusy) -> ConversationBusy:
+        load = await self._lists.load(model)
+        return ConversationBusy(
+            f"the conversation waits for the answer of the task {refusal.task_id}; "
+            "send this message again when that task has ended, or cancel it",
+            retry_after=min(LONGEST_RETRY_SECONDS, load.mean_seconds or UNKNOWN_TURN_SECONDS),
+            taskId=refusal.task_id,
         )
 
     async def _drain_seconds(self, model: str, tasks: int) -> float:
@@ -85,3 +118,8 @@ class Admission:
         if load.mean_seconds is None or card is None or not workers:
             return UNKNOWN_WAIT_SECONDS
         return min(LONGEST_RETRY_SECONDS, tasks * load.mean_seconds / (workers * card.slots))
+
+
+def key_reused() -> KeyReused:
+    """The error for an idempotency key that names another request."""
+    return KeyReused("was used before with other parameters", place=("idempotency_key",))

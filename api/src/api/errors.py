@@ -42,6 +42,9 @@ CONVERSATION_NOT_FOUND = -32008
 TOOL_LOOP = -32009
 """A tool call is demanded where loop prevention withholds the tools."""
 
+CONVERSATION_BUSY = -32010
+"""A turn of the stored conversation has not ended yet; `data.taskId` is its task."""
+
 RETRY_UNAVAILABLE_SECONDS = 2
 """A restart of Redis or a failover by Sentinel takes a few seconds."""
 
@@ -155,6 +158,10 @@ class StoreFull(ApiError, code=UNAVAILABLE, status=503, retryable=True):
 
 class ConversationNotFound(ApiError, code=CONVERSATION_NOT_FOUND, status=404):
     """There is no such conversation."""
+
+
+class ConversationBusy(ApiError, code=CONVERSATION_BUSY, status=409, retryable=True):
+    """Another message came first: the conversation has gone on, or waits for the answer to that one."""
 
 
 class ToolLoopRefused(ApiError, code=TOOL_LOOP, status=400):

@@ -11,15 +11,12 @@ from redis.asyncio import Redis
 from api.rpc.methods import METHODS
 from api.settings import Settings
 from shared.celery_app import TASK_NAME, queue_for
-from shared.store.conversations import ConversationSave, conversation_json
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.worker_registry import WorkerRegistry
-from shared.wire.chat import AssistantMessage
 from shared.wire.schemas import (
     ErrorEvent,
-    InferenceRequest,
     ModelCard,
     Timings,
     ToolCall,
@@ -154,61 +151,6 @@ async def test_the_same_idempotency_key_gives_the_same_task(call: Call, redis: R
     assert await redis.llen(keys.prefix + queue_for(MODEL, "normal")) == 1
     other = await call("create_message", message="hi", idempotencyKey="another")
     assert other["result"] != first["result"]
-
-
-async def end_with_conversation(ledger: TaskLedger, task_id: str, said: str) -> None:
-    """As a worker does that succeeds."""
-    record = await ledger.get(task_id)
-    assert record is not None
-    conversation = InferenceRequest.model_validate_json(record.request).conversation
-    answer = AssistantMessage(role="assistant", content=said)
-    save = ConversationSave(conversation_json([*conversation, answer]), 60)
-    assert await ledger.end(task_id, None, "REVOKED", None, save=save)
-
-
-async def store(redis: Redis, keys: Keys, tenant: str, messages: list[dict[str, Any]]) -> None:
-    """A conversation `c1` as it stands in Redis."""
-    fields: dict[Any, Any] = {"messages": json.dumps(messages), "version": "v"}
-    await redis.hset(keys.conversation(tenant, "c1"), mapping=fields)
-
-
-async def test_a_stored_conversation_goes_on_with_a_message(call: Call, ledger: TaskLedger) -> None:
-    first = await call("create_message", history=[], message="I am Ada.", conversationId="c1")
-    await end_with_conversation(ledger, first["result"]["taskId"], "Hello Ada.")
-    second = await call("create_message", message="Who am I?", conversationId="c1")
-    request = await stored(ledger, second["result"]["taskId"])
-    assert [message["content"] for message in request["messages"]] == ["I am Ada.", "Hello Ada.", "Who am I?"]
-    assert request["conversation"] == request["messages"]
-
-
-async def test_messages_replace_a_stored_conversation(call: Call, ledger: TaskLedger) -> None:
-    first = await call("create_message", messages=[USER], conversationId="c1")
-    await end_with_conversation(ledger, first["result"]["taskId"], "Noon.")
-    second = await call("create_message", messages=[USER], conversationId="c1")
-    assert len((await stored(ledger, second["result"]["taskId"]))["messages"]) == 1
-
-
-async def test_results_of_tools_go_on_with_a_stored_conversation(
-    call: Call, ledger: TaskLedger, redis: Redis, keys: Keys
-) -> None:
-    await store(redis, keys, "default", [USER, {"role": "assistant", "tool_calls": [CALL]}])
-    result = {"role": "tool", "tool_call_id": "c1", "content": "12:00"}
-    reply = await call("create_message", messages=[result], conversationId="c1")
-    request = await stored(ledger, reply["result"]["taskId"])
-    assert [message["role"] for message in request["messages"]] == ["user", "assistant", "tool"]
-    missing = await call("create_message", messages=[result], conversationId="c2")
-    assert missing["error"]["code"] == -32008
-
-
-async def test_another_tenants_conversation_is_not_found(start_app: StartApp, redis: Redis, keys: Keys) -> None:
-    await store(redis, keys, "a", [USER, {"role": "assistant", "content": "Noon."}])
-    body = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "?", "conversationId": "c1"}}
-    async with start_app(api_keys={"key-a": "a", "key-b": "b"}) as http:
-        codes = {}
-        for key in ("key-a", "key-b"):
-            reply = (await http.post("/rpc", json=body, headers={"Authorization": f"Bearer {key}"})).json()
-            codes[key] = reply.get("error", {}).get("code")
-    assert codes == {"key-a": None, "key-b": -32008}
 
 
 async def test_a_large_request_is_accepted_beside_small_ones(call: Call, ledger: TaskLedger) -> None:

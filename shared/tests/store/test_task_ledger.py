@@ -1,85 +1,20 @@
-"""The ledger's promises, on a real Valkey."""
+"""The life of a task, on a real Valkey."""
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from shared.store.conversations import Conversations, ConversationSave, StoredConversation, conversation_json
-from shared.store.event_stream import (
-    CLOSED,
-    Announcement,
-    Entry,
-    EntryId,
-    EntryLost,
-    EventStream,
-    TokenWrite,
-    TokenWriter,
-)
+from shared.store.event_stream import CLOSED, EntryId, EventStream, TokenWriter
 from shared.store.keys import Keys
-from shared.store.task_id import new_task_id, task_id_time
-from shared.store.task_ledger import IdempotencyConflict, QueueFull, TaskLedger, TenantFull
+from shared.store.refusals import IdempotencyConflict, QueueFull, TenantFull
+from shared.store.task_id import new_task_id
+from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from shared.store.task_record import Claim, NoClaim
-from shared.wire.chat import AssistantMessage
-from shared.wire.schemas import ErrorEvent, FinalTextEvent, Guard, InferenceRequest, Timings, Usage
-
-REQUEST = InferenceRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
-
-
-@pytest.fixture
-def ledger(redis: Redis, keys: Keys) -> TaskLedger:
-    return TaskLedger(redis, keys, retention_seconds=60, max_failures=3)
-
-
-@pytest.fixture
-def lists(redis: Redis, keys: Keys) -> TaskLists:
-    return TaskLists(redis, keys)
-
-
-@pytest.fixture
-def conversations(redis: Redis, keys: Keys) -> Conversations:
-    return Conversations(redis, keys)
-
-
-@pytest.fixture
-def stream(redis: Redis, keys: Keys) -> EventStream:
-    return EventStream(redis, keys)
-
-
-async def accept(ledger: TaskLedger, task_id: str | None = None, **changes: Any) -> str:
-    options: dict[str, Any] = {
-        "tenant": "t", "timeout_seconds": 60, "max_waiting": 100, "max_tenant_tasks": 100, **changes
-    }  # fmt: skip
-    request = options.pop("request", REQUEST)
-    return (await ledger.accept(task_id or new_task_id(), request, **options)).task_id
-
-
-async def claim(ledger: TaskLedger, task_id: str, worker: str = "w1", revision: str = "r", lease: float = 10) -> Claim:
-    claimed = await ledger.claim(task_id, worker=worker, lease_seconds=lease, revision=revision)
-    assert isinstance(claimed, Claim)
-    return claimed
-
-
-def answer(task_id: str) -> FinalTextEvent:
-    return FinalTextEvent(
-        task_id=task_id,
-        text="hello",
-        finish_reason="stop",
-        usage=Usage(prompt_tokens=1, completion_tokens=1),
-        timings=Timings(queued=0, first_token=0, total=0),
-    )
-
-
-def taken(writer: TokenWriter) -> list[TokenWrite]:
-    write = writer.take()
-    return [write] if write else []
-
-
-def states(entries: list[Entry]) -> list[str]:
-    return [f"{entry.id} {entry.type} {json.loads(entry.data or b'{}').get('state', '')}".rstrip() for entry in entries]
+from shared.wire.schemas import ErrorEvent, Guard, InferenceRequest
+from testbed.ledger_steps import REQUEST, accept, answer, claim, roll_back, states, taken, token
 
 
 async def test_an_undisturbed_task_has_one_of_everything(
@@ -198,41 +133,6 @@ async def test_another_revision_before_the_first_token_is_no_restart(ledger: Tas
     assert not (await claim(ledger, task_id, revision="new")).restart
 
 
-async def test_a_repeated_write_is_no_lost_lease(ledger: TaskLedger, stream: EventStream) -> None:
-    task_id = await accept(ledger)
-    await claim(ledger, task_id)
-    writer = TokenWriter(task_id, 1, 0)
-    writer.add([1], "a")
-    write = writer.take()
-    assert write is not None
-    assert await stream.write([write]) == set()
-    assert await stream.write([write]) == set()
-    assert [entry.type for entry in await stream.read(task_id)].count("token") == 1
-
-
-async def test_a_stream_that_redis_lost_is_not_begun_in_the_middle(
-    ledger: TaskLedger, stream: EventStream, redis: Redis
-) -> None:
-    task_id = await accept(ledger)
-    await claim(ledger, task_id)
-    writer = TokenWriter(task_id, 1, 0)
-    writer.add([1], "a")
-    await redis.flushall()
-    assert await stream.write(taken(writer)) == {task_id}
-    assert await stream.read(task_id) == []
-
-
-def token(writer: TokenWriter) -> list[TokenWrite]:
-    """One more token, as a write."""
-    writer.add([7], "x")
-    return taken(writer)
-
-
-async def roll_back(redis: Redis, keys: Keys, task_id: str, *entries: str) -> None:
-    """What a failover does that loses the last writes."""
-    assert await redis.xdel(keys.events(task_id), *entries) == len(entries)
-
-
 async def test_a_write_behind_a_lost_one_is_refused_and_its_worker_ends_the_task_as_data_lost(
     ledger: TaskLedger, stream: EventStream, redis: Redis, keys: Keys
 ) -> None:
@@ -279,25 +179,6 @@ async def test_an_answer_with_a_hole_in_it_is_not_finished(
     record = await ledger.get(task_id)
     assert record is not None
     assert (record.wire_state, json.loads(record.outcome)["code"]) == ("FAILURE", "data_lost")
-
-
-async def test_a_reader_ahead_of_the_stream_is_told(
-    ledger: TaskLedger, stream: EventStream, redis: Redis, keys: Keys
-) -> None:
-    task_id = await accept(ledger)
-    await claim(ledger, task_id)
-    writer = TokenWriter(task_id, 1, 0)
-    for _ in range(3):
-        await stream.write(token(writer))
-    assert [entry.id for entry in await stream.read_on(task_id, EntryId(1, 1), 9)] == [(1, 2), (1, 3)]
-    assert len(await stream.read_on(task_id, EntryId(1, 1), 1)) == 1
-    assert await stream.read_on(task_id, EntryId(1, 3), 9) == []
-    await roll_back(redis, keys, task_id, "1-3")
-    with pytest.raises(EntryLost):
-        await stream.read_on(task_id, EntryId(1, 3), 9)
-    await ledger.requeue(task_id, 1, "handover")
-    with pytest.raises(EntryLost):
-        await stream.read_on(task_id, EntryId(1, 3), 9)
 
 
 async def test_three_engine_crashes_poison_a_task(ledger: TaskLedger, stream: EventStream) -> None:
@@ -404,51 +285,3 @@ async def test_what_loop_prevention_did_stands_in_the_first_event(ledger: TaskLe
     task_id = await accept(ledger, request=guarded)
     first = json.loads((await stream.read(task_id))[0].data)
     assert first["guard"]["repeatedCallsRemoved"] == 2
-
-
-async def test_a_conversation_is_saved_with_the_ending(ledger: TaskLedger, conversations: Conversations) -> None:
-    task_id = await accept(ledger, request=REQUEST.model_copy(update={"conversation_id": "c"}))
-    await claim(ledger, task_id)
-    assert await conversations.load("t", "c") is None
-    said = [*REQUEST.messages, AssistantMessage(role="assistant", content="hello")]
-    await ledger.end(task_id, 1, "SUCCESS", answer(task_id), save=ConversationSave(conversation_json(said), 9))
-    assert await conversations.load("t", "c") == StoredConversation(said, version=task_id)
-    assert await conversations.load("another", "c") is None
-
-
-async def test_every_entry_rings_the_doorbell_with_the_id_before_it(
-    ledger: TaskLedger, stream: EventStream, redis: Redis
-) -> None:
-    task_id = new_task_id()
-    async with redis.pubsub() as pubsub:
-        await pubsub.subscribe(stream.channel(task_id))
-        await pubsub.get_message(timeout=5)
-        await accept(ledger, task_id)
-        await claim(ledger, task_id)
-        writer = TokenWriter(task_id, 1, 0)
-        writer.add([1], "")  # no text yet: in the stream, but nobody is told
-        await stream.write(taken(writer))
-        writer.add([2], "ab")
-        await stream.write(taken(writer))
-        await ledger.end(task_id, 1, "SUCCESS", answer(task_id))
-        rung: list[Announcement] = []
-        while not rung or rung[-1].type != b"end":
-            message = await pubsub.get_message(timeout=5)
-            assert message is not None
-            rung.append(Announcement.parse(message["data"]))
-    shown = [entry for entry in await stream.read(task_id) if entry.data]
-    assert [EntryId.parse(one.id.decode()) for one in rung] == [entry.id for entry in shown]
-    assert [one.data for one in rung] == [entry.data for entry in shown]
-    cursor = EntryId(0, 0)
-    for one in rung:
-        previous, entry_id = EntryId.parse(one.previous.decode()), EntryId.parse(one.id.decode())
-        assert previous <= cursor < entry_id  # a reader that heard all needs no second look
-        cursor = entry_id
-
-
-def test_a_task_id_tells_when_it_was_made() -> None:
-    first, second = new_task_id(), new_task_id()
-    assert first != second
-    assert task_id_time(first) is not None
-    assert task_id_time("0b8fcd3a-7d0b-4a9f-9d0c-0d7a2b0c9f11") is None  # version 4
-    assert task_id_time("nonsense") is None

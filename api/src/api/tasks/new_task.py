@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from api.admission import Admission
+from api.admission import Admission, key_reused
 from api.auth import Caller
-from api.errors import ConversationNotFound, KeyReused, as_api_error
+from api.errors import ConversationNotFound, as_api_error
 from api.invalid_params import invalid_param
 from api.metrics import Metrics
 from api.models import Models
@@ -15,15 +15,16 @@ from api.settings import Settings
 from api.task_spans import sending
 from api.tasks.request import fingerprint_of, inference_request
 from shared.conversation.loop_prevention import LoopPolicy
-from shared.store.conversations import Conversations
+from shared.store.conversations import Conversations, StoredConversation
 from shared.store.redis_client import answered_within
+from shared.store.refusals import ConversationBusy, IdempotencyConflict, Refusal
 from shared.store.task_id import new_task_id
-from shared.store.task_ledger import IdempotencyConflict, QueueFull, TaskLedger, TenantFull
+from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Resent
 from shared.store.worker_registry import WorkerRegistry
 from shared.telemetry.logs import bind, scope
 from shared.telemetry.tracing import message_headers
-from shared.wire.chat import ChatMessage, ToolMessage
+from shared.wire.chat import ToolMessage
 from shared.wire.schemas import CreateMessageParams, InferenceRequest
 
 Read = Callable[[], Awaitable[CreateMessageParams]]
@@ -107,18 +108,28 @@ class NewTasks:
         lenient: bool,
     ) -> Started:
         settings = self._settings
-        model = self._models.chosen(params.model)
-        timeout_seconds = self._timeout_seconds(params.timeout_seconds)
+        fingerprint = ""
+        if params.idempotency_key is not None:
+            fingerprint = await asyncio.to_thread(fingerprint_of, params) if large else fingerprint_of(params)
+        conversation_id = params.conversation_id if _goes_on(params) else None
         async with answered_within(settings.redis_timeout):
+            stored = await self._conversations.load(caller.tenant, conversation_id) if conversation_id else None
+            # What was accepted once is not judged again: since then the conversation has grown, the queue filled, a
+            # setting changed. It is looked up behind the conversation: if it is not known, its answer is not in there.
+            if known := await self._sent_before(caller, params.idempotency_key, fingerprint, resent):
+                return known
+            model = self._models.chosen(params.model)
+            timeout_seconds = self._timeout_seconds(params.timeout_seconds)
             await self._admission.admit(caller)
-            stored = await self._stored_conversation(caller, params)
+            if conversation_id:
+                await self._check_turn(model, conversation_id, stored)
             card = await self._registry.card(model)
 
-        def prepare() -> tuple[InferenceRequest, str]:
-            request = inference_request(params, model, self._loop_policy, stored=stored, card=card, lenient=lenient)
-            return request, fingerprint_of(params) if params.idempotency_key else ""
+        def prepare() -> InferenceRequest:
+            messages = stored.messages if stored else None
+            return inference_request(params, model, self._loop_policy, stored=messages, card=card, lenient=lenient)
 
-        request, fingerprint = await asyncio.to_thread(prepare) if large else prepare()
+        request = await asyncio.to_thread(prepare) if large else prepare()
         task_id = new_task_id()
         with sending(
             task_id, model=model, priority=params.priority, tenant=caller.tenant, parent=context
@@ -135,14 +146,11 @@ class NewTasks:
                         idempotency_key=params.idempotency_key,
                         fingerprint=fingerprint,
                         resent=resent,
+                        built_on=stored.version if stored else None,
                         context=sent_context,
                     )
-                except QueueFull as refusal:
-                    raise await self._admission.queue_full(model, refusal) from None
-                except TenantFull as refusal:
-                    raise await self._admission.tenant_full(model, refusal) from None
-                except IdempotencyConflict:
-                    raise KeyReused("was used before with other parameters", place=("idempotency_key",)) from None
+                except Refusal as refusal:
+                    raise await self._admission.refused(model, refusal) from None
             bind(task_id=accepted.task_id, model=model)
             if accepted.new:
                 self._metrics.accepted.labels(model).inc()
@@ -158,19 +166,40 @@ class NewTasks:
             raise invalid_param(("timeout_seconds",), f"must be at most {longest:g}")
         return wanted
 
-    async def _stored_conversation(self, caller: Caller, params: CreateMessageParams) -> list[ChatMessage] | None:
-        """The conversation that the request goes on with; None when it brings its own or starts one.
+    async def _sent_before(
+        self, caller: Caller, idempotency_key: str | None, fingerprint: str, resent: Resent | None
+    ) -> Started | None:
+        """The task of a request that comes again."""
+        if idempotency_key is None and (resent is None or not resent.joins):
+            return None
+        try:
+            known = await self._ledger.find(
+                caller.tenant, idempotency_key=idempotency_key, fingerprint=fingerprint, resent=resent
+            )
+        except IdempotencyConflict:
+            raise key_reused() from None
+        if known is None:
+            return None
+        bind(task_id=known.task_id, model=known.model)
+        card = await self._registry.card(known.model)
+        return Started(known.task_id, known.model, card.revision if card else None)
 
-        `messages` that begin with a tool's result can only go on: a conversation never starts so.
-        """
-        if params.conversation_id is None or params.history is not None:
-            return None
-        if params.messages is not None and not isinstance(params.messages[0], ToolMessage):
-            return None
-        stored = await self._conversations.load(caller.tenant, params.conversation_id)
+    async def _check_turn(self, model: str, conversation_id: str, stored: StoredConversation | None) -> None:
+        """Raises ConversationBusy or ConversationNotFound. What changes from here on, the ledger sees."""
         if stored is None:
             raise ConversationNotFound(
-                f"there is no conversation {params.conversation_id!r}; it may have expired. "
+                f"there is no conversation {conversation_id!r}; it may have expired. "
                 "Start it with `messages`, or with `history` (an empty one will do) and `message`"
             )
-        return stored.messages
+        if stored.open_turn is not None:
+            raise await self._admission.refused(model, ConversationBusy(stored.open_turn))
+
+
+def _goes_on(params: CreateMessageParams) -> bool:
+    """Whether the request continues a stored conversation, neither bringing its own nor starting one.
+
+    `messages` that begin with a tool's result can only go on: a conversation never starts so.
+    """
+    if params.conversation_id is None or params.history is not None:
+        return False
+    return params.messages is None or isinstance(params.messages[0], ToolMessage)

@@ -49,7 +49,9 @@ def inference_request(
 
 def fingerprint_of(params: CreateMessageParams) -> str:
     """Tells two requests with one idempotency key apart."""
-    return hashlib.sha256(params.model_dump_json(exclude={"idempotency_key"}).encode()).hexdigest()
+    # Without defaults: a parameter that a newer version adds makes no other request of one that does not name it.
+    said = params.model_dump_json(exclude={"idempotency_key"}, exclude_defaults=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _assembled(

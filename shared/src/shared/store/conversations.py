@@ -25,7 +25,10 @@ class StoredConversation:
     """A conversation at one version: a turn that builds on it is accepted only while it is still the newest."""
 
     messages: list[ChatMessage]
-    version: str
+    version: str | None
+    """None, and no messages, before its first turn has succeeded."""
+    open_turn: str | None = None
+    """The task that is not to be overtaken: it was accepted for this conversation and has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,19 @@ class Conversations:
         self._keys = keys
 
     async def load(self, tenant: str, conversation_id: str) -> StoredConversation | None:
-        """None when there is none (any more), or when none of its turns has succeeded yet."""
+        """None when there is none (any more): it has no messages, and no turn that may bring some."""
         key = self._keys.conversation(tenant, conversation_id)
-        messages, version = cast(list[bytes | None], await self._redis.hmget(key, "messages", "version"))
-        if messages is None or version is None:
+        fields = cast(list[bytes | None], await self._redis.hmget(key, "messages", "version", "turn"))
+        messages, version, turn = fields
+        open_turn = None
+        if turn is not None and turn != version:
+            state = await self._redis.hget(self._keys.task(turn.decode()), "state")
+            open_turn = turn.decode() if state not in (None, b"ended") else None
+        if messages is None and open_turn is None:
             return None
-        return StoredConversation(_MESSAGES.validate_json(messages), version.decode())
+        return StoredConversation(
+            _MESSAGES.validate_json(messages or b"[]"), version.decode() if version else None, open_turn
+        )
 
 
 def conversation_json(messages: Sequence[ChatMessage]) -> str:

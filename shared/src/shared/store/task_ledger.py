@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from shared.store.conversations import ConversationSave
 from shared.store.keys import Keys
-from shared.store.scripts import Scripts
+from shared.store.refusals import ConversationBusy, ConversationChanged, IdempotencyConflict, QueueFull, TenantFull
+from shared.store.scripts import Argument, Scripts
 from shared.store.task_record import Acceptance, Cancelled, Claim, NoClaim, Requeued, Resent, TaskRecord, parse_record
 from shared.wire.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome
 
@@ -22,30 +23,6 @@ RESENT_MS = 600_000
 """How long a request's bytes are remembered: longer than these clients' time-outs and back-off."""
 
 
-class Refusal(Exception):
-    """The ledger does not accept the task."""
-
-
-class QueueFull(Refusal):
-    """The model's queue has as many waiting tasks as it may have."""
-
-    def __init__(self, waiting: int) -> None:
-        super().__init__(waiting)
-        self.waiting = waiting
-
-
-class TenantFull(Refusal):
-    """The tenant has as many unfinished tasks as it may have."""
-
-    def __init__(self, active: int) -> None:
-        super().__init__(active)
-        self.active = active
-
-
-class IdempotencyConflict(Refusal):
-    """The idempotency key was used before with other parameters."""
-
-
 class TaskLedger:
     """The tasks of one installation."""
 
@@ -54,7 +31,7 @@ class TaskLedger:
         self._keys = keys
         self._retention_ms = int(retention_seconds * 1000)
         self._max_failures = max_failures
-        self._scripts = Scripts(redis, keys, "accept", "claim", "heartbeat", "requeue", "end", "cancel")
+        self._scripts = Scripts(redis, keys, "accept", "claim", "heartbeat", "requeue", "end", "cancel", "find")
 
     async def accept(
         self,
@@ -68,12 +45,14 @@ class TaskLedger:
         idempotency_key: str | None = None,
         fingerprint: str = "",
         resent: Resent | None = None,
+        built_on: str | None = None,
         context: str = "",
     ) -> Acceptance:
-        """Makes the task durable, or raises QueueFull, TenantFull or IdempotencyConflict.
+        """Makes the task durable, or raises a Refusal, which leaves nothing behind.
 
-        `fingerprint` tells two requests with one idempotency key apart. `resent`: the client may send the same bytes
-        again, without a key. Safe to repeat with the same `task_id`.
+        `fingerprint` tells two requests with one idempotency key apart. A request with a conversation begins a turn of
+        it; `built_on` is the version that it goes on from, None when it starts it anew. `resent`: the client may send
+        the same bytes again, without a key. Safe to repeat with the same `task_id`.
         """
         status, *rest = await self._scripts.run(
             "accept",
@@ -87,25 +66,55 @@ class TaskLedger:
             retention_ms=self._retention_ms,
             max_waiting=max_waiting,
             max_tenant_tasks=max_tenant_tasks,
-            idempotency=self._keys.idempotency(tenant, idempotency_key) if idempotency_key else None,
-            fingerprint=fingerprint,
-            resent=self._keys.resent(tenant, resent.digest) if resent else None,
+            **self._names(tenant, idempotency_key, fingerprint, resent),
             resent_ms=RESENT_MS,
-            joins=1 if resent and resent.joins else None,
             context=context,
             conversation=self._keys.conversation(tenant, request.conversation_id) if request.conversation_id else None,
+            built_on=built_on,
             cancel_on_disconnect=int(request.cancel_on_disconnect),
             guard=f',"guard":{request.guard.model_dump_json()}' if request.guard else "",
         )
         match status:
             case b"accepted" | b"existing":
-                return Acceptance(rest[0].decode(), new=status == b"accepted")
+                return Acceptance(rest[0].decode(), rest[1].decode(), new=status == b"accepted")
             case b"queue_full":
                 raise QueueFull(rest[0])
             case b"tenant_full":
                 raise TenantFull(rest[0])
+            case b"conversation_busy":
+                raise ConversationBusy(rest[0].decode())
+            case b"conversation_changed":
+                raise ConversationChanged
             case _:
-                raise IdempotencyConflict(rest[0].decode())
+                raise IdempotencyConflict
+
+    async def find(
+        self, tenant: str, *, idempotency_key: str | None, fingerprint: str, resent: Resent | None
+    ) -> Acceptance | None:
+        """The task that the request made when it was sent before, as `accept` would find it; None when it is new.
+
+        Raises IdempotencyConflict.
+        """
+        names = self._names(tenant, idempotency_key, fingerprint, resent)
+        status, *rest = await self._scripts.run("find", "", **names)
+        match status:
+            case b"new":
+                return None
+            case b"existing":
+                return Acceptance(rest[0].decode(), rest[1].decode(), new=False)
+            case _:
+                raise IdempotencyConflict
+
+    def _names(
+        self, tenant: str, idempotency_key: str | None, fingerprint: str, resent: Resent | None
+    ) -> dict[str, Argument]:
+        """What names the request, for `sent_before` of the scripts."""
+        return {
+            "idempotency": self._keys.idempotency(tenant, idempotency_key) if idempotency_key else None,
+            "fingerprint": fingerprint,
+            "resent": self._keys.resent(tenant, resent.digest) if resent else None,
+            "joins": 1 if resent and resent.joins else None,
+        }
 
     async def claim(
         self, task_id: str, *, worker: str, lease_seconds: float, revision: str, context: str = ""
@@ -187,8 +196,14 @@ class TaskLedger:
         With an attempt, only while that attempt holds the task; without one, from whatever state (janitor, deadline).
         When Redis has lost `written`, the last entry of the attempt, the task ends as data_lost instead.
         An error event gets the id of the task's trace. `result` is the JSON for the result backend; `save` replaces
-        the request's conversation.
+        the request's conversation; where another turn has come in between, the task ends as conversation_changed.
         """
+        changed = ErrorEvent(
+            task_id=task_id,
+            code="conversation_changed",
+            message="The conversation went on without this answer, which is not part of it; send the message again.",
+            retryable=True,
+        )
         status, *_ = await self._scripts.run(
             "end",
             task_id,
@@ -199,6 +214,7 @@ class TaskLedger:
             result=result,
             retention_ms=self._retention_ms,
             messages=save.messages if save else None,
+            changed=_json(changed) if save else None,
             conversation_ms=int(save.seconds * 1000) if save else None,
             written=written,
         )

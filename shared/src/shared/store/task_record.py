@@ -12,8 +12,10 @@ class Acceptance:
     """A task that the ledger holds."""
 
     task_id: str
+    model: str
+    """Empty when the task's record has expired."""
     new: bool
-    """False when the idempotency key named a task that was accepted before."""
+    """False for a request that was sent before: its task was accepted then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,8 @@ class ConversationParams(WireType):
     model: str | None = None
     """Null: the installation's default model."""
     conversation_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")] | None = None
-    """The conversation is stored under this name, with the answer, when the task succeeds."""
+    """The conversation is stored under this name, with the answer, when the task succeeds. `message`, or `messages`
+    that begin with a tool's result, go on with it; `history` and other `messages` start it anew. One turn at a time."""
 
 
 class CreateMessageParams(Sampling, ConversationParams):
@@ -239,6 +240,7 @@ ErrorCode = Literal[
     "invalid_request",
     "version_unsupported",
     "data_lost",
+    "conversation_changed",
     "internal",
 ]
 

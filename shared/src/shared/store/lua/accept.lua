@@ -3,19 +3,16 @@ local model, tenant = args.model, args.tenant
 local timeout_ms, retention_ms = tonumber(args.timeout_ms), tonumber(args.retention_ms)
 
 -- The answer to an earlier try of the same call was lost on its way.
-if redis.call('EXISTS', task) == 1 then return {'accepted', id} end
-if args.idempotency then
-  local known = redis.call('HMGET', args.idempotency, 'task', 'fingerprint')
-  if known[1] then
-    return {known[2] == args.fingerprint and 'existing' or 'conflict', known[1]}
-  end
-end
-if args.joins then
-  local earlier = redis.call('GET', args.resent)
-  local known = earlier and redis.call('HMGET', key('task', earlier), 'wire', 'cancel')
-  if known and known[1] and not known[2] and known[1] ~= 'FAILURE' and known[1] ~= 'REVOKED' then
-    return {'existing', earlier}
-  end
+if redis.call('EXISTS', task) == 1 then return {'accepted', id, model} end
+local known = sent_before()
+if known then return known end
+local conversation = args.conversation
+if conversation then
+  local r = redis.call('HMGET', conversation, 'turn', 'version')
+  -- A turn is open as long as its task has not ended, whatever becomes of it: no other lock could be left behind.
+  local state = r[1] and redis.call('HGET', key('task', r[1]), 'state')
+  if state and state ~= 'ended' then return {'conversation_busy', r[1]} end
+  if args.built_on and r[2] ~= args.built_on then return {'conversation_changed'} end
 end
 local waiting = key('waiting', model)
 local length = redis.call('ZCARD', waiting)
@@ -26,7 +23,7 @@ if active >= tonumber(args.max_tenant_tasks) then return {'tenant_full', active}
 local now = now_ms()
 redis.call('HSET', task, 'v', args.version, 'model', model, 'priority', args.priority, 'tenant', tenant,
   'request', args.request, 'cancel_on_disconnect', args.cancel_on_disconnect,
-  'conversation', args.conversation or '', 'state', 'waiting', 'wire', 'PENDING', 'attempt', 0, 'tokens', 0, 'crashes', 0, 'losses', 0, 'accepted_at', now,
+  'state', 'waiting', 'wire', 'PENDING', 'attempt', 0, 'tokens', 0, 'crashes', 0, 'losses', 0, 'accepted_at', now,
   'deadline', now + timeout_ms, 'sent_at', now, 'context', args.context)
 redis.call('ZADD', waiting, now, id)
 redis.call('ZADD', prefix .. 'deadlines', now + timeout_ms, id)
@@ -37,9 +34,15 @@ append(0, 1, 'status', state_event('status', 'PENDING', ',"position":' .. positi
 local orphan_ms = timeout_ms + retention_ms + 3600000
 redis.call('PEXPIRE', task, orphan_ms)
 redis.call('PEXPIRE', events, orphan_ms)
+if conversation then
+  redis.call('HSET', task, 'conversation', conversation)
+  redis.call('HSET', conversation, 'turn', id)
+  -- It does not expire under its open turn.
+  if redis.call('PTTL', conversation) < orphan_ms then redis.call('PEXPIRE', conversation, orphan_ms) end
+end
 if args.idempotency then
   redis.call('HSET', args.idempotency, 'task', id, 'fingerprint', args.fingerprint)
   redis.call('PEXPIRE', args.idempotency, timeout_ms + retention_ms)
 end
 if args.resent then redis.call('SET', args.resent, id, 'PX', args.resent_ms) end
-return {'accepted', id}
+return {'accepted', id, model}

@@ -17,6 +17,24 @@ end
 
 local function field(name) return redis.call('HGET', task, name) end
 
+-- The task that the request at hand made when it was sent before, as {status, id, model}; nil for a new request. With an
+-- idempotency key the status is `conflict` where the parameters were others then. Without one, a later try of a client
+-- that sends the same bytes again joins the task that they made, unless that was in vain.
+local function sent_before()
+  if args.idempotency then
+    local known = redis.call('HMGET', args.idempotency, 'task', 'fingerprint')
+    if known[1] then
+      local model = redis.call('HGET', key('task', known[1]), 'model')
+      return {known[2] == args.fingerprint and 'existing' or 'conflict', known[1], model or ''}
+    end
+  end
+  local earlier = args.joins and redis.call('GET', args.resent)
+  if earlier then
+    local r = redis.call('HMGET', key('task', earlier), 'wire', 'cancel', 'model')
+    if r[1] and not r[2] and r[1] ~= 'FAILURE' and r[1] ~= 'REVOKED' then return {'existing', earlier, r[3]} end
+  end
+end
+
 -- The id of the newest entry of the task's stream, as attempt and sequence.
 local function top()
   local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]

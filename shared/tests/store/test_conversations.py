@@ -1,0 +1,208 @@
+"""Stored conversations and their turns, on a real Valkey."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.store.conversations import Conversations, ConversationSave, StoredConversation, conversation_json
+from shared.store.keys import Keys
+from shared.store.refusals import ConversationBusy, ConversationChanged
+from shared.store.task_ledger import TaskLedger
+from shared.store.task_record import Acceptance
+from shared.wire.chat import AssistantMessage, ChatMessage, UserMessage
+from testbed.ledger_steps import REQUEST, accept, answer, claim
+
+
+def asking(text: str) -> UserMessage:
+    return UserMessage(role="user", content=text)
+
+
+def saying(text: str) -> AssistantMessage:
+    return AssistantMessage(role="assistant", content=text)
+
+
+REQUEST_OF_C = REQUEST.model_copy(update={"conversation_id": "c"})
+
+
+async def begin(ledger: TaskLedger, built_on: str | None = None, **changes: Any) -> str:
+    """A turn of the conversation `c`: its task waits."""
+    return await accept(ledger, request=REQUEST_OF_C, built_on=built_on, **changes)
+
+
+async def save(ledger: TaskLedger, task_id: str, attempt: int, *messages: ChatMessage, seconds: float = 60) -> bool:
+    kept = ConversationSave(conversation_json(messages), seconds)
+    return await ledger.end(task_id, attempt, "SUCCESS", answer(task_id), save=kept)
+
+
+async def answered(ledger: TaskLedger, *messages: ChatMessage, built_on: str | None = None) -> str:
+    """A turn from its acceptance to its answer."""
+    task_id = await begin(ledger, built_on)
+    await claim(ledger, task_id)
+    assert await save(ledger, task_id, 1, *messages)
+    return task_id
+
+
+async def error_of(ledger: TaskLedger, task_id: str) -> dict[str, Any]:
+    record = await ledger.get(task_id)
+    assert record is not None
+    assert record.wire_state == "FAILURE"
+    error: dict[str, Any] = json.loads(record.outcome)
+    return error
+
+
+async def test_a_turn_is_open_until_its_task_ends_and_its_answer_is_the_next_version(
+    ledger: TaskLedger, conversations: Conversations
+) -> None:
+    assert await conversations.load("t", "c") is None
+    task_id = await begin(ledger)
+    assert await conversations.load("t", "c") == StoredConversation([], None, open_turn=task_id)
+    await claim(ledger, task_id)
+    assert await save(ledger, task_id, 1, asking("hi"), saying("hello"))
+    assert await conversations.load("t", "c") == StoredConversation([asking("hi"), saying("hello")], version=task_id)
+    assert await conversations.load("another", "c") is None
+
+
+async def test_of_two_turns_at_once_the_second_is_refused_and_leaves_nothing(
+    ledger: TaskLedger, conversations: Conversations, redis: Redis
+) -> None:
+    version = await answered(ledger, asking("hi"), saying("hello"))
+    turns = await asyncio.gather(*(begin(ledger, version) for _ in range(20)), return_exceptions=True)
+    accepted = [turn for turn in turns if isinstance(turn, str)]
+    refused = [turn for turn in turns if isinstance(turn, ConversationBusy)]
+    assert (len(accepted), len(refused)) == (1, 19)
+    assert {refusal.task_id for refusal in refused} == set(accepted)
+    assert len([key async for key in redis.scan_iter(match="*task:*")]) == 2
+
+
+async def test_a_turn_may_not_build_on_a_version_that_is_not_the_newest(
+    ledger: TaskLedger, conversations: Conversations
+) -> None:
+    first = await answered(ledger, asking("a"), saying("A"))
+    second = await answered(ledger, asking("a"), saying("A"), asking("b"), saying("B"), built_on=first)
+    for stale in (first, "never"):
+        with pytest.raises(ConversationChanged):
+            await begin(ledger, stale)
+    stored = await conversations.load("t", "c")
+    assert stored is not None
+    assert (len(stored.messages), stored.version) == (4, second)
+
+
+async def test_a_turn_that_builds_on_what_has_expired_is_refused(ledger: TaskLedger, redis: Redis, keys: Keys) -> None:
+    version = await answered(ledger, asking("a"), saying("A"))
+    await redis.delete(keys.conversation("t", "c"))
+    with pytest.raises(ConversationChanged):
+        await begin(ledger, version)
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "cancelled while it ran", "failed", "overdue", "poisoned", "vanished"])
+async def test_a_turn_that_ends_without_an_answer_leaves_the_conversation_free_at_once_and_as_it_was(
+    ledger: TaskLedger, conversations: Conversations, redis: Redis, keys: Keys, ending: str
+) -> None:
+    version = await answered(ledger, asking("a"), saying("A"))
+    turn = await begin(ledger, version)
+    match ending:
+        case "cancelled":
+            await ledger.cancel(turn, "t")
+        case "cancelled while it ran":
+            await claim(ledger, turn)
+            await ledger.cancel(turn, "t")
+            with pytest.raises(ConversationBusy):
+                await begin(ledger, version)
+            assert await ledger.end(turn, 1, "REVOKED", None)
+        case "failed":
+            await claim(ledger, turn)
+            assert await ledger.end(turn, 1, "FAILURE", None)
+        case "overdue":
+            assert await ledger.end(turn, None, "FAILURE", None)
+        case "poisoned":
+            for attempt in (1, 2, 3):
+                await claim(ledger, turn)
+                await ledger.requeue(turn, attempt, "crash")
+        case "vanished":
+            await redis.delete(keys.task(turn))
+    stored = StoredConversation([asking("a"), saying("A")], version)
+    assert await conversations.load("t", "c") == stored
+    again = await begin(ledger, version)
+    assert await conversations.load("t", "c") == StoredConversation(stored.messages, version, open_turn=again)
+
+
+async def test_a_turn_stays_open_while_its_task_goes_from_worker_to_worker(
+    ledger: TaskLedger, conversations: Conversations
+) -> None:
+    turn = await begin(ledger)
+    await claim(ledger, turn)
+    await ledger.requeue(turn, 1, "handover")
+    with pytest.raises(ConversationBusy):
+        await begin(ledger)
+    await claim(ledger, turn, lease=0)
+    await ledger.take_from_dead(turn)
+    await claim(ledger, turn)
+    assert not await save(ledger, turn, 2, asking("a"), saying("of a worker that lost its lease"))
+    assert await save(ledger, turn, 3, asking("a"), saying("A"))
+    assert await conversations.load("t", "c") == StoredConversation([asking("a"), saying("A")], turn)
+
+
+async def test_an_ending_that_is_written_again_changes_nothing(
+    ledger: TaskLedger, conversations: Conversations
+) -> None:
+    first = await answered(ledger, asking("a"), saying("A"))
+    second = await answered(ledger, asking("b"), saying("B"), built_on=first)
+    assert not await save(ledger, first, 1, asking("a"), saying("A"))
+    assert await conversations.load("t", "c") == StoredConversation([asking("b"), saying("B")], second)
+
+
+async def test_an_acceptance_that_is_sent_again_is_no_second_turn(ledger: TaskLedger) -> None:
+    keyed = {"idempotency_key": "k", "fingerprint": "f"}
+    turn = await begin(ledger, **keyed)
+    assert await begin(ledger, **keyed) == turn
+    assert await begin(ledger, task_id=turn) == turn
+    await claim(ledger, turn)
+    await save(ledger, turn, 1, asking("a"), saying("A"))
+    assert await begin(ledger, **keyed) == turn
+    for tenant, found in (("t", Acceptance(turn, "m", new=False)), ("another", None)):
+        assert await ledger.find(tenant, idempotency_key="k", fingerprint="f", resent=None) == found
+
+
+async def test_a_conversation_does_not_expire_under_its_open_turn(
+    ledger: TaskLedger, conversations: Conversations, redis: Redis, keys: Keys
+) -> None:
+    first = await begin(ledger)
+    await claim(ledger, first)
+    await save(ledger, first, 1, asking("a"), saying("A"), seconds=5)
+    assert 0 < await redis.pttl(keys.conversation("t", "c")) <= 5_000
+    turn = await begin(ledger, first, timeout_seconds=600)
+    assert await redis.pttl(keys.conversation("t", "c")) > 600_000
+    await claim(ledger, turn)
+    await save(ledger, turn, 1, asking("b"), saying("B"), seconds=5)
+    assert 0 < await redis.pttl(keys.conversation("t", "c")) <= 5_000
+
+
+async def test_a_turn_whose_conversation_was_started_anew_fails_instead_of_overwriting_it(
+    ledger: TaskLedger, conversations: Conversations, redis: Redis, keys: Keys
+) -> None:
+    old = await begin(ledger)
+    await claim(ledger, old)
+    await redis.delete(keys.conversation("t", "c"))
+    new = await answered(ledger, asking("b"), saying("B"))
+    assert not await save(ledger, old, 1, asking("a"), saying("A"))
+    error = await error_of(ledger, old)
+    assert (error["code"], error["retryable"]) == ("conversation_changed", True)
+    assert await conversations.load("t", "c") == StoredConversation([asking("b"), saying("B")], new)
+
+
+async def test_a_conversation_that_redis_lost_is_saved_whole_by_its_open_turn(
+    ledger: TaskLedger, conversations: Conversations, redis: Redis, keys: Keys
+) -> None:
+    turn = await begin(ledger)
+    await claim(ledger, turn)
+    await redis.delete(keys.conversation("t", "c"))
+    assert await save(ledger, turn, 1, asking("a"), saying("A"))
+    assert await conversations.load("t", "c") == StoredConversation([asking("a"), saying("A")], turn)
+
+
+async def test_a_conversation_of_another_tenant_has_its_own_turns(ledger: TaskLedger) -> None:
+    await begin(ledger)
+    assert await begin(ledger, tenant="another")
