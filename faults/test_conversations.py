@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from shared.store.conversations import Conversations
 from shared.store.keys import Keys
-from testbed.stack import Stack, until
+from testbed.stack import Stack
+from testbed.waiting import until
 
 MESSAGES = 20
 WORKER = "scripted:?token_ms=5"

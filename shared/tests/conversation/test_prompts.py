@@ -177,6 +177,30 @@ def test_a_fault_of_the_stored_conversation_is_told_as_its_own() -> None:
     assert refused.value.place == ("conversation", 1)
 
 
+def test_results_are_shown_in_the_order_of_their_calls_round_by_round() -> None:
+    messages = [
+        USER,
+        asks(call("a"), call("b", "{}"), call("c", '{"city": "Rome"}')),
+        *(answers(call_id, f"first {call_id}") for call_id in "cab"),
+        asks(call("b"), call("a", "{}")),
+        *(answers(call_id, f"second {call_id}") for call_id in "ab"),
+    ]
+    assembled = assemble(params(messages=messages), LoopPolicy(enabled=False))
+    shown = [message.content for message in assembled.messages if message.role == "tool"]
+    assert shown == ["first a", "first b", "first c", "second b", "second a"]
+    assert [message.content for message in assembled.conversation if message.role == "tool"] == [
+        "first c", "first a", "first b", "second a", "second b"
+    ]  # fmt: skip
+
+
+def test_what_is_new_behind_a_stored_call_is_shown_in_its_order() -> None:
+    stored = assemble(
+        params(messages=[USER, asks(call("a"), call("b", "{}")), answers("a"), answers("b")]), LoopPolicy()
+    )
+    assembled = assemble(params(messages=[answers("b", "B"), answers("a", "A")]), LoopPolicy(), stored.conversation[:2])
+    assert [message.content for message in assembled.messages[2:]] == ["A", "B"]
+
+
 def test_results_of_one_round_may_come_in_any_order_and_ids_may_return_in_a_later_round() -> None:
     messages = [USER, asks(call("a"), call("b", "")), answers("b"), answers("a"), asks(call("a", "{}")), answers("a")]
     assert len(assemble(params(messages=messages), LoopPolicy()).conversation) == 6

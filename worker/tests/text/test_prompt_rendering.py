@@ -1,11 +1,16 @@
 import json
+import re
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from shared.wire.schemas import InferenceRequest
+from shared.conversation.loop_prevention import LoopPolicy
+from shared.conversation.prompts import assemble
+from shared.wire.schemas import CreateMessageParams, InferenceRequest
+from worker.engine_options import TransformersOptions
+from worker.engines.transformers.tokenizer import load_tokenizer
 from worker.text.prompt_rendering import PromptRefused, PromptRenderer
 
 CHATML = (
@@ -146,6 +151,48 @@ def test_a_template_for_one_call_at_a_time_gets_rounds_of_one_call() -> None:
         "ipython: 20 degrees",
         "assistant:",
     ]
+
+
+TWO_ROUNDS: list[dict[str, Any]] = [
+    {"role": "user", "content": "Weather in Paris, Rome, Oslo and Bern?"},
+    {"role": "assistant", "tool_calls": [call("1", "Paris"), call("2", "Rome")]},
+    {"role": "tool", "tool_call_id": "2", "content": "20 degrees"},
+    {"role": "tool", "tool_call_id": "1", "content": "18 degrees"},
+    {"role": "assistant", "tool_calls": [call("1", "Oslo"), call("2", "Bern")]},
+    {"role": "tool", "tool_call_id": "2", "content": "11 degrees"},
+    {"role": "tool", "tool_call_id": "1", "content": "5 degrees"},
+]
+IN_CALL_ORDER = ["Paris", "18 degrees", "Rome", "20 degrees", "Oslo", "5 degrees", "Bern", "11 degrees"]
+
+
+@pytest.mark.parametrize("template", [CHATML, QWEN, TEXT_ARGUMENTS, MISTRAL, LLAMA], ids=lambda text: text[:20])
+def test_results_sent_in_another_order_with_ids_that_start_again_stand_with_their_calls(template: str) -> None:
+    params = CreateMessageParams.model_validate({"messages": TWO_ROUNDS, "tools": [TOOL]})
+    assembled = assemble(params, LoopPolicy())
+    prompt = renderer(template).prompt_text(
+        InferenceRequest(model="m", messages=assembled.messages, tools=assembled.tools)
+    )
+    rounds = prompt[prompt.index("Bern?") + 5 :]
+    shown = re.findall(r"Paris|Rome|Oslo|Bern|\d+ degrees", rounds)
+    first, second = shown[:4], shown[4:]
+    assert [sorted(first), sorted(second)] == [sorted(IN_CALL_ORDER[:4]), sorted(IN_CALL_ORDER[4:])]
+    degrees = [one for one in shown if "degrees" in one]
+    assert degrees == ["18 degrees", "20 degrees", "5 degrees", "11 degrees"]
+    assert assembled.conversation == params.messages
+
+
+def test_the_packaged_model_s_own_template_shows_results_in_call_order(engine_options: TransformersOptions) -> None:
+    packaged = PromptRenderer(load_tokenizer(engine_options), max_new_tokens=256)
+    params = CreateMessageParams.model_validate({"messages": TWO_ROUNDS, "tools": [TOOL]})
+    assembled = assemble(params, LoopPolicy())
+    prompt = packaged.prompt_text(InferenceRequest(model="m", messages=assembled.messages, tools=assembled.tools))
+    degrees = re.findall(r"\d+ degrees", prompt)
+    assert degrees == ["18 degrees", "20 degrees", "5 degrees", "11 degrees"]
+
+
+def test_one_call_at_a_time_each_round_shows_its_own_results() -> None:
+    lines = renderer(LLAMA).prompt_text(request(*TWO_ROUNDS, tools=[TOOL])).splitlines()[1:-1]
+    assert re.findall(r"Paris|Rome|Oslo|Bern|\d+ degrees", "\n".join(lines)) == IN_CALL_ORDER
 
 
 def test_a_template_without_a_system_role_gets_it_in_the_first_user_message() -> None:

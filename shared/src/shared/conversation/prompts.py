@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop, prevent_loops
-from shared.conversation.rules import InvalidConversation, Place, check_conversation
+from shared.conversation.rules import InvalidConversation, Place, check_conversation, in_call_order
 from shared.wire.chat import (
     AssistantMessage,
     ChatMessage,
@@ -27,7 +27,7 @@ class Assembled:
     """What `create_message` puts into the request."""
 
     messages: list[ChatMessage]
-    """After loop prevention: for the model."""
+    """After loop prevention, results of tools in the order of their calls: for the model."""
     conversation: list[ChatMessage]
     """As the client sees it: for the conversation's store."""
     tools: list[Tool]
@@ -60,7 +60,7 @@ def assemble(
     tools = params.tools or []
     tool_choice = _checked_choice(tools, params.tool_choice)
     _check_format(params.response_format)
-    guarded = prevent_loops(whole, policy)
+    guarded = prevent_loops(in_call_order(whole), policy)
     if guarded.guard is not None and guarded.guard.tools_withheld and tools:
         if tool_choice == "required" or isinstance(tool_choice, NamedToolChoice):
             raise ToolLoop(guarded.guard)

@@ -71,6 +71,20 @@ def check_conversation(messages: Sequence[ChatMessage], places: Sequence[Place],
         raise InvalidConversation(places[-1], "the last message must be a user's or a tool's")
 
 
+def in_call_order(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """A conversation that keeps the rules above, with the results of each round in the order of its calls.
+
+    Results may be sent in any order, but most chat templates show them without the ids of their calls.
+    """
+    ordered = list(messages)
+    for at, message in enumerate(messages, 1):
+        if isinstance(message, AssistantMessage) and message.tool_calls:
+            behind = messages[at : at + len(message.tool_calls)]
+            results = {result.tool_call_id: result for result in behind if isinstance(result, ToolMessage)}
+            ordered[at : at + len(behind)] = [results[call.id] for call in message.tool_calls]
+    return ordered
+
+
 def _calls(message: AssistantMessage, place: Place) -> dict[str, str]:
     """Call id -> function name of one assistant message."""
     calls: dict[str, str] = {}

@@ -158,10 +158,11 @@ def _declared(tool: Tool) -> Turn:
 
 def _one_call_each(turns: Sequence[Turn]) -> list[Turn]:
     """A round of several calls as rounds of one call, for templates that know no parallel calls."""
-    results = {turn["tool_call_id"]: turn for turn in turns if turn["role"] == "tool"}
     split: list[Turn] = []
-    for turn in turns:
+    for place, turn in enumerate(turns, 1):
         calls = turn.get("tool_calls", [])
+        # Of this round alone: the ids of calls may come again in the next one.
+        results = {result["tool_call_id"]: result for result in turns[place : place + len(calls)]}
         for at, call in enumerate(calls):
             content = turn["content"] if at == 0 else ""
             split += [{"role": "assistant", "content": content, "tool_calls": [call]}, results[call["id"]]]
