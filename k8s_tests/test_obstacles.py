@@ -9,12 +9,14 @@ from headrace import Client
 
 from .cluster import START_SECONDS, Cluster, until
 from .release import Json, Reader, Release, merged
-from .scripted_values import SCRIPTED, SMALL
+from .scripted_values import SCRIPTED
 
 NO_IMAGE = "no-image"
 TOO_SMALL = "too-small"
 UNPULLABLE = "localhost:1/headrace-worker:none"
 """Nobody answers there, in the same words each time."""
+MEMORY = "48Mi"
+"""A third of what a worker needs before it has a model."""
 FAILURES = 3
 """Of a start; between them Kubernetes calls one trouble by several names."""
 
@@ -24,7 +26,7 @@ def troubled(cluster: Cluster, helm: Config, base_values: Json) -> Iterator[Rele
     """The API and Redis are ready; the workers never are."""
     models = {
         NO_IMAGE: {"source": "scripted:", "image": UNPULLABLE},
-        TOO_SMALL: {"source": "scripted:", "resources": merged(SMALL, {"limits": {"memory": "48Mi"}})},
+        TOO_SMALL: {"source": "scripted:", "resources": {"requests": {"memory": MEMORY}, "limits": {"memory": MEMORY}}},
     }
     values = merged(
         SCRIPTED, {"api": {"replicas": 1}, "defaultModel": NO_IMAGE, "image": {"pullPolicy": "IfNotPresent"}}
