@@ -13,6 +13,7 @@ from kubernetes.client import (
     AppsV1Api,
     Configuration,
     CoreV1Api,
+    CustomObjectsApi,
     NetworkingV1Api,
     StorageV1Api,
     V1Pod,
@@ -121,6 +122,13 @@ class Cluster:
             return ""
         labels = found.metadata.labels or {}
         return str(labels.get("app.kubernetes.io/version", "of a version that it does not say"))
+
+    def pause_keda(self, scaled_object: str, paused: bool) -> None:
+        """Whether KEDA leaves the replicas as they are."""
+        body = {"metadata": {"annotations": {"autoscaling.keda.sh/paused": "true" if paused else None}}}
+        CustomObjectsApi(self.core.api_client).patch_namespaced_custom_object(
+            "keda.sh", "v1alpha1", self.namespace, "scaledobjects", scaled_object, body
+        )
 
     def seconds_until_ready(self, pod: str) -> float:
         """From its container's start; the cluster counts in whole seconds."""

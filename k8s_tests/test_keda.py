@@ -68,8 +68,10 @@ def until_workers(release: Release, count: int) -> None:
 
 def test_a_task_at_zero_is_told_so_and_brings_the_first_worker(scaled: Release) -> None:
     until_workers(scaled, 0)  # the one of the installation has gone
+    scaled.cluster.pause_keda(scaled.worker(SCRIPT), True)  # it may be faster than the news of it
     reader = scaled.ask(SCRIPT, 40)
     reader.until_told("scaled to zero: waiting for the autoscaler")
+    scaled.cluster.pause_keda(scaled.worker(SCRIPT), False)
     check_client(reader.finish(), scripted_text(40))
     assert len(workers(scaled)) == 1
 
