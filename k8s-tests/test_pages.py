@@ -60,7 +60,7 @@ def paste(cluster: Cluster, base_values: Json, tmp_path: Path) -> Iterator[Paste
 
 
 def section(title: str) -> str:
-    """The commands of one section of the page, without those that make the images: k8s_tests/README.md says how they
+    """The commands of one section of the page, without those that make the images: k8s-tests/README.md says how they
     get to the nodes."""
     text = PAGE.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     commands = "".join(re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))

@@ -112,7 +112,7 @@ def test_the_chart_asks_for_what_the_script_builds(
     assert {container(manifests, "Deployment", *one)["image"] for one in deployments} == built
 
 
-@pytest.mark.parametrize("page", ["docs/kubernetes.md", "k8s_tests/README.md"])
+@pytest.mark.parametrize("page", ["docs/kubernetes.md", "k8s-tests/README.md"])
 def test_the_images_that_a_page_names_are_those_that_the_chart_asks_for(page: str) -> None:
     named = set(re.findall(r"headrace-(?:api|worker):[\w.-]*\w", (ROOT / page).read_text()))
     assert named <= {f"headrace-api:{VERSION}", f"headrace-worker:{VERSION}", f"headrace-worker:{VERSION}-cpu"}
