@@ -75,6 +75,11 @@ class FakeWorker:
         save = ConversationSave(conversation_json([*conversation, said]), 60)
         assert await self.ledger.end(task_id, attempt, "SUCCESS", None, save=save)
 
+    async def think(self, task_id: str, reasoning: str) -> None:
+        """One token of reasoning."""
+        self.writers[task_id].add([7], "", reasoning)
+        await self.say(task_id, "")
+
     async def end(self, task_id: str, state: EndState = "SUCCESS") -> None:
         text = FinalTextEvent(
             task_id=task_id,

@@ -7,7 +7,7 @@ import pytest
 from headrace import Client
 from headrace.calls import Message
 from headrace.chat import converse
-from testbed.event_frames import END, call_of, final_text, frame, refusal, token
+from testbed.event_frames import END, TIMINGS, USAGE, call_of, final_text, frame, refusal, token
 from testbed.scripted_server import Answer, ScriptedServer
 
 
@@ -83,3 +83,34 @@ def test_text_goes_to_stdout_and_what_else_is_worth_knowing_to_stderr(
     assert "lostkept" in printed.out
     assert "add({'a': 1})" in printed.out
     assert printed.err == "[a worker is starting]\n\n[the answer starts over]\n"
+
+
+def test_reasoning_is_seen_on_the_terminal_and_no_part_of_the_answer(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types(monkeypatch, "Hello")
+    server.answers = [
+        lambda x: x.result({"taskId": "t1"}),
+        lambda x: x.events(
+            frame("1-1", "token", text="", reasoning="Who ", index=1),
+            frame("1-2", "token", text="", reasoning="is it?", index=2),
+            token("1-3", "Hi"),
+            token("1-4", "!"),
+            frame(
+                "1-5",
+                "final_text",
+                text="Hi!",
+                reasoning="Who is it?",
+                finishReason="stop",
+                usage=USAGE,
+                timings=TIMINGS,
+            ),
+            END,
+        ),
+    ]
+    messages: list[Message] = []
+    converse(client, {}, messages)
+    printed = capsys.readouterr()
+    assert printed.out == "Hi!\n\n"
+    assert printed.err == "Who is it?\n\n"
+    assert messages[-1] == {"role": "assistant", "content": "Hi!"}

@@ -38,3 +38,17 @@ def test_merged_tokens_are_one_event_with_the_id_and_index_of_the_last() -> None
     assert [frame.id for frame in frames] == [b"1-2", b"1-0", b"1-5"]
     assert json.loads(frames[0].data) == {"type": "token", "taskId": "t", "text": "aé", "index": 2}
     assert "é".encode() in frames[0].wire
+
+
+def test_merged_tokens_keep_their_reasoning() -> None:
+    thoughts = [
+        Entry(
+            EntryId(1, index),
+            "token",
+            json.dumps({"type": "token", "text": "", "reasoning": text, "index": index}).encode(),
+        )
+        for index, text in enumerate(["Hm", ". "], start=1)
+    ]
+    (frame,) = frames_of([*thoughts, token(3, "Yes.")], merge=True)
+    merged = json.loads(frame.data)
+    assert (merged["text"], merged["reasoning"], merged["index"]) == ("Yes.", "Hm. ", 3)

@@ -58,6 +58,14 @@ async def test_a_running_task_has_the_text_so_far(own_tasks: OwnTasks, worker: F
     assert await own_tasks.view(ME, task_id) == TaskView(task_id=task_id, state="STARTED", text="Hello", index=3)
 
 
+async def test_reasoning_so_far_is_beside_the_text(own_tasks: OwnTasks, worker: FakeWorker) -> None:
+    task_id = await worker.begin()
+    await worker.think(task_id, "Hm.")
+    await worker.say(task_id, "Hello")
+    view = await own_tasks.view(ME, task_id)
+    assert (view.text, view.reasoning) == ("Hello", "Hm.")
+
+
 async def test_the_text_before_a_restart_is_void(own_tasks: OwnTasks, worker: FakeWorker, ledger: TaskLedger) -> None:
     task_id = await worker.begin()
     await worker.say(task_id, "Old", " text")

@@ -14,9 +14,10 @@ def answer(client: Client, messages: list[Message], options: Options) -> FinalTe
     """Asks, prints the text as it arrives, and returns the whole. Ctrl-C cancels the task."""
     task_id = client.create(messages, **options)
     outcome = None
+    thinking = False
     try:
         for event in client.stream(task_id):
-            show(event)
+            thinking = show(event, thinking)
             outcome = event if isinstance(event, Outcome) else outcome
     except KeyboardInterrupt:
         with contextlib.suppress(HeadraceError):
@@ -27,11 +28,19 @@ def answer(client: Client, messages: list[Message], options: Options) -> FinalTe
     return ending(outcome, task_id)
 
 
-def show(event: Event) -> None:
-    """Text goes to stdout, all else worth knowing to stderr."""
+def show(event: Event, thinking: bool) -> bool:
+    """Text goes to stdout, all else worth knowing to stderr, reasoning too: a pipe gets the answer alone.
+
+    `thinking`: the last that was shown is reasoning; so is the result, for the next event.
+    """
     match event:
-        case Token(text=text):
+        case Token(text=text, reasoning=reasoning):
+            if reasoning:
+                print(reasoning, end="", file=sys.stderr, flush=True)
+            if text and (thinking or reasoning):
+                print("\n", file=sys.stderr, flush=True)
             print(text, end="", flush=True)
+            return not text and (thinking or bool(reasoning))
         case Status(restart=True):
             print("\n[the answer starts over]", file=sys.stderr, flush=True)
         case Status(state="PENDING", detail=str(detail)):
@@ -42,6 +51,7 @@ def show(event: Event) -> None:
             print("\n".join(f"{call.name}({call.arguments})" for call in calls), flush=True)
         case _:
             pass
+    return thinking
 
 
 def converse(client: Client, options: Options, messages: list[Message]) -> None:

@@ -30,6 +30,8 @@ class Usage(WireType):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of the completion tokens."""
 
 
 class Timings(WireType):
@@ -70,6 +72,8 @@ class Token(WireType):
     type: Literal["token"] = "token"
     task_id: str
     text: str
+    reasoning: str = ""
+    """What the model writes for itself before it answers."""
     index: int
     """Tokens of the answer so far."""
 
@@ -80,6 +84,7 @@ class FinalText(WireType):
     type: Literal["final_text"] = "final_text"
     task_id: str
     text: str
+    reasoning: str = ""
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
@@ -92,6 +97,7 @@ class ToolCalls(WireType):
     task_id: str
     tool_calls: list[ToolCall]
     text: str
+    reasoning: str = ""
     finish_reason: FinishReason = "tool_calls"
     """Another one: the answer was cut short behind these calls."""
     usage: Usage
@@ -132,8 +138,10 @@ class TaskView(WireType):
     """While it waits: its place in the queue, 1 is next."""
     text: str
     """The whole answer, or what there is of it so far."""
+    reasoning: str = ""
+    """The same of the model's reasoning."""
     index: int
-    """Tokens of that text."""
+    """Tokens of the answer so far, those of its reasoning too."""
     result: FinalText | ToolCalls | None = None
     """Of a task that succeeded: as the event that ended its stream."""
     error: Failure | None = None

@@ -29,5 +29,12 @@ def test_the_ledger_keeps_the_same_and_gives_it_back() -> None:
 
 def test_what_only_a_newer_worker_says_is_left_out() -> None:
     newer = RESULT.as_dict() | {"later": {"x": 1}}
-    newer["usage"] |= {"reasoning_tokens": 4}
+    newer["usage"] |= {"later_tokens": 4}
     assert TaskResult.parse(json.dumps(newer).encode()) == RESULT
+
+
+def test_reasoning_is_there_where_there_is_some() -> None:
+    assert "reasoning" not in RESULT.as_json()
+    thought = RESULT.model_copy(update={"reasoning": "Hm."})
+    assert thought.as_dict() == RESULT.as_dict() | {"reasoning": "Hm."}
+    assert TaskResult.parse(thought.as_json().encode()) == thought

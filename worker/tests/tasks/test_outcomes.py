@@ -1,13 +1,18 @@
 """What an answer's text becomes: the events of its stream, the result, the conversation."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from shared.wire.chat import AssistantMessage, FunctionDefinition, Tool, UserMessage
+from shared.wire.schemas import TokenEvent, ToolCallsEvent
 from testbed.live_worker import StartLive
+from testbed.lone_attempt import attempt_at, spelled
 from testbed.task_client import TaskClient
+from worker.engine_protocol import Output
+from worker.engines.scripted.script import EOS
 from worker.tasks.outcomes import Answered
 
 ADD = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object"}))
@@ -55,3 +60,75 @@ async def test_arguments_that_json_cannot_hold_are_an_answer_like_any_other(
     stored = await client.conversations.load("tenant", "c1")
     assert stored is not None
     assert stored.messages == [*asked, AssistantMessage(role="assistant", content=call)]
+
+
+CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+THOUGHT = f"Shall I? {CALL} Yes."
+REASONING_TOKENS = len(f">\n{THOUGHT}\n</think>")
+"""One a byte, from the one that makes the opening tag whole."""
+ANSWER = f"<think>\n{THOUGHT}\n</think>\n\nHere:{CALL}"
+
+
+async def test_reasoning_is_beside_the_text_everywhere_and_in_no_conversation(
+    client: TaskClient, start_live: StartLive
+) -> None:
+    worker = await start_live(model_source="scripted:?token_ms=0")
+    asked = [UserMessage(role="user", content="add")]
+    task_id = await client.accept(f"!say {ANSWER}", tools=[ADD], conversation_id="c1", conversation=asked)
+
+    verdict = await worker.runner.run(task_id)
+
+    assert isinstance(verdict, Answered)
+    result = verdict.result.as_dict()
+    assert (result["cleaned_response_text"], result["reasoning"]) == ("Here:", THOUGHT)
+    assert result["raw_response_text"] == ANSWER
+    assert [call["arguments"] for call in result["tool_calls"]] == [{"a": 1}]
+    assert result["usage"]["reasoning_tokens"] == REASONING_TOKENS
+    entries = await client.stream.read(task_id)
+    tokens = [json.loads(entry.data) for entry in entries if entry.type == "token" and entry.data]
+    assert "".join(token["text"] for token in tokens) == "Here:"
+    assert "".join(token.get("reasoning", "") for token in tokens) == THOUGHT
+    outcome = json.loads(entries[-3].data)
+    assert (outcome["text"], outcome["reasoning"]) == ("Here:", THOUGHT)
+    stored = await client.conversations.load("tenant", "c1")
+    assert stored is not None
+    said = stored.messages[-1]
+    assert isinstance(said, AssistantMessage)
+    assert (said.content, len(said.tool_calls or [])) == ("Here:", 1)
+
+
+async def test_what_has_no_reasoning_does_not_speak_of_it(client: TaskClient, start_live: StartLive) -> None:
+    worker = await start_live(model_source="scripted:?token_ms=0")
+    task_id = await client.accept("!say Paris.")
+
+    verdict = await worker.runner.run(task_id)
+
+    assert isinstance(verdict, Answered)
+    assert "reasoning" not in str(verdict.result.as_dict())
+    assert b"reasoning" not in b"".join(entry.data for entry in await client.stream.read(task_id))
+
+
+async def test_an_attempt_goes_on_from_any_place_in_the_reasoning(client: TaskClient) -> None:
+    tokens = spelled(ANSWER)
+    for cut in range(1, len(tokens), 3):
+        first, second = [await attempt_at(client, "hello", tools=[ADD]) for _ in range(2)]
+        told = []
+        for token in tokens[:cut]:
+            first.take(Output(first.request_id, (token,)))
+            told.append(first.writer.take())
+        entries = [write.entry for write in told if write is not None]
+        # The last entry of a worker that died has its tokens, but maybe not the text that they made visible.
+        entries[-1] = replace(entries[-1], data=b"")
+        second.resume(entries, [EOS])
+        second.take(Output(second.request_id, (*tokens[cut:], EOS), "stop"))
+        outcome = second.outcome("stop")
+        rest = second.writer.take()
+        events = [
+            TokenEvent.model_validate_json(entry.data)
+            for entry in [*entries, *([rest.entry] if rest else [])]
+            if entry.data
+        ]
+        assert "".join(event.text for event in events) == outcome.text == "Here:"
+        assert "".join(event.reasoning or "" for event in events) == outcome.reasoning == THOUGHT
+        assert isinstance(outcome, ToolCallsEvent)
+        assert outcome.usage.reasoning_tokens == REASONING_TOKENS

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shared.wire.chat import Tool
 from worker.text.answer_stream import AnswerStream, ParsedAnswer, parse_answer
 from worker.text.call_regions import Over, Region
+from worker.text.reasoning import Said
 
 
 def tool(name: str, schema: dict[str, Any]) -> Tool:
@@ -250,23 +251,23 @@ def test_an_unescaped_quote_ends_with_the_first_closing_tag() -> None:
 
 def test_without_tools_everything_passes_at_once() -> None:
     stream = AnswerStream([], "task")
-    assert stream.add(f"<tool_call>{PARIS}") == f"<tool_call>{PARIS}"
-    assert stream.finish() == ("", [])
+    assert stream.add(f"<tool_call>{PARIS}").text == f"<tool_call>{PARIS}"
+    assert stream.finish() == (Said(), [])
 
 
 def test_text_is_shown_as_soon_as_it_cannot_be_a_call() -> None:
     stream = AnswerStream(TOOLS, "task")
-    assert stream.add("Look: <too") == "Look:"
-    assert stream.add("l") == ""
-    assert stream.add("s> [") == " <tools>"
-    assert stream.add("0] ") == " [0]"
-    assert stream.add("<tool_call>\nno") == " <tool_call>\nno"
+    assert stream.add("Look: <too").text == "Look:"
+    assert stream.add("l").text == ""
+    assert stream.add("s> [").text == " <tools>"
+    assert stream.add("0] ").text == " [0]"
+    assert stream.add("<tool_call>\nno").text == " <tool_call>\nno"
 
 
 def test_a_json_answer_that_is_no_call_is_not_held_back() -> None:
     stream = AnswerStream(TOOLS, "task")
-    assert stream.add('{"ci') == '{"ci'
-    assert stream.add('ty": "Paris", "name') == 'ty": "Paris", "name'
+    assert stream.add('{"ci').text == '{"ci'
+    assert stream.add('ty": "Paris", "name').text == 'ty": "Paris", "name'
 
 
 def test_ids_are_those_of_the_task_and_the_place() -> None:
@@ -289,6 +290,7 @@ pieces = st.sampled_from(
             "<|python_tag|>",
             PARIS,
             "weather",
+            *("<think>", "</think>", "[THINK]", "[/THINK]", "<thinking>", "`", "</thi"),
             " ",
             "\n",
             '"',
@@ -306,10 +308,12 @@ def test_the_result_does_not_depend_on_the_deltas(text: str, data: st.DataObject
     whole = parse_answer(text, TOOLS, "task", complete=complete)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     stream = AnswerStream(TOOLS, "task")
-    shown = "".join([stream.add(text[a:b]) for a, b in itertools.pairwise([0, *cuts, len(text)])])
+    parts = [stream.add(text[a:b]) for a, b in itertools.pairwise([0, *cuts, len(text)])]
     rest, calls = stream.finish(complete=complete)
-    assert (shown + rest, calls) == (whole.text, whole.tool_calls)
-    if not calls:
+    parts.append(rest)
+    said = "".join(part.text for part in parts), "".join(part.reasoning for part in parts)
+    assert (*said, calls) == (whole.text, whole.reasoning, whole.tool_calls)
+    if not calls and "think" not in text.lower():
         assert whole.text == text
     for call in calls:
         json.dumps(call.arguments)

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from shared.wire.chat import Tool
+from worker.text.reasoning import Said, joined
 from worker.text.template_answer_stream import TemplateAnswerStream
 
 TEMPLATE = {
@@ -47,10 +48,15 @@ def stream(prompt: str = "<user>hi<bot>") -> TemplateAnswerStream:
 
 
 def parsed(text: str, *, complete: bool = True, prompt: str = "<bot>") -> tuple[str, list[dict[str, Any]]]:
+    said, calls = told_apart(text, complete=complete, prompt=prompt)
+    return said.text, calls
+
+
+def told_apart(text: str, *, complete: bool = True, prompt: str = "<bot>") -> tuple[Said, list[dict[str, Any]]]:
     one = stream(prompt)
-    shown = one.add(text)
+    said = one.add(text)
     rest, calls = one.finish(complete=complete)
-    return shown + rest, [dict(call.arguments) for call in calls]
+    return joined([said, rest]), [dict(call.arguments) for call in calls]
 
 
 @pytest.mark.parametrize(
@@ -67,18 +73,53 @@ def test_the_response_template_takes_the_answer_apart(text: str, shown: str, cal
     assert parsed(text) == (shown, calls)
 
 
-def test_thinking_that_the_prompt_opened_is_not_shown() -> None:
-    assert parsed("hm</think>Yes", prompt="<bot><think>") == ("Yes", [])
+def test_thinking_is_reasoning_and_no_call_in_it_counts() -> None:
+    thought = f"hm {GOOD}"
+    assert told_apart(f"<think>\n{thought}\n</think>\n\nYes") == (Said("Yes", thought), [])
+    assert told_apart(f"<think>{thought}</think>{GOOD}") == (Said("", thought), [{"days": 3}])
+    assert told_apart(f"<think>{thought}", complete=False) == (Said("", thought), [])
+
+
+def test_thinking_that_the_prompt_opened_is_reasoning() -> None:
+    assert told_apart("hm</think>Yes", prompt="<bot><think>\n") == (Said("Yes", "hm"), [])
+    assert stream("<bot><think>\n").in_reasoning
+    assert not stream("<bot>").in_reasoning
+    assert not stream("<bot><think></think>").in_reasoning
 
 
 def test_a_call_that_was_cut_short_is_text() -> None:
     assert parsed(f"Look.{GOOD[:30]}", complete=False) == (f"Look.{GOOD[6:30]}", [])
 
 
+def test_a_stop_string_may_eat_the_end_of_a_whole_call() -> None:
+    assert parsed(GOOD.removesuffix("</call>"), complete=False) == ("", [{"days": 3}])
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "[" * 5_000, '"\\ud83d"'])
+def test_a_call_that_cannot_be_read_or_judged_is_text(value: str) -> None:
+    call = GOOD.replace('"days": 3', f'"days": 3, "x": {value}')
+    shown, calls = parsed(call)
+    assert (shown.removesuffix(">").removesuffix("</call"), calls) == (call[6:-7], [])
+
+
+def test_whatever_the_parser_raises_leaves_the_answer_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = stream()
+    feed = one._parser.feed
+
+    def planted(char: str) -> Any:
+        if char == "!":
+            raise KeyError(char)
+        return feed(char)
+
+    monkeypatch.setattr(one._parser, "feed", planted)
+    said = one.add(f"One! {GOOD}")
+    assert joined([said, one.finish()[0]]) == Said(f"One! {GOOD}")
+
+
 @given(st.sampled_from([f"a <think>b</think> c{GOOD} d", f"{GOOD}<call>oops</call> x <ca"]), st.data())
 def test_the_result_does_not_depend_on_the_deltas(text: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     one = stream("<bot>")
-    shown = "".join([one.add(text[a:b]) for a, b in itertools.pairwise([0, *cuts, len(text)])])
+    parts = [one.add(text[a:b]) for a, b in itertools.pairwise([0, *cuts, len(text)])]
     rest, calls = one.finish()
-    assert (shown + rest, [dict(call.arguments) for call in calls]) == parsed(text)
+    assert (joined([*parts, rest]), [dict(call.arguments) for call in calls]) == told_apart(text)

@@ -35,8 +35,10 @@ def frames_of(entries: Sequence[Entry], *, merge: bool) -> list[Frame]:
     for kind, run in groupby(shown, key=lambda entry: entry.type):
         same = list(run)
         if merge and kind == "token" and len(same) > 1:
-            texts = [json.loads(entry.data) for entry in same]
-            merged = texts[-1] | {"text": "".join(text["text"] for text in texts)}
+            events = [json.loads(entry.data) for entry in same]
+            merged = events[-1] | {"text": "".join(event["text"] for event in events)}
+            if reasoning := "".join(event.get("reasoning", "") for event in events):
+                merged["reasoning"] = reasoning
             data = json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
             same = [Entry(same[-1].id, kind, data)]
         frames += [framed(str(entry.id).encode(), kind.encode(), entry.data) for entry in same]

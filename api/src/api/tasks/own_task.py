@@ -65,14 +65,21 @@ class OwnTasks:
             position = await self._lists.position(task_id, record.model) if record.state == "waiting" else None
             outcome = _outcome(record)
             if outcome is None or isinstance(outcome, Failure):
-                text, index = _text_so_far(await self._stream.read(task_id))
+                so_far = _so_far(task_id, await self._stream.read(task_id))
                 return TaskView(
-                    task_id=task_id, state=record.wire_state, position=position, text=text, index=index, error=outcome
+                    task_id=task_id,
+                    state=record.wire_state,
+                    position=position,
+                    text=so_far.text,
+                    reasoning=so_far.reasoning or None,
+                    index=so_far.index,
+                    error=outcome,
                 )
         return TaskView(
             task_id=task_id,
             state=record.wire_state,
             text=outcome.text,
+            reasoning=outcome.reasoning,
             index=outcome.usage.completion_tokens,
             result=outcome,
         )
@@ -118,15 +125,17 @@ def _outcome(record: TaskRecord) -> Outcome | None:
         return None
 
 
-def _text_so_far(entries: Sequence[Entry]) -> tuple[str, int]:
-    """The text since the last restart, and the number of its tokens."""
-    texts: list[str] = []
-    index = 0
+def _so_far(task_id: str, entries: Sequence[Entry]) -> TokenEvent:
+    """All tokens since the last restart, as one event."""
+    tokens: list[TokenEvent] = []
     for entry in entries:
         if entry.type == "token" and entry.data:
-            token = TokenEvent.model_validate_json(entry.data, extra="ignore")
-            texts.append(token.text)
-            index = token.index
+            tokens.append(TokenEvent.model_validate_json(entry.data, extra="ignore"))
         elif entry.restarts:
-            texts, index = [], 0
-    return "".join(texts), index
+            tokens.clear()
+    return TokenEvent(
+        task_id=task_id,
+        text="".join(token.text for token in tokens),
+        reasoning="".join(token.reasoning or "" for token in tokens),
+        index=tokens[-1].index if tokens else 0,
+    )

@@ -106,11 +106,13 @@ class TokenWriter:
         self._shown = self._written
         self._ids: list[int] = []
         self._text = ""
+        self._reasoning = ""
 
-    def add(self, token_ids: Sequence[int], text: str) -> None:
-        """Adds tokens and the text they made visible."""
+    def add(self, token_ids: Sequence[int], text: str, reasoning: str = "") -> None:
+        """Adds tokens, and the text and reasoning they made visible."""
         self._ids.extend(token_ids)
         self._text += text
+        self._reasoning += reasoning
 
     @property
     def written(self) -> EntryId:
@@ -119,7 +121,7 @@ class TokenWriter:
 
     def take(self) -> TokenWrite | None:
         """What was added since the last call, as one entry; None when nothing was."""
-        if not self._ids and not self._text:
+        if not (self._ids or self._text or self._reasoning):
             return None
         self.index += len(self._ids)
         # Text that was held back can become visible without a new token: the entry still needs an id of its own.
@@ -127,12 +129,14 @@ class TokenWriter:
         sequence = max(self.index, before.sequence + 1)
         self._written = EntryId(before.attempt, sequence)
         data = b""
-        if self._text:
-            data = TokenEvent(task_id=self.task_id, text=self._text, index=self.index).model_dump_json().encode()
+        if self._text or self._reasoning:
+            reasoning = self._reasoning or None
+            event = TokenEvent(task_id=self.task_id, text=self._text, reasoning=reasoning, index=self.index)
+            data = event.model_dump_json(exclude_none=True).encode()
         write = TokenWrite(self.task_id, Entry(self._written, "token", data, tuple(self._ids)), self._shown, before)
         if data:
             self._shown = self._written
-        self._ids, self._text = [], ""
+        self._ids, self._text, self._reasoning = [], "", ""
         return write
 
 

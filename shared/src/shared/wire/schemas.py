@@ -147,6 +147,8 @@ class Usage(WireType):
     completion_tokens: int
     cached_tokens: int = 0
     """Prompt tokens whose keys and values came from the prefix cache."""
+    reasoning_tokens: int | None = None
+    """Of the completion tokens: reasoning."""
 
 
 class Timings(WireType):
@@ -195,6 +197,8 @@ class TokenEvent(TaskEvent):
 
     type: Literal["token"] = "token"
     text: str
+    reasoning: str | None = None
+    """What is new of the model's reasoning; it is no part of the answer's text."""
     index: int
     """Tokens of the answer so far."""
 
@@ -203,6 +207,8 @@ class FinalText(WireType):
     """The whole answer."""
 
     text: str
+    reasoning: str | None = None
+    """What the model wrote for itself before it answered."""
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
@@ -220,6 +226,7 @@ class ToolCalls(WireType):
     tool_calls: list[ToolCall]
     text: str
     """What the model said beside the calls."""
+    reasoning: str | None = None
     finish_reason: FinishReason = "tool_calls"
     """`tool_calls`; or what cut the answer short behind these calls, and maybe in front of others."""
     usage: Usage

@@ -12,6 +12,8 @@ class TaskResult(WireType):
     raw_response_text: str
     """As the model wrote it: with its tool calls and its thoughts."""
     tool_calls: list[ToolCall]
+    reasoning: str | None = None
+    """What the model wrote for itself; in neither text but the raw one."""
     finish_reason: FinishReason
     usage: Usage
 
@@ -22,8 +24,8 @@ class TaskResult(WireType):
 
     def as_dict(self) -> dict[str, Any]:
         """What goes to Celery."""
-        return self.model_dump(by_alias=False)
+        return self.model_dump(by_alias=False, exclude_none=True)
 
     def as_json(self) -> str:
         """What goes into the ledger."""
-        return self.model_dump_json(by_alias=False)
+        return self.model_dump_json(by_alias=False, exclude_none=True)

@@ -12,8 +12,10 @@ class TaskView(WireType):
     """While it waits: its place in the queue, 1 is next."""
     text: str
     """The whole answer, or what there is of it so far."""
+    reasoning: str | None = None
+    """The same of the model's reasoning."""
     index: int
-    """Tokens of that text."""
+    """Tokens of the answer so far, those of its reasoning too."""
     result: FinalText | ToolCalls | None = None
     """Of a task that succeeded."""
     error: Failure | None = None

@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from shared.store.event_stream import Entry, TokenWriter
 from shared.store.task_record import Claim
@@ -87,9 +87,9 @@ class Attempt:
         self.earlier_ids = tuple(ids)
         self._generated = len(ids)
         self.writer = TokenWriter(self.task_id, self.number, len(ids))
-        text, finish = self.answer.add(ids)
+        said, finish = self.answer.add(ids)
         # The same tokens give the same text, but the last attempt may have died before it streamed all of it.
-        self.writer.add((), text[shown:])
+        self.writer.add((), said.text[shown.text :], said.reasoning[shown.reasoning :])
         if finish is None and ids[-1] in eos_token_ids:
             finish = "stop"
         elif finish is None and len(ids) >= self.max_new_tokens:
@@ -107,8 +107,8 @@ class Attempt:
             self._first_token = time.monotonic() - self._claimed
         self._generated += len(output.token_ids)
         self._cached = output.cached_tokens or self._cached
-        text, finish = self.answer.add(output.token_ids)
-        self.writer.add(output.token_ids, text)
+        said, finish = self.answer.add(output.token_ids)
+        self.writer.add(output.token_ids, said.text, said.reasoning)
         if output.error is not None:
             self.end(Over("failed", message=output.error))
         elif finish is not None or output.finish is not None:
@@ -116,31 +116,49 @@ class Attempt:
 
     def outcome(self, finish: FinishReason) -> FinalTextEvent | ToolCallsEvent:
         """The event that ends a finished answer; text that was held back goes to the writer."""
-        self.writer.add((), self.answer.finish(complete=finish == "stop"))
-        usage = Usage(prompt_tokens=len(self.prompt_ids), completion_tokens=self._generated, cached_tokens=self._cached)
+        said = self.answer.finish(complete=finish == "stop")
+        self.writer.add((), said.text, said.reasoning)
+        usage = Usage(
+            prompt_tokens=len(self.prompt_ids),
+            completion_tokens=self._generated,
+            cached_tokens=self._cached,
+            reasoning_tokens=self.answer.reasoning_tokens or None,
+        )
         first = None if self._first_token is None else self._queued + self._first_token
         timings = Timings(queued=self._queued, first_token=first, total=self._queued + time.monotonic() - self._claimed)
-        text = self.answer.text
+        text, reasoning = self.answer.text, self.answer.reasoning or None
         if self.answer.tool_calls:
             return ToolCallsEvent(
                 task_id=self.task_id,
                 tool_calls=self.answer.tool_calls,
                 text=text,
+                reasoning=reasoning,
                 finish_reason="tool_calls" if finish == "stop" else finish,
                 usage=usage,
                 timings=timings,
             )
-        return FinalTextEvent(task_id=self.task_id, text=text, finish_reason=finish, usage=usage, timings=timings)
+        return FinalTextEvent(
+            task_id=self.task_id, text=text, reasoning=reasoning, finish_reason=finish, usage=usage, timings=timings
+        )
 
 
-def _streamed(entries: Sequence[Entry]) -> tuple[list[int], int]:
-    """The tokens of earlier attempts that still count, and how many characters of text they have shown."""
+class _Shown(NamedTuple):
+    """Characters."""
+
+    text: int = 0
+    reasoning: int = 0
+
+
+def _streamed(entries: Sequence[Entry]) -> tuple[list[int], _Shown]:
+    """The tokens of earlier attempts that still count, and how much of their text was shown."""
     token_ids: list[int] = []
-    shown = 0
+    shown = _Shown()
     for entry in entries:
         if entry.restarts:
-            token_ids, shown = [], 0
+            token_ids, shown = [], _Shown()
         elif entry.type == "token":
             token_ids += entry.token_ids
-            shown += len(TokenEvent.model_validate_json(entry.data).text) if entry.data else 0
+            if entry.data:
+                event = TokenEvent.model_validate_json(entry.data, extra="ignore")
+                shown = _Shown(shown.text + len(event.text), shown.reasoning + len(event.reasoning or ""))
     return token_ids, shown

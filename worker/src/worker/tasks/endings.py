@@ -80,6 +80,7 @@ class Endings:
             cleaned_response_text=outcome.text,
             raw_response_text=attempt.answer.raw_text,
             tool_calls=attempt.answer.tool_calls,
+            reasoning=outcome.reasoning,
             finish_reason=outcome.finish_reason,
             usage=outcome.usage,
         )

@@ -69,10 +69,10 @@ def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: i
     `toolChoice` `required`: one call, or up to four where the model knows tools; a named tool: exactly one call of it.
     `responseFormat` binds a text answer, so with tools on offer the answer is a document or calls.
     """
+    if not is_enforced(request):
+        return None
     demanded = _demanded_tools(request)
     document = _document_schema(request.response_format)
-    if demanded is None and document is None:
-        return None
     rules: list[str] = []
     starts: list[str] = []
     if tools := demanded if demanded is not None else offered_tools(request):
@@ -87,6 +87,11 @@ def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: i
     if refused:
         raise UnsupportedSchema(f"The schema cannot be enforced: {_reason(problems[0])}")
     return Grammar("lark", source)
+
+
+def is_enforced(request: InferenceRequest) -> bool:
+    """Whether the answer has a grammar."""
+    return _demanded_tools(request) is not None or _document_schema(request.response_format) is not None
 
 
 def _demanded_tools(request: InferenceRequest) -> list[Tool] | None:

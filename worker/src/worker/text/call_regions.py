@@ -104,8 +104,6 @@ class Region:
 
     def _may_be_call(self) -> bool:
         """For JSON without a marker: whether its first key is one that calls have."""
-        if len(self.text) <= len(LISTED) and LISTED.startswith(self.text):
-            return True
         key = _FIRST_KEY.match(self.text)
         if key and key[2]:
             return key[1] in CALL_KEYS

@@ -9,6 +9,7 @@ from shared.wire.schemas import FinishReason, InferenceRequest, ModelAbilities, 
 from worker.engine_protocol import Grammar
 from worker.text.answer_stream import CALL_MARKERS, AnswerStream
 from worker.text.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
+from worker.text.reasoning import Said, Tags, joined, marker_tokens
 from worker.text.template_answer_stream import TemplateAnswerStream
 
 
@@ -19,6 +20,8 @@ class Prompts(Protocol):
     abilities: ModelAbilities
     stop: tuple[str, ...]
     """Strings that end an answer beside those the client names."""
+    reasoning: tuple[Tags, ...]
+    """What the model may put around its reasoning."""
 
     def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
         """The rendered conversation; raises PromptRefused."""
@@ -37,8 +40,9 @@ class Codec:
         self.prompts = prompts
         self._stop_loops = stop_loops
         self._eos = frozenset(eos_token_ids)
-        self._skip = skipped_ids(prompts.tokenizer)
-        self._skip_but_markers = skipped_ids(prompts.tokenizer, CALL_MARKERS)
+        tags = marker_tokens(prompts.reasoning)
+        self._skip = skipped_ids(prompts.tokenizer, tags)
+        self._skip_but_markers = skipped_ids(prompts.tokenizer, {*tags, *CALL_MARKERS})
         self.max_token_bytes = max(len(token.encode()) for token in prompts.tokenizer.get_vocab())
         """An upper bound: byte-level vocabularies write some bytes as two."""
 
@@ -69,34 +73,46 @@ class Answer:
         self._detokenizer = detokenizer
         self._stream = stream
         self._repetition = repetition
-        self._shown: list[str] = []
+        self._shown: list[Said] = []
         self.tool_calls: list[ToolCall] = []
         """Set by `finish`."""
+        self.reasoning_tokens = 0
 
     @property
     def text(self) -> str:
-        """What the client sees."""
-        return "".join(self._shown)
+        """The answer without calls and reasoning."""
+        return "".join(said.text for said in self._shown)
+
+    @property
+    def reasoning(self) -> str:
+        """What the model wrote for itself."""
+        return "".join(said.reasoning for said in self._shown)
 
     @property
     def raw_text(self) -> str:
         """What the model wrote."""
         return self._detokenizer.text
 
-    def add(self, token_ids: Sequence[int]) -> tuple[str, FinishReason | None]:
+    def add(self, token_ids: Sequence[int]) -> tuple[Said, FinishReason | None]:
         """The text that these tokens make visible, and why the answer is over, if its text says so."""
-        shown = self._stream.add(self._detokenizer.add(token_ids))
-        if shown:
-            self._shown.append(shown)
+        parts: list[Said] = []
+        for token_id in token_ids:
+            reasons = self._stream.in_reasoning
+            parts.append(self._stream.add(self._detokenizer.add([token_id])))
+            self.reasoning_tokens += reasons or self._stream.in_reasoning
+        said = joined(parts)
+        if said.text or said.reasoning:
+            self._shown.append(said)
         if self._detokenizer.stopped is not None:
-            return shown, "stop_sequence"
+            return said, "stop_sequence"
         if self._repetition is not None and self._repetition.add(token_ids):
-            return shown, "loop"
-        return shown, None
+            return said, "loop"
+        return said, None
 
-    def finish(self, *, complete: bool) -> str:
+    def finish(self, *, complete: bool) -> Said:
         """The text that was held back; `complete` is False for an answer that was cut short."""
-        shown = self._stream.add(self._detokenizer.finish())
+        said = self._stream.add(self._detokenizer.finish())
         rest, self.tool_calls = self._stream.finish(complete=complete)
-        self._shown += [shown, rest]
-        return shown + rest
+        said = joined([said, rest])
+        self._shown.append(said)
+        return said

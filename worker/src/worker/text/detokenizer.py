@@ -100,13 +100,13 @@ class Detokenizer:
             _, at, self.stopped = min(found)
             released, self._held = text[:at], ""
         else:
-            keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+            keep = max((overlap(text, stop) for stop in self._stop), default=0)
             released, self._held = text[: len(text) - keep], text[len(text) - keep :]
         self._parts.append(released)
         return released
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that `stop` starts with, without being it."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):

@@ -11,8 +11,9 @@ from shared.conversation.prompts import with_tool_prompt
 from shared.wire.chat import AssistantMessage, ChatMessage, SystemMessage, Tool, ToolMessage, UserMessage
 from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
-from worker.text.answer_grammars import call_syntax, grammar_for
+from worker.text.answer_grammars import call_syntax, grammar_for, is_enforced
 from worker.text.answer_stream import AnswerStream
+from worker.text.reasoning import Tags, opened_by, tags_known_to
 from worker.text.template_abilities import Turn, abilities_of
 from worker.text.template_answer_stream import TemplateAnswerStream
 from worker.text.tool_calls import offered_tools
@@ -48,6 +49,9 @@ class PromptRenderer:
         self.abilities = ModelAbilities(tools="native" if self.template.tools else "prompt")
         self.stop: tuple[str, ...] = () if self.template.template else PLAIN_STOP
         """Strings that end an answer beside those the client names."""
+        template = str(tokenizer.chat_template or "")
+        self.reasoning: tuple[Tags, ...] = tags_known_to(template)
+        self._opens_reasoning = any(tags.opening in template for tags in self.reasoning)
         self._syntax = call_syntax(tokenizer, self.template.call_form, native=self.template.tools)
 
     def grammar(self, request: InferenceRequest) -> Grammar | None:
@@ -57,12 +61,16 @@ class PromptRenderer:
     def answer_stream(self, task_id: str, request: InferenceRequest) -> AnswerStream | TemplateAnswerStream:
         """The reader of the answer: the tokenizer's own response template where it has one, else the usual forms.
 
-        An answer that a grammar forces into a call is in the grammar's form, whatever the response template says.
+        An answer that a grammar forces is in the grammar's form, whatever the templates say: it has no reasoning, even
+        if the prompt has opened it.
         """
-        demanded = request.tool_choice not in ("auto", "none")
-        if getattr(self._tokenizer, "response_template", None) is None or demanded:
-            return AnswerStream(offered_tools(request), task_id)
-        return TemplateAnswerStream(self._tokenizer, self.prompt_text(request), offered_tools(request), task_id)
+        tools = offered_tools(request)
+        if is_enforced(request):
+            return AnswerStream(tools, task_id, known=())
+        if getattr(self._tokenizer, "response_template", None) is not None:
+            return TemplateAnswerStream(self._tokenizer, self.prompt_text(request), tools, task_id)
+        opened = opened_by(self.prompt_text(request), self.reasoning) if self._opens_reasoning else None
+        return AnswerStream(tools, task_id, known=self.reasoning, opened=opened)
 
     def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
         """Raises PromptRefused.

@@ -5,14 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 from shared.wire.chat import Tool
 from shared.wire.schemas import ToolCall
+from worker.panics import LEAVING
+from worker.text.json_text import NotJson, one_value
+from worker.text.reasoning import Said, Thoughts
 from worker.text.tool_calls import NamedCall, OfferedTools, numbered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+FIELDS = frozenset({"content", "tool_calls"})
+"""Fields of a message that are no reasoning; templates call that `thinking`, `reasoning`, `reasoning_content`."""
+
+
 class TemplateAnswerStream:
-    """The same face as AnswerStream: `content` is shown, `tool_calls` are judged, other fields (thinking) are dropped.
+    """The same face as AnswerStream: `content` is text, `tool_calls` are judged, every other field is reasoning.
 
     The detokenizer must leave every special token but the last in the text. The parser is fed by the character: so a
     region that it cannot read is known to the last one and can be shown as text, and what comes out does not depend on
@@ -30,48 +37,90 @@ class TemplateAnswerStream:
         """Text of the call that is being read."""
         self._plain = False
         """The parser gave up: all that follows is text."""
+        self._out: list[str] = []
+        self._thoughts = Thoughts()
+        self._shown_any = False
+        self.in_reasoning = False
+        # What the prompt has of the answer is no text of it, but says where it begins.
+        self._take([event for event in self._parser.initial_events if event["type"] != "region_chunk"])
 
-    def add(self, delta: str) -> str:
-        """The text to show after this delta."""
-        return "".join([self._char(char) for char in delta])
+    def add(self, delta: str) -> Said:
+        """What is certain after this delta."""
+        for char in delta:
+            if not self._plain:
+                self._feed(char)
+            else:
+                self._show(char)
+        return self._flushed()
 
-    def finish(self, *, complete: bool = True) -> tuple[str, list[ToolCall]]:
-        """The rest of the text, and the calls. A call that was cut short is text."""
-        shown = ""
-        if not self._plain and (complete or not self._region):
+    def finish(self, *, complete: bool = True) -> tuple[Said, list[ToolCall]]:
+        """The rest, and the calls. A call that was cut short counts only if it is JSON as it stands."""
+        if not self._plain and (complete or not self._region or _is_json(self._region)):
             try:
-                _, events = self._parser.finalize()
-                shown = self._shown(events)
-            except ValueError:
-                pass
-        return shown + self._region, numbered(self._task_id, self._calls)
+                self._take(self._parser.finalize()[1])
+            except LEAVING:
+                raise
+            except BaseException:
+                self._give_up("")
+        self._show(self._region)
+        return self._flushed(), numbered(self._task_id, self._calls)
 
-    def _char(self, char: str) -> str:
-        if self._plain:
-            return char
+    def _feed(self, char: str) -> None:
         try:
-            return self._shown(self._parser.feed(char))
-        except ValueError:
-            text, self._region, self._plain = self._region + char, "", True
-            return text
+            self._take(self._parser.feed(char))
+        except LEAVING:
+            raise
+        except BaseException:  # whatever a template's transforms make of what a model wrote
+            self._give_up(char)
 
-    def _shown(self, events: Sequence[dict[str, Any]]) -> str:
-        shown = []
+    def _give_up(self, char: str) -> None:
+        text, self._region, self._plain = self._region + char, "", True
+        self.in_reasoning = False
+        self._show(text)
+
+    def _take(self, events: Sequence[dict[str, Any]]) -> None:
         for event in events:
             match event:
+                case {"type": "region_open", "field": str(field)} if field not in FIELDS:
+                    self.in_reasoning = True
+                    self._thoughts.begin()
+                case {"type": "region_close", "field": str(field)} if field not in FIELDS:
+                    self.in_reasoning = False
                 case {"type": "region_chunk", "field": "content", "text": str(text)}:
-                    shown.append(text)
+                    self._show(text)
                 case {"type": "region_chunk", "field": "tool_calls", "text": str(text)}:
                     self._region += text
-                case {"type": "region_close", "field": "tool_calls", "value": value}:
-                    shown.append(self._closed(value if isinstance(value, list) else [value]))
-        return "".join(shown)
+                case {"type": "region_chunk", "text": str(text)}:
+                    self._thoughts.add(text)
+                case {"type": "region_close", "field": "tool_calls", "value": value} if self._region:
+                    self._closed(value if isinstance(value, list) else [value])
 
-    def _closed(self, values: Sequence[object]) -> str:
-        """Take the calls of a region; its text if they are not all valid."""
+    def _closed(self, values: Sequence[object]) -> None:
+        """Take the calls of a region; show its text if they are not all valid."""
         calls = [call for call in map(self._offered.call_of, values) if call is not None]
         text, self._region = self._region, ""
-        if not calls or len(calls) < len(values):
-            return text
-        self._calls += calls
-        return ""
+        if calls and len(calls) == len(values):
+            self._calls += calls
+        else:
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        """Behind reasoning an answer does not begin with white space."""
+        if not self._shown_any and self._thoughts.any:
+            text = text.lstrip()
+        if text:
+            self._out.append(text)
+            self._shown_any = True
+
+    def _flushed(self) -> Said:
+        said = Said("".join(self._out), self._thoughts.taken())
+        self._out.clear()
+        return said
+
+
+def _is_json(text: str) -> bool:
+    try:
+        one_value(text)
+    except NotJson:
+        return False
+    return True

@@ -7,6 +7,7 @@ from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
 from worker.engines.scripted.script import EOS, FIRST_BYTE, FIRST_WORD, LAST_USER, WORDS
 from worker.text.answer_stream import AnswerStream
+from worker.text.reasoning import COMMON, Tags
 from worker.text.tool_calls import offered_tools
 
 
@@ -15,6 +16,7 @@ class ScriptedPrompts:
 
     abilities = ModelAbilities(tools="prompt")
     stop: tuple[str, ...] = ()
+    reasoning: tuple[Tags, ...] = COMMON
 
     def __init__(self) -> None:
         vocabulary = {"</s>": EOS}
