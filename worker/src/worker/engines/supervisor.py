@@ -156,12 +156,12 @@ class Engine:
     def _on_exit(self, code: int | None) -> None:
         self._exit.set_result(code)
         assert self._child is not None
-        end = _end(code, self._child.killed)
         if self.ready:
-            log.error("The engine process %s.", end)
+            log.error("The engine process %s.", _end(code, self._child.killed))
             self.info = None
             self._on_change()
-        self._resolve(EngineUnavailable(f"The engine process {end}, while it started."))
+        end = _end(code, self._child.killed, " while it started")
+        self._resolve(EngineUnavailable(f"The engine process {end}."))
 
     def _resolve(self, outcome: Ready | EngineUnavailable) -> None:
         if self._started.done():
@@ -172,11 +172,12 @@ class Engine:
             self._started.set_exception(outcome)
 
 
-def _end(code: int | None, killed: bool) -> str:
+def _end(code: int | None, killed: bool, when: str = "") -> str:
     """How the process ended, in words. `killed`: by its supervisor, which has said why."""
     if code != -signal.SIGKILL or killed:
-        return f"ended with code {code}"
+        return f"ended with code {code}{when}"
     return (
-        f"was killed (SIGKILL, code {code}), most likely by the kernel because it was out of memory: raise the memory "
-        "limit of the worker (in Kubernetes resources.limits.memory), or lower slots, context_length or kv_memory_gib"
+        f"was killed{when} (SIGKILL, code {code}), most likely by the kernel because it was out of memory: raise the "
+        "memory limit of the worker (in Kubernetes resources.limits.memory), or lower slots, context_length or "
+        "kv_memory_gib"
     )
