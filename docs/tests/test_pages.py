@@ -27,3 +27,9 @@ def test_every_link_to_another_page_leads_somewhere(page: Path) -> None:
     prose = re.sub(r"`[^`\n]+`", "", page.read_text())  # a pattern may look like a link
     links = re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", prose)
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_decision_has_a_number_of_its_own_and_says_it() -> None:
+    pages = sorted((ROOT / "docs/decisions").glob("*.md"))
+    assert [page.name[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
+    assert [page.name for page in pages if not page.read_text().startswith(f"# {page.name[:4]}: ")] == []
