@@ -62,6 +62,26 @@ async def until(heard: Heard, request_id: str) -> list[int]:
     return [token for output in heard.outputs if output.request_id == request_id for token in output.token_ids]
 
 
+async def test_what_its_listener_raises_is_not_taken_for_the_engine_s_end() -> None:
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context["exception"]))
+    async with running("scripted:?token_ms=1") as (engine, heard):
+        listen = engine._on_step
+
+        def planted(step: Step) -> None:
+            listen(step)
+            if any(output.request_id == "broken" for output in step.outputs):
+                raise BrokenPipeError("planted")
+
+        engine._on_step = planted
+        engine.submit(generate("!tokens 5", "broken"))
+        engine.submit(generate("!tokens 20", "whole"))
+        assert len(await until(heard, "whole")) == 21
+        assert engine.ready
+        assert heard.changes == [True]
+    assert raised
+
+
 async def test_requests_share_steps_and_their_tokens_depend_on_nothing_but_seed_and_place() -> None:
     async with running("scripted:?token_ms=1&tokens=20") as (engine, heard):
         engine.submit(generate("a", "alone"))
