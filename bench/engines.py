@@ -21,10 +21,10 @@ from shared.wire.schemas import InferenceRequest
 from worker.engine_options import OPTIONS, EngineOptions
 from worker.engine_protocol import Generate, Output, Step
 from worker.engines.catalogue import load_prompts
-from worker.engines.supervisor import Engine, Patience
+from worker.engines.supervisor import Engine, Limits
 from worker.engines.transformers.process import SPIN_COUNT
 
-PATIENCE = Patience(start=300, stall=300, attempts=1)
+LIMITS = Limits(start_seconds=300, stall_seconds=300, start_attempts=1)
 
 
 def prompts_of(source: str) -> Any:
@@ -50,7 +50,7 @@ async def direct_engine(source: str = REAL_MODEL, slots: int = 32, **options: An
 
     kind = EngineOptions(model_source=source).engine
     given = OPTIONS[kind](model_source=source, slots=slots, **options)
-    engine = Engine(given, LogOptions(), PATIENCE, on_step=take, on_change=lambda: None)
+    engine = Engine(given, LogOptions(), LIMITS, on_step=take, on_change=lambda: None)
     await engine.start()
 
     async def ask(turn: Turn) -> Timeline:

@@ -11,6 +11,7 @@ from worker.engines.scripted.script import EOS, FIRST_BYTE
 from worker.status.metrics import WorkerMetrics
 from worker.tasks.attempt import Attempt
 from worker.tasks.attempt_telemetry import AttemptTelemetry
+from worker.tasks.prepared import Prepared
 from worker.text.codec import Codec
 
 CODEC = Codec(ScriptedPrompts(), [EOS], stop_loops=False)
@@ -33,10 +34,8 @@ async def claimed(client: TaskClient, task_id: str, *, revision: str = "r", work
     request = InferenceRequest.model_validate_json(claim.record.request)
     telemetry = AttemptTelemetry(no_metrics(), model=SCRIPTED_MODEL, task_id=task_id, context="")
     attempt = Attempt(claim, request, telemetry)
-    attempt.prompt_ids = CODEC.prompts.prompt_ids(request)
-    attempt.grammar = None
-    attempt.answer = CODEC.answer(task_id, request)
-    attempt.max_new_tokens = request.max_tokens or 1000
+    prompt_ids, most = CODEC.prompts.prompt_ids(request), request.max_tokens or 1000
+    attempt.begin(Prepared(prompt_ids, most, None, CODEC.answer(task_id, request)))
     return attempt
 
 

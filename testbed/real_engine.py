@@ -5,9 +5,10 @@ import multiprocessing
 from collections import defaultdict
 from collections.abc import Sequence
 
+from shared.telemetry.logs import LogOptions
 from worker.engine_options import TransformersOptions
 from worker.engine_protocol import Command, Generate, Loading, Message, Output, Ready, Step, Stop
-from worker.engines.transformers import process as engine_process
+from worker.engines import child
 from worker.engines.transformers.tokenizer import load_tokenizer
 
 
@@ -19,7 +20,7 @@ class RealEngine:
         self.tokenizer = load_tokenizer(options)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=engine_process.serve, args=(theirs, options))
+        self.process = context.Process(target=child.main, args=(theirs, options, LogOptions()))
         self.process.start()
         theirs.close()
         self.steps: list[Step] = []

@@ -50,8 +50,8 @@ StartWorker = Callable[..., Awaitable[WorkerProcess]]
 
 
 def engine_of(worker: int) -> int:
-    """The pid of a worker's engine: its child that is not multiprocessing's resource tracker."""
+    """The pid of a worker's engine."""
     for child in psutil.Process(worker).children():
-        if not any("resource_tracker" in word for word in child.cmdline()):
+        if child.name() == "headrace-engine":
             return child.pid
     raise AssertionError(f"the worker {worker} has no engine")

@@ -240,7 +240,7 @@ async def test_model_list_tells_the_models_and_their_abilities(
             "waiting": 0,
             "running": 0,
             "contextLength": 100,
-            "abilities": {"tools": "prompt", "responseFormat": True, "vision": False},
+            "abilities": {"tools": "prompt", "responseFormat": True, "seeds": True, "vision": False},
             "sampling": {"temperature": 0.0, "topP": 1.0, "topK": 0},
         },
     ]

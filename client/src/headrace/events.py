@@ -160,6 +160,7 @@ class Abilities(WireType):
 
     tools: str
     response_format: bool = False
+    seeds: bool = False
     vision: bool = False
 
 

@@ -21,7 +21,7 @@ from shared.store.installation import PrefixTaken
 from shared.telemetry.logs import set_up_logging
 from shared.telemetry.tracing import start_tracing
 from worker.consumer.celery_worker import make_worker, register_task, stop_worker
-from worker.consumer.consumption import Consumption
+from worker.consumer.gate import ConsumerGate
 from worker.engines.supervisor import EngineUnavailable
 from worker.settings import WorkerSettings
 from worker.status.health import InternalServer
@@ -56,8 +56,9 @@ class WorkerProcess:
         self._settings = settings
         self._loop = asyncio.new_event_loop()
         self._worker_loop = WorkerLoop(settings, on_change=self._on_change)
-        self._consumption = Consumption(lambda: self._worker_loop.takes_tasks)
-        self._worker_loop.metrics.watch(self._consumption)
+        self._gate = ConsumerGate(lambda: self._worker_loop.takes_tasks)
+        gate = self._gate
+        self._worker_loop.metrics.watch(connects=lambda: gate.connects, stalled_seconds=gate.stalled_seconds)
         self._ready: concurrent.futures.Future[bool] = concurrent.futures.Future()
         """True when tasks can be taken for the first time, False when the worker stops before that."""
         self._end: asyncio.Task[None] | None = None
@@ -115,7 +116,7 @@ class WorkerProcess:
             self._end_within(self._settings.handover_seconds)
             if not self._ready.done():
                 self._ready.set_result(False)
-            stop_worker(self._exit_code, self._consumption)
+            stop_worker(self._exit_code, self._gate)
 
     def _consume(self) -> None:
         """Runs Celery's consumer in this thread until `stop_worker`."""
@@ -127,7 +128,7 @@ class WorkerProcess:
             name=settings.worker_name,
             model=settings.model_name,
             slots=settings.slots,
-            consumption=self._consumption,
+            gate=self._gate,
             task_events=settings.task_events,
         )
         worker.start()
@@ -156,7 +157,7 @@ class WorkerProcess:
     async def _leave(self) -> None:
         await self._worker_loop.drain(self._settings.drain_seconds)
         if self._ready.done():
-            stop_worker(0, self._consumption)
+            stop_worker(0, self._gate)
         else:
             self._worker_loop.stop()
 
@@ -172,7 +173,7 @@ class WorkerProcess:
             self._loop.call_soon_threadsafe(call)
 
     def _on_change(self) -> None:
-        self._consumption.wake()
+        self._gate.wake()
 
     def _sick(self) -> str:
         """Why this process should be restarted; empty when it should not."""
@@ -182,7 +183,7 @@ class WorkerProcess:
         if worker.engine.silence > 2 * self._settings.engine_stall_seconds:
             return "the engine gives no sign of life"
         # While Redis is away nobody can take tasks, and a restart would not help.
-        stalled = min(self._consumption.stalled_seconds(), worker.presence.redis_up_seconds)
+        stalled = min(self._gate.stalled_seconds(), worker.registration.redis_up_seconds)
         if worker.takes_tasks and stalled > patience:
             return f"Redis answers, but this worker has not asked for work for {stalled:.0f} s"
         return ""
@@ -192,7 +193,7 @@ class WorkerProcess:
         worker = self._worker_loop
         if not worker.takes_tasks:
             return f"not taking tasks: {worker.engine.progress.detail}"
-        return "" if worker.presence.redis_up_seconds else "Redis does not answer"
+        return "" if worker.registration.redis_up_seconds else "Redis does not answer"
 
 
 def _give_up() -> None:

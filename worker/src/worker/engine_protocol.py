@@ -3,6 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+SIGN_OF_LIFE_SECONDS = 1.0
+"""A ready engine sends a `Step` at least so often while it is idle, and one for each step while it computes. Silence is
+how a hang is noticed."""
+STOP_SECONDS = 3.0
+"""After `Stop` or SIGTERM an engine leaves within this, whatever step it is in."""
+KILL_SECONDS = 4.0
+"""After `Stop` one that has not left is killed: later than the engine's own bound, so that the two never race, and
+early enough that the worker still says good-bye within its hand-over."""
+
 FinishReason = Literal["stop", "length"]
 """`stop`: an end-of-sequence token, or the grammar is complete; `length`: `max_new_tokens` reached."""
 
@@ -18,7 +27,8 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Start one request."""
+    """Start one request. The worker sends only what needs a step: a prompt with tokens, room for an answer behind it in
+    the context, an answer that has not ended. The engine may rely on that."""
 
     request_id: str
     """Unique among the requests that the engine holds."""
@@ -27,7 +37,7 @@ class Generate:
     """Tokens that an earlier attempt already produced: prefilled after the prompt, the grammar and the random
     numbers go on behind them. Not repeated in the output."""
     max_new_tokens: int = 256
-    """Counts `generated_ids` too."""
+    """Counts `generated_ids` too; with the prompt at most the context."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -90,6 +100,11 @@ class Ready:
     dtype: str
     load_seconds: float
     sampling: SamplingDefaults
+    grammars: bool
+    """Whether it enforces grammars, also behind tokens of an earlier attempt; else the worker sends it none."""
+    continues_draws: bool
+    """Whether token i of a sampled answer depends on model, prompt, seed and i alone: then an answer that another
+    process goes on with is the one that an undisturbed process would have given. Greedy ones are so in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +129,11 @@ class Output:
     """Prompt tokens found in the prefix cache; set on the first output of a request."""
     admitted_at: float = 0.0
     """When the request first entered the batch, by CLOCK_MONOTONIC; set on its first output, 0 where it never did."""
+
+    @property
+    def ends(self) -> bool:
+        """True when no more output follows."""
+        return self.finish is not None or self.error is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from shared.settings import SharedSettings
 from worker.engine_options import OPTIONS, EngineOptions, TransformersOptions
-from worker.engine_protocol import SamplingDefaults
+from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, SamplingDefaults
 
 
 class WorkerSettings(SharedSettings, TransformersOptions):
@@ -35,7 +35,7 @@ class WorkerSettings(SharedSettings, TransformersOptions):
 
     engine_start_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """An engine that is not ready by then is ended. Includes a download."""
-    engine_stall_seconds: Annotated[float, Field(gt=0)] = 60.0
+    engine_stall_seconds: Annotated[float, Field(ge=2 * SIGN_OF_LIFE_SECONDS)] = 60.0
     """An engine silent for so long is hung: it is killed, and its tasks go on elsewhere. A prefill step on a CPU is
     the longest legitimate silence."""
     engine_start_attempts: Annotated[int, Field(ge=1)] = 3
@@ -45,7 +45,7 @@ class WorkerSettings(SharedSettings, TransformersOptions):
     handover_seconds: Annotated[float, Field(gt=0)] = 6.0
     """After the drain: within how long the process is gone, whatever is stuck. Both together fit a notice of 30 s."""
     deletion_cost: bool = False
-    """In a cluster: a busy worker makes its pod dear to delete, so that scaling in takes an idle one."""
+    """In a cluster: a busy worker raises its pod's deletion cost, so that scaling in takes an idle one."""
     task_events: bool = False
     """Send Celery's task events and heartbeats, which Flower shows: a few messages per task and worker."""
     internal_port: Annotated[int, Field(ge=0, le=65535)] = 8001

@@ -20,11 +20,11 @@ from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelCard, SamplingDefaults
 from worker.engine_protocol import Step
 from worker.engines.catalogue import load_prompts
-from worker.engines.supervisor import Engine, EngineUnavailable, Patience
+from worker.engines.supervisor import Engine, EngineUnavailable, Limits
 from worker.settings import WorkerSettings
 from worker.status.deletion_cost import keep_deletion_cost
 from worker.status.metrics import WorkerMetrics
-from worker.status.presence import Presence
+from worker.status.registration import Registration
 from worker.tasks.leases import Leases
 from worker.tasks.task_runner import TaskRunner
 from worker.text.codec import Codec
@@ -38,7 +38,7 @@ TICK_SECONDS = 0.5
 
 
 class WorkerLoop:
-    """Engine, tasks, leases and presence of one worker. `live` runs them; the other methods belong to its loop."""
+    """Engine, tasks, leases and registration of one worker. `live` runs them; the other methods belong to its loop."""
 
     def __init__(self, settings: WorkerSettings, *, on_change: Callable[[], None]) -> None:
         """`on_change` is called when the worker begins or ceases to be able to take tasks."""
@@ -59,11 +59,15 @@ class WorkerLoop:
         self.engine = Engine(
             settings.engine_options,
             settings.log_options(service="headrace-engine", model=settings.model_name),
-            Patience(settings.engine_start_seconds, settings.engine_stall_seconds, settings.engine_start_attempts),
+            Limits(
+                start_seconds=settings.engine_start_seconds,
+                stall_seconds=settings.engine_stall_seconds,
+                start_attempts=settings.engine_start_attempts,
+            ),
             on_step=self._take_step,
             on_change=self._on_engine,
         )
-        self.presence = Presence(
+        self.registration = Registration(
             self._registry, settings.worker_name, settings.model_name, settings.lease_seconds, self._card
         )
         self.metrics = WorkerMetrics(
@@ -81,7 +85,7 @@ class WorkerLoop:
 
     async def live(self, on_ready: Callable[[], None]) -> None:
         """Starts the engine, calls `on_ready`, and goes on until `stop`. Raises EngineUnavailable, PrefixTaken."""
-        works = {asyncio.create_task(work) for work in (self._stop.wait(), self._tick(), self.presence.run())}
+        works = {asyncio.create_task(work) for work in (self._stop.wait(), self._tick(), self.registration.run())}
         claim = asyncio.create_task(claim_prefix(self._settings))
         works |= {claim, asyncio.create_task(self._start(works, claim, on_ready))}
         try:
@@ -104,7 +108,7 @@ class WorkerLoop:
         """Takes no more tasks; returns when the held ones have ended or are handed over."""
         if self.runner is not None:
             self.runner.draining = True
-            self.presence.refresh()
+            self.registration.refresh()
             self._on_change()
             await self.runner.drain(seconds)
 
@@ -130,7 +134,7 @@ class WorkerLoop:
             cost = keep_deletion_cost(self._settings.worker_name, busy=lambda: bool(runner.held))
             works.add(asyncio.create_task(cost))
         self.runner = runner
-        self.presence.refresh()
+        self.registration.refresh()
         on_ready()
 
     async def _keep_engine(self) -> None:
@@ -155,11 +159,11 @@ class WorkerLoop:
             self.metrics.ready(self.engine.info)
         if self.runner is not None and not self.engine.ready:
             self.runner.lose_engine()
-        self.presence.refresh()
+        self.registration.refresh()
         self._on_change()
 
     def _card(self) -> ModelCard | str:
-        """What `Presence` announces."""
+        """What `Registration` announces."""
         engine, settings = self.engine.info, self._settings
         if self.runner is None or engine is None:
             return self.engine.progress.detail
@@ -171,7 +175,9 @@ class WorkerLoop:
             context_length=engine.context_length,
             max_token_bytes=self._codec.max_token_bytes,
             slots=engine.slots,
-            abilities=self._codec.prompts.abilities,
+            abilities=self._codec.prompts.abilities.model_copy(
+                update={"response_format": engine.grammars, "seeds": engine.continues_draws}
+            ),
             sampling=SamplingDefaults(**dataclasses.asdict(settings.sampling(engine.sampling))),
         )
 

@@ -14,7 +14,7 @@ from worker.engine_options import EngineOptions
 from worker.engine_protocol import Generate, Output, Step
 from worker.engines.scripted.prompts import ScriptedPrompts
 from worker.engines.scripted.script import FIRST_BYTE, LAST_USER
-from worker.engines.supervisor import Engine, EngineUnavailable, Patience
+from worker.engines.supervisor import Engine, EngineUnavailable, Limits
 
 
 @dataclass
@@ -31,6 +31,10 @@ def generate(text: str, request_id: str = "r", seed: int = 1, **fields: object) 
     return Generate(request_id, prompt, seed=seed, **fields)  # type: ignore[arg-type]  # fields are the test's
 
 
+def limits(stall_seconds: float) -> Limits:
+    return Limits(start_seconds=20, stall_seconds=stall_seconds, start_attempts=2)
+
+
 @contextlib.asynccontextmanager
 async def running(source: str, stall: float = 5) -> AsyncIterator[tuple[Engine, Heard]]:
     heard = Heard()
@@ -44,7 +48,7 @@ async def running(source: str, stall: float = 5) -> AsyncIterator[tuple[Engine, 
         heard.changed.set()
 
     engine = Engine(
-        EngineOptions(model_source=source), LogOptions(), Patience(20, stall, 2), on_step=on_step, on_change=on_change
+        EngineOptions(model_source=source), LogOptions(), limits(stall), on_step=on_step, on_change=on_change
     )
     try:
         await engine.start()
@@ -151,7 +155,7 @@ async def test_an_engine_that_the_kernel_kills_while_it_starts_is_called_so_too(
     engine = Engine(
         EngineOptions(model_source="scripted:"),
         LogOptions(),
-        Patience(20, 5, 2),
+        limits(5),
         on_step=print,
         on_change=heard.changed.set,
     )
@@ -190,7 +194,7 @@ async def test_an_idle_engine_is_not_taken_for_a_hung_one_and_a_hung_one_is_kill
 
 
 async def test_commands_to_an_engine_that_does_not_listen_block_nobody() -> None:
-    async with running("scripted:?token_ms=1") as (engine, heard):
+    async with running("scripted:?token_ms=1&context=500000") as (engine, heard):
         engine.submit(generate("!hold-gil 1.5"))
         long = generate("x" * 400_000, "long")
         begin = time.monotonic()

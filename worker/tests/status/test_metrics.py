@@ -14,6 +14,8 @@ READY = Ready(
     dtype="none",
     load_seconds=1.5,
     sampling=SamplingDefaults(),
+    grammars=True,
+    continues_draws=True,
 )
 
 

@@ -5,12 +5,13 @@ import pytest
 
 from shared.store.event_stream import Entry, EntryId
 from shared.wire.chat import FunctionDefinition, Tool
-from shared.wire.schemas import FinalTextEvent, StatusEvent, TokenEvent, ToolCallsEvent
+from shared.wire.schemas import FinalTextEvent, FinishReason, StatusEvent, TokenEvent, ToolCallsEvent
 from testbed.lone_attempt import attempt_at, claimed, generated, spelled
 from testbed.task_client import TaskClient
 from worker.engine_protocol import Output
 from worker.engines.scripted.script import EOS
-from worker.tasks.attempt import Attempt, Over
+from worker.tasks.attempt import Attempt
+from worker.tasks.outcomes import Cancelled, Errored, Finished, GivenBack, Lost
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 TOOL = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object"}))
@@ -42,17 +43,19 @@ def started(attempt: int, *, restart: bool) -> Entry:
 async def test_outputs_become_tokens_and_text_until_the_engine_says_stop(client: TaskClient) -> None:
     attempt = await attempt_at(client, "hello")
     attempt.take(generated(attempt, "It is "))
-    assert not attempt.over.done()
-    assert not attempt.engine_done
+    assert not attempt.ended.done()
     assert written(attempt) == [(spelled("It is "), "It is ")]
     attempt.take(generated(attempt, "Paris.", "stop", cached_tokens=3))
-    assert await attempt.over == Over("finished", "stop")
-    assert attempt.engine_done
+    assert await attempt.ended == Finished("stop")
     outcome = attempt.outcome("stop")
     assert isinstance(outcome, FinalTextEvent)
     assert (outcome.text, outcome.finish_reason) == ("It is Paris.", "stop")
     usage = outcome.usage
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (len(attempt.prompt_ids), 13, 3)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (
+        len(attempt.prepared.prompt_ids),
+        13,
+        3,
+    )
     first, total = outcome.timings.first_token, outcome.timings.total
     assert first is not None
     assert 0 <= outcome.timings.queued <= first <= total
@@ -61,27 +64,24 @@ async def test_outputs_become_tokens_and_text_until_the_engine_says_stop(client:
 async def test_whatever_ends_it_first_ends_it(client: TaskClient) -> None:
     attempt = await attempt_at(client, "hello")
     attempt.take(generated(attempt, "a"))
-    attempt.end(Over("cancelled"))
-    attempt.end(Over("lost"))
+    attempt.end(Cancelled())
+    attempt.end(Lost())
     written(attempt)
     attempt.take(generated(attempt, "b", "stop"))
-    assert await attempt.over == Over("cancelled")
+    assert await attempt.ended == Cancelled()
     assert written(attempt) == [], "what comes behind the end is not the answer's"
-    assert attempt.engine_done
 
 
 async def test_an_error_of_the_engine_is_its_ending(client: TaskClient) -> None:
     attempt = await attempt_at(client, "hello")
     attempt.take(Output(attempt.request_id, (), error="out of luck"))
-    assert await attempt.over == Over("failed", message="out of luck")
-    assert attempt.engine_done
+    assert await attempt.ended == Errored("engine_failed", "out of luck")
 
 
 async def test_a_stop_string_ends_it_before_the_engine_does(client: TaskClient) -> None:
     attempt = await attempt_at(client, "hello", stop=["STOP"])
     attempt.take(generated(attempt, "one STOP two"))
-    assert await attempt.over == Over("finished", "stop_sequence")
-    assert not attempt.engine_done, "the engine is still to be told"
+    assert await attempt.ended == Finished("stop_sequence")
     outcome = attempt.outcome("stop_sequence")
     assert isinstance(outcome, FinalTextEvent)
     assert outcome.text == "one "
@@ -138,18 +138,18 @@ async def test_text_that_the_last_attempt_did_not_show_any_more_is_shown(client:
     ],
 )
 async def test_an_answer_that_is_whole_already_ends_at_once(
-    client: TaskClient, last: Entry, fields: dict[str, Any], finish: str
+    client: TaskClient, last: Entry, fields: dict[str, Any], finish: FinishReason
 ) -> None:
     attempt = await attempt_at(client, "hello", **fields)
     attempt.resume([token(3, "one"), last], [EOS])
-    assert attempt.over.done()
-    assert (await attempt.over).finish == finish
+    assert attempt.ended.done()
+    assert await attempt.ended == Finished(finish)
 
 
 async def test_nothing_streamed_is_nothing_to_resume(client: TaskClient) -> None:
     attempt = await attempt_at(client, "hello")
     attempt.resume([started(1, restart=False)], [EOS])
-    assert (attempt.earlier_ids, attempt.over.done()) == ((), False)
+    assert (attempt.earlier_ids, attempt.ended.done()) == ((), False)
 
 
 async def test_every_attempt_draws_the_same_numbers_and_every_task_its_own(client: TaskClient) -> None:
@@ -164,5 +164,5 @@ async def test_every_attempt_draws_the_same_numbers_and_every_task_its_own(clien
 
 async def test_an_ending_can_be_waited_for(client: TaskClient) -> None:
     attempt = await attempt_at(client, "hello")
-    asyncio.get_running_loop().call_later(0.01, attempt.end, Over("handover"))
-    assert await asyncio.wait_for(attempt.over, 5) == Over("handover")
+    asyncio.get_running_loop().call_later(0.01, attempt.end, GivenBack())
+    assert await asyncio.wait_for(attempt.ended, 5) == GivenBack()

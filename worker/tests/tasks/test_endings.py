@@ -11,10 +11,23 @@ from testbed.lone_attempt import attempt_at, claimed, generated, no_metrics
 from testbed.task_client import SCRIPTED_MODEL, TaskClient
 from worker.settings import WorkerSettings
 from worker.status.metrics import WorkerMetrics
-from worker.tasks.attempt import Attempt, Over
+from worker.tasks.attempt import Attempt
 from worker.tasks.emitter import Emitter
 from worker.tasks.endings import Endings
-from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked
+from worker.tasks.outcomes import (
+    Answered,
+    AttemptEnd,
+    Cancelled,
+    Crashed,
+    Dropped,
+    Errored,
+    Failed,
+    Finished,
+    GivenBack,
+    HandedOver,
+    Lost,
+    Revoked,
+)
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 TOOL = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object"}))
@@ -55,7 +68,7 @@ async def test_an_answer_ends_its_task_behind_its_last_token(
 ) -> None:
     attempt = await attempt_at(client, "hello", stop=["STOP"])
     attempt.take(generated(attempt, "It is Paris. S", "stop"))
-    verdict = await endings.conclude(attempt, await attempt.over)
+    verdict = await endings.conclude(attempt, await attempt.ended)
     assert isinstance(verdict, Answered)
     result = verdict.result
     assert (result.cleaned_response_text, result.finish_reason) == ("It is Paris. S", "stop")
@@ -69,7 +82,7 @@ async def test_an_answer_ends_its_task_behind_its_last_token(
 async def test_calls_are_the_result_and_the_event(client: TaskClient, endings: Endings, metrics: WorkerMetrics) -> None:
     attempt = await attempt_at(client, "hello", tools=[TOOL])
     attempt.take(generated(attempt, f"Let me see.{CALL}", "stop"))
-    verdict = await endings.conclude(attempt, await attempt.over)
+    verdict = await endings.conclude(attempt, await attempt.ended)
     assert isinstance(verdict, Answered)
     assert (verdict.result.finish_reason, verdict.result.raw_response_text) == ("tool_calls", f"Let me see.{CALL}")
     event = ToolCallsEvent.model_validate_json((await client.stream.read(attempt.task_id))[-3].data)
@@ -81,7 +94,7 @@ async def test_a_conversation_grows_by_the_answer_and_its_calls(client: TaskClie
     asked = [UserMessage(role="user", content="hello")]
     attempt = await attempt_at(client, "hello", tools=[TOOL], conversation_id="c", conversation=asked)
     attempt.take(generated(attempt, f"Let me see.{CALL}", "stop"))
-    await endings.conclude(attempt, await attempt.over)
+    await endings.conclude(attempt, await attempt.ended)
     stored = await client.conversations.load("tenant", "c")
     assert stored is not None
     first, said = stored.messages
@@ -96,7 +109,7 @@ async def test_a_failure_keeps_the_text_before_it_and_says_why(
 ) -> None:
     attempt = await attempt_at(client, "hello")
     attempt.take(generated(attempt, "It"))
-    verdict = await endings.conclude(attempt, Over("failed", code="deadline_exceeded", message="too late"))
+    verdict = await endings.conclude(attempt, Errored("deadline_exceeded", "too late"))
     assert verdict == Failed("too late")
     entries = await client.stream.read(attempt.task_id)
     assert client.text(entries) == "It"
@@ -114,14 +127,14 @@ async def test_only_what_may_go_better_next_time_is_retryable(
     client: TaskClient, endings: Endings, code: str, retryable: bool
 ) -> None:
     attempt = await attempt_at(client, "hello")
-    await endings.conclude(attempt, Over("failed", code=code, message="no"))  # type: ignore[arg-type]  # one of the codes
+    await endings.conclude(attempt, Errored(code, "no"))  # type: ignore[arg-type]  # one of the codes
     error = ErrorEvent.model_validate_json((await client.ended(attempt.task_id)).outcome)
     assert (error.code, error.retryable) == (code, retryable)
 
 
 async def test_a_cancelled_task_is_revoked(client: TaskClient, endings: Endings, metrics: WorkerMetrics) -> None:
     attempt = await attempt_at(client, "hello")
-    assert await endings.conclude(attempt, Over("cancelled")) == Revoked()
+    assert await endings.conclude(attempt, Cancelled()) == Revoked()
     assert (await kinds(client, attempt))[-2:] == ["status", "end"]
     assert counted(metrics) == {("REVOKED", "cancelled"): 1}
 
@@ -133,23 +146,22 @@ async def test_whoever_comes_second_gets_the_first_ones_ending(
     error = ErrorEvent(task_id=attempt.task_id, code="deadline_exceeded", message="too late", retryable=True)
     assert await client.ledger.end(attempt.task_id, None, "FAILURE", error)
     attempt.take(generated(attempt, "It is Paris.", "stop"))
-    for over in (Over("finished", "stop"), Over("failed", message="no"), Over("cancelled"), Over("handover")):
-        assert await endings.conclude(attempt, over) == Failed("too late")
+    for end in (Finished("stop"), Errored("internal", "no"), Cancelled(), GivenBack()):
+        assert await endings.conclude(attempt, end) == Failed("too late")
     assert (await kinds(client, attempt)).count("end") == 1
     assert counted(metrics) == {}
 
 
-@pytest.mark.parametrize("cause", ["crash", "handover"])
+@pytest.mark.parametrize("end", [Crashed(), GivenBack()])
 async def test_a_task_that_was_not_finished_waits_again_behind_its_tokens(
-    client: TaskClient, endings: Endings, metrics: WorkerMetrics, cause: str
+    client: TaskClient, endings: Endings, metrics: WorkerMetrics, end: AttemptEnd
 ) -> None:
     attempt = await attempt_at(client, "hello")
     attempt.take(generated(attempt, "It is"))
-    over = Over("crash") if cause == "crash" else Over("handover")
-    assert await endings.conclude(attempt, over) == HandedOver()
+    assert await endings.conclude(attempt, end) == HandedOver()
     record = await client.ledger.get(attempt.task_id)
     assert record is not None
-    assert (record.state, record.wire_state, record.crashes) == ("waiting", "RETRY", int(cause == "crash"))
+    assert (record.state, record.wire_state, record.crashes) == ("waiting", "RETRY", int(end == Crashed()))
     assert client.text(await client.stream.read(attempt.task_id)) == "It is"
     assert counted(metrics) == {}
 
@@ -157,7 +169,7 @@ async def test_a_task_that_was_not_finished_waits_again_behind_its_tokens(
 async def test_a_task_that_was_to_be_cancelled_is_not_handed_over(client: TaskClient, endings: Endings) -> None:
     attempt = await attempt_at(client, "hello")
     assert (await client.ledger.cancel(attempt.task_id, "tenant")).outcome == "asked"
-    assert await endings.conclude(attempt, Over("handover")) == Revoked()
+    assert await endings.conclude(attempt, GivenBack()) == Revoked()
 
 
 async def test_the_crash_that_is_one_too_many_poisons_its_task(
@@ -165,9 +177,9 @@ async def test_the_crash_that_is_one_too_many_poisons_its_task(
 ) -> None:
     attempt = await attempt_at(client, "hello")
     for _ in range(2):
-        assert await endings.conclude(attempt, Over("crash")) == HandedOver()
+        assert await endings.conclude(attempt, Crashed()) == HandedOver()
         attempt = await claimed(client, attempt.task_id)
-    assert isinstance(await endings.conclude(attempt, Over("crash")), Failed)
+    assert isinstance(await endings.conclude(attempt, Crashed()), Failed)
     error = ErrorEvent.model_validate_json((await client.ended(attempt.task_id)).outcome)
     assert error.code == "poisoned"
     assert counted(metrics) == {("FAILURE", "poisoned"): 1}
@@ -181,7 +193,7 @@ async def test_a_lost_attempt_leaves_its_task_to_its_new_worker(
     new = await client.ledger.claim(attempt.task_id, worker="there", lease_seconds=30, revision="r")
     assert isinstance(new, Claim)
     attempt.take(generated(attempt, "It is Paris.", "stop"))
-    assert await endings.conclude(attempt, Over("lost")) == Dropped()
+    assert await endings.conclude(attempt, Lost()) == Dropped()
     record = await client.ledger.get(attempt.task_id)
     assert record is not None
     assert (record.state, record.attempt) == ("running", 2)
@@ -196,7 +208,7 @@ async def test_what_only_this_worker_knows_to_be_lost_is_told(client: TaskClient
         assert write is not None
         assert not await client.stream.write([write])
     await client.redis.xdel(client.keys.events(attempt.task_id), "1-2")
-    assert await endings.conclude(attempt, Over("lost")) == Dropped()
+    assert await endings.conclude(attempt, Lost()) == Dropped()
     error = ErrorEvent.model_validate_json((await client.ended(attempt.task_id)).outcome)
     assert error.code == "data_lost"
 

@@ -9,8 +9,8 @@ from shared.store.task_record import Claim
 from testbed.task_client import SCRIPTED_MODEL, TaskClient
 from testbed.valkey import Valkey
 from testbed.waiting import until
-from worker.tasks.attempt import Over
 from worker.tasks.leases import Leases
+from worker.tasks.outcomes import AttemptEnd
 from worker.tasks.redis_retry import persist
 from worker.tasks.task_runner import TaskRunner
 
@@ -23,14 +23,14 @@ class Held:
 
     task_id: str
     number: int
-    overs: list[Over] = field(default_factory=list)
+    ends: list[AttemptEnd] = field(default_factory=list)
 
-    def end(self, over: Over) -> None:
-        self.overs.append(over)
+    def end(self, end: AttemptEnd) -> None:
+        self.ends.append(end)
 
     @property
     def causes(self) -> set[str]:
-        return {over.cause for over in self.overs}
+        return {end.cause for end in self.ends}
 
 
 async def held(client: TaskClient) -> Held:
@@ -75,7 +75,7 @@ async def test_a_lease_is_renewed_before_it_runs_out(client: TaskClient) -> None
         first = await until(lambda: renewed_after(granted), LEASE_SECONDS)
         await until(lambda: renewed_after(first), LEASE_SECONDS)
 
-    assert task.overs == []
+    assert task.ends == []
 
 
 async def test_a_task_that_another_worker_has_now_is_lost(client: TaskClient) -> None:
@@ -86,7 +86,7 @@ async def test_a_task_that_another_worker_has_now_is_lost(client: TaskClient) ->
     )
 
     async with kept(client, task, kept_task):
-        await until(lambda: task.overs, LEASE_SECONDS)
+        await until(lambda: task.ends, LEASE_SECONDS)
 
     assert (task.causes, kept_task.causes) == ({"lost"}, set())
 
@@ -96,7 +96,7 @@ async def test_a_cancellation_ends_its_task_long_before_the_next_heartbeat(clien
     async with kept(client, task, other):
         await heard(client)
         assert await client.ledger.cancel(task.task_id, "tenant") == ("asked", "STARTED")
-        await until(lambda: task.overs, LEASE_SECONDS / 6)
+        await until(lambda: task.ends, LEASE_SECONDS / 6)
 
     assert (task.causes, other.causes) == ({"cancelled"}, set())
 
@@ -106,7 +106,7 @@ async def test_a_cancellation_that_the_channel_missed_comes_with_a_heartbeat(cli
     assert await client.ledger.cancel(task.task_id, "tenant") == ("asked", "STARTED")
 
     async with kept(client, task):
-        await until(lambda: task.overs, LEASE_SECONDS)
+        await until(lambda: task.ends, LEASE_SECONDS)
 
     assert task.causes == {"cancelled"}
 
@@ -127,7 +127,7 @@ async def test_after_an_outage_of_redis_leases_are_renewed_and_cancellations_hea
         await until(renewed)
         await heard(client)
         await client.ledger.cancel(other.task_id, "tenant")
-        await until(lambda: other.overs, LEASE_SECONDS / 6)
+        await until(lambda: other.ends, LEASE_SECONDS / 6)
 
     assert (task.causes, other.causes) == (set(), {"cancelled"})
 

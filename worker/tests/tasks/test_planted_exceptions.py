@@ -80,7 +80,7 @@ PLACES = [
     (ScriptedPrompts, "grammar", 0),
     (AttemptTelemetry, "submitted", 0),
     (AttemptTelemetry, "took", 3),
-    (AttemptTelemetry, "over", 0),
+    (AttemptTelemetry, "ended", 0),
     (Attempt, "take", 0),
     (Attempt, "take", 5),
     (Answer, "add", 5),
@@ -119,7 +119,7 @@ async def test_an_exception_ends_its_own_task_and_takes_no_token_from_the_others
         assert plant.hits
         ended = verdicts.pop(1)
         assert isinstance(ended, Failed)
-        assert ended.message == "The worker made a mistake; its log says more."
+        assert ended.message == "Internal error in the worker; see its log."
         outcome = ErrorEvent.model_validate_json((await client.ended(victim)).outcome)
         assert (outcome.code, outcome.retryable) == ("internal", True)
         for task_id, verdict in zip([before, *behind], verdicts, strict=True):

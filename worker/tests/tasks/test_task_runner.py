@@ -85,10 +85,10 @@ async def test_a_repeated_message_returns_the_stored_result_and_runs_nothing(
     worker = await start_live()
     task_id = await client.accept(SIXTEEN_WORDS)
     first = await worker.runner.run(task_id)
-    tokens = worker.runner.tokens
+    tokens = worker.tokens
 
     assert await worker.runner.run(task_id) == first
-    assert worker.runner.tokens == tokens
+    assert worker.tokens == tokens
 
 
 async def test_a_message_of_a_task_that_is_held_or_unknown_is_dropped(
@@ -158,7 +158,7 @@ async def test_a_prompt_longer_than_the_context_fails_at_once_with_the_numbers(
     assert "64" in verdict.message
     record = await client.ended(task_id)
     assert ErrorEvent.model_validate_json(record.outcome).code == "context_too_long"
-    assert worker.runner.tokens == 0
+    assert worker.tokens == 0
 
 
 async def test_without_max_tokens_the_rest_of_the_context_is_the_limit(
@@ -256,7 +256,7 @@ async def test_a_cancelled_task_leaves_the_engine_within_a_second_and_its_neighb
     assert verdict == Revoked()
     assert (await client.ended(task_id)).wire_state == "REVOKED"
     assert isinstance(await running[1], Answered)
-    assert worker.engine.stats.running <= 1
+    assert worker.batch_size <= 1
     assert await client.ledger.cancel(task_id, "tenant") == ("ended", "REVOKED")
 
 
@@ -298,10 +298,10 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_ended_without_th
             await client.redis.xadd(client.keys.events(task_id), fields, id=str(entry.id))
     await asyncio.sleep(0.02)
     await client.ledger.take_from_dead(task_id)
-    tokens = worker.runner.tokens
+    tokens = worker.tokens
 
     assert await worker.runner.run(task_id) == whole
-    assert worker.runner.tokens == tokens
+    assert worker.tokens == tokens
 
 
 async def test_another_revision_starts_the_answer_over_and_says_so(client: TaskClient, start_live: StartLive) -> None:
@@ -366,7 +366,7 @@ async def test_an_engine_crash_is_survived_by_the_batch_mates_and_poisons_its_ca
 
 
 async def test_a_hung_engine_is_restarted_and_its_tasks_go_on(client: TaskClient, start_live: StartLive) -> None:
-    worker = await start_live(engine_stall_seconds=0.5)
+    worker = await start_live(engine_stall_seconds=2)
     hanging, mate = await client.accept("!tokens 20\n!hang 10"), await client.accept("!tokens 20")
 
     first = await asyncio.gather(worker.runner.run(hanging), worker.runner.run(mate))
@@ -397,7 +397,7 @@ async def test_a_redis_outage_delays_tokens_and_loses_none(
 
     await asyncio.to_thread(valkey.stop)
     await asyncio.sleep(1)
-    assert worker.runner.tokens > 30, "the engine goes on"
+    assert worker.tokens > 30, "the engine goes on"
     await asyncio.to_thread(valkey.start)
     verdict = await asyncio.wait_for(running, 15)
 

@@ -286,6 +286,9 @@ class ModelAbilities(WireType):
     tools: Literal["native", "prompt"]
     """`native`: the model's own chat template takes tools; `prompt`: Headrace's default tool prompt does."""
     response_format: bool = True
+    """Whether answers can be held to a JSON schema, and `toolChoice` demand a call."""
+    seeds: bool = True
+    """Whether an answer drawn with a seed is the same on every worker, and where one goes on for another."""
     vision: bool = False
 
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
 from shared.telemetry.logs import begin_thread
 from shared.telemetry.tracing import message_headers, received
-from worker.consumer.consumption import Consumption, consumption_step, let_requests_end_while_they_are_counted
+from worker.consumer.gate import ConsumerGate, gate_step, let_requests_end_while_they_are_counted
 from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked, Verdict
 
 log = logging.getLogger(__name__)
@@ -71,24 +71,24 @@ class QuietWorker(Worker):  # type: ignore[misc]  # Celery has no types
         log.info("Taking tasks as %s.", self.hostname)
 
     def install_platform_tweaks(self, worker: Any) -> None:
-        """None."""
+        """No signal handlers of Celery's."""
 
 
 def make_worker(
-    app: Celery, *, name: str, model: str, slots: int, consumption: Consumption, task_events: bool
+    app: Celery, *, name: str, model: str, slots: int, gate: ConsumerGate, task_events: bool
 ) -> QuietWorker:
     """The worker, not started. `start()` blocks the main thread until `stop_worker`."""
     let_requests_end_while_they_are_counted()
-    app.steps["consumer"].add(consumption_step(consumption))
+    app.steps["consumer"].add(gate_step(gate))
     app.conf.update(
-        worker_consumer="worker.consumer.consumption:PatientConsumer",
+        worker_consumer="worker.consumer.gate:ReconnectingConsumer",
         worker_send_task_events=task_events,
         # Our commands and cancellations go through the ledger; Celery's raise NotImplementedError in this pool.
         worker_enable_remote_control=False,
         # A Redis error that is not a lost connection (out of memory, read-only replica) reconnects instead of ending
         # the process with "Unrecoverable error".
         broker_channel_error_retry=True,
-        # `Consumption.full` counts what is really in hand, also across reconnects.
+        # `ConsumerGate.full` counts what is really in hand, also across reconnects.
         worker_enable_prefetch_count_reduction=False,
         worker_redirect_stdouts=False,
         # One connection pool for all threads instead of one each.
@@ -119,7 +119,7 @@ def _keep_logging(**_: Any) -> None:
     """Leaves the logging as app.py has set it up."""
 
 
-def stop_worker(exit_code: int, consumption: Consumption) -> None:
+def stop_worker(exit_code: int, gate: ConsumerGate) -> None:
     """Makes `start()` return; from any thread."""
     state.should_stop = exit_code
-    consumption.wake()
+    gate.wake()

@@ -17,6 +17,9 @@ from worker.engine_protocol import Command, Message, Stop
 from worker.engines.catalogue import serve
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PROCESS_NAME = b"headrace-engine"
+"""What `ps -e` and `top` call it; the kernel keeps 15 bytes."""
 EXIT_SECONDS = 1.0
 """A process that has closed its end is given this long to end by itself, so that its exit code is its own."""
 
@@ -44,7 +47,7 @@ class EngineChild:
         # Not fork: this process has threads.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, options, logs), name="engine")
+        self._process = context.Process(target=main, args=(theirs, options, logs), name="engine")
         self._process.start()
         theirs.close()
         self._fd = self._connection.fileno()
@@ -106,12 +109,15 @@ class EngineChild:
                 self._connection.send(command)
 
 
-def _serve(connection: Connection, options: EngineOptions, logs: LogOptions) -> None:
-    """First function of the child."""
-    # Die with the parent even when its end of the pipe stays open in another process.
+def main(connection: Connection, options: EngineOptions, logs: LogOptions) -> None:
+    """First function of the engine process, whatever its kind."""
     with contextlib.suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc = ctypes.CDLL(None)
+        libc.prctl(PR_SET_NAME, PROCESS_NAME)
+        # Die with the parent even when its end of the pipe stays open in another process.
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # Out of the process group that a terminal's or a supervisor's signals reach: when to leave, the parent decides.
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C may reach it before that
     set_up_logging(logs)
     serve(options.engine)(connection, options)

@@ -9,27 +9,27 @@ from dataclasses import dataclass
 
 from shared.telemetry.logs import LogOptions
 from worker.engine_options import EngineOptions
-from worker.engine_protocol import Cancel, Generate, Loading, Message, Ready, StartFailed, Stats, Step
+from worker.engine_protocol import KILL_SECONDS, Cancel, Generate, Loading, Message, Ready, StartFailed, Step
 from worker.engines.child import EngineChild
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.5
-STOP_SECONDS = 5.0
 
 
 class EngineUnavailable(Exception):
     """The engine does not start; the message says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long the engine may take for what, in seconds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long the engine may take for what, and how often it may fail."""
 
-    start: float
-    stall: float
+    start_seconds: float
+    """From the start of the process to a model that is ready."""
+    stall_seconds: float
     """Without a message while it is ready."""
-    attempts: int
+    start_attempts: int
     """Failed restarts in a row."""
 
 
@@ -40,7 +40,7 @@ class Engine:
         self,
         options: EngineOptions,
         logs: LogOptions,
-        patience: Patience,
+        limits: Limits,
         *,
         on_step: Callable[[Step], None],
         on_change: Callable[[], None],
@@ -49,7 +49,7 @@ class Engine:
         requests."""
         self._options = options
         self._logs = logs
-        self._patience = patience
+        self._limits = limits
         self._on_step = on_step
         self._on_change = on_change
         self._child: EngineChild | None = None
@@ -59,7 +59,6 @@ class Engine:
         self.info: Ready | None = None
         """What the running process said of itself; None while there is no ready process."""
         self.progress = Loading("starting the engine", 0.0)
-        self.stats = Stats()
         self.restarts = 0
 
     @property
@@ -76,8 +75,13 @@ class Engine:
         return self._child.pid if self._child else None
 
     def submit(self, generate: Generate) -> None:
-        """Adds a request; to be called while the engine is ready."""
+        """Adds a request that needs a step; to be called while the engine is ready."""
         assert self._child is not None
+        assert self.info is not None
+        prompt, earlier = len(generate.prompt_ids), generate.generated_ids
+        assert 0 < prompt <= prompt + generate.max_new_tokens <= self.info.context_length, "no room in the context"
+        assert len(earlier) < generate.max_new_tokens, "its answer has its length"
+        assert not earlier or earlier[-1] not in self.info.eos_token_ids, "its answer has ended"
         self._child.send(generate)
 
     def cancel(self, request_id: str) -> None:
@@ -91,10 +95,10 @@ class Engine:
         self._exit, self._started = loop.create_future(), loop.create_future()
         self._child = EngineChild(self._options, self._logs, self._on_message, self._on_exit)
         try:
-            async with asyncio.timeout(self._patience.start):
+            async with asyncio.timeout(self._limits.start_seconds):
                 return await self._started
         except TimeoutError:
-            seconds, detail = self._patience.start, self.progress.detail
+            seconds, detail = self._limits.start_seconds, self.progress.detail
             raise EngineUnavailable(f"The engine was not ready within {seconds:.0f} s (at: {detail}).") from None
         finally:
             if not self.ready:
@@ -112,7 +116,7 @@ class Engine:
                     await self.start()
                 except EngineUnavailable as error:
                     failures += 1
-                    limit = self._patience.attempts
+                    limit = self._limits.start_attempts
                     log.error("The engine could not be restarted (%d of %d): %s", failures, limit, error)
                     if failures >= limit:
                         raise
@@ -121,9 +125,9 @@ class Engine:
     async def _watch(self) -> None:
         """Returns when the process is gone; kills it when it hangs."""
         while not self._exit.done():
-            await asyncio.wait([self._exit], timeout=min(1.0, self._patience.stall / 4))
+            await asyncio.wait([self._exit], timeout=min(1.0, self._limits.stall_seconds / 4))
             # An engine that computes gives a sign of life with each step, an idle one each second: silence is a hang.
-            if not self._exit.done() and self.silence > self._patience.stall:
+            if not self._exit.done() and self.silence > self._limits.stall_seconds:
                 log.error("The engine has been silent for %.0f s; it is killed and started again.", self.silence)
                 assert self._child is not None
                 self._child.kill()
@@ -135,13 +139,12 @@ class Engine:
         self.info = None
         if self._child is not None and not self._exit.done():
             # There is nothing to finish while it loads, and it may not listen.
-            await self._child.stop(0 if loading else STOP_SECONDS)
+            await self._child.stop(0 if loading else KILL_SECONDS)
 
     def _on_message(self, message: Message) -> None:
         match message:
             case Step():
                 self._heard = time.monotonic()
-                self.stats = message.stats
                 self._on_step(message)
             case Loading():
                 self.progress = message

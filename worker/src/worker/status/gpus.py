@@ -35,7 +35,7 @@ class Gpus(Collector):
         return [self._nvml.nvmlDeviceGetHandleByIndex(index) for index in range(self._nvml.nvmlDeviceGetCount())]
 
     def _ask(self, handles: list[Any]) -> list[Metric]:
-        used = GaugeMetricFamily("headrace_gpu_memory_used_bytes", "Memory in use, by whomever.", labels=["gpu"])
+        used = GaugeMetricFamily("headrace_gpu_memory_used_bytes", "Memory in use, by any process.", labels=["gpu"])
         total = GaugeMetricFamily("headrace_gpu_memory_total_bytes", "Memory of the GPU.", labels=["gpu"])
         busy = GaugeMetricFamily("headrace_gpu_utilization_ratio", "Time in which a kernel ran.", labels=["gpu"])
         for index, handle in enumerate(handles):

@@ -17,7 +17,6 @@ from prometheus_client.registry import Collector
 
 from shared.telemetry import semantic_conventions as names
 from shared.telemetry.metrics import REQUEST_BUCKETS, TOKEN_BUCKETS, WAIT_BUCKETS, Alias, BoundedLabel, tasks_ended
-from worker.consumer.consumption import Consumption
 from worker.engine_protocol import Ready, Step
 from worker.status.gpus import Gpus
 
@@ -34,7 +33,7 @@ class WorkerMetrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.registry.register(Gpus())
-        self._model = model
+        self.model = model
 
         self.queue_seconds = self._histogram("task_queue", "From acceptance to the first claim.", WAIT_BUCKETS)
         self.first_token_seconds = self._histogram(
@@ -51,7 +50,7 @@ class WorkerMetrics:
         )
         self.ended = tasks_ended(self.registry)
         self.attempts = Counter(
-            "headrace_worker_attempts", "Attempts over, by why.", ["model", "outcome"], registry=self.registry
+            "headrace_worker_attempts", "Attempts ended, by outcome.", ["model", "outcome"], registry=self.registry
         )
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens given to the engine.")
         self.cached_tokens = self._counter("cached_prompt_tokens", "Of these, found in the prefix cache.")
@@ -78,14 +77,14 @@ class WorkerMetrics:
 
     def count(self, name: str, text: str, value: Callable[[], int]) -> None:
         """Adds a counter that somebody else keeps."""
-        self.registry.register(_Kept(f"headrace_{name}", text, self._model, value))
+        self.registry.register(_Kept(f"headrace_{name}", text, self.model, value))
 
-    def watch(self, consumption: Consumption) -> None:
-        """Adds what is known of the broker's consumer."""
+    def watch(self, *, connects: Callable[[], int], stalled_seconds: Callable[[], float]) -> None:
+        """Adds what is known of the broker's consumer: how often it has connected, for how long it takes nothing."""
         reconnects = "Connections to the broker after the first."
-        self.count("worker_broker_reconnects", reconnects, lambda: max(0, consumption.connects - 1))
+        self.count("worker_broker_reconnects", reconnects, lambda: max(0, connects() - 1))
         stalled = "Time without a request for work although there was room, or without a turn of the consumer."
-        self.gauge("worker_consumption_stalled_seconds", stalled, consumption.stalled_seconds)
+        self.gauge("worker_consumption_stalled_seconds", stalled, stalled_seconds)
 
     def ready(self, engine: Ready) -> None:
         """Notes an engine that has started."""
@@ -115,17 +114,17 @@ class WorkerMetrics:
         self._tenant_tokens.labels(self._tenant_label(tenant), "completion").inc(tokens)
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"headrace_{name}", text, ["model"], registry=self.registry).labels(self._model)
+        return Gauge(f"headrace_{name}", text, ["model"], registry=self.registry).labels(self.model)
 
     def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"headrace_{name}", text, ["model"], registry=self.registry).labels(self._model)
+        return Counter(f"headrace_{name}", text, ["model"], registry=self.registry).labels(self.model)
 
     def _histogram(self, name: str, text: str, buckets: Iterable[float], alias: str = "") -> Histogram:
         family = Histogram(f"headrace_{name}_seconds", text, ["model"], buckets=tuple(buckets), registry=self.registry)
         if alias:
             labels = {names.OPERATION: names.CHAT, names.PROVIDER: names.HEADRACE, names.REQUEST_MODEL: "{model}"}
             self.registry.register(Alias(family, alias, labels))
-        return family.labels(self._model)
+        return family.labels(self.model)
 
 
 class _Kept(Collector):

@@ -4,13 +4,11 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from shared.store.event_stream import Entry, TokenWriter
 from shared.store.task_record import Claim
 from shared.wire.schemas import (
-    ErrorCode,
     FinalTextEvent,
     FinishReason,
     InferenceRequest,
@@ -19,33 +17,14 @@ from shared.wire.schemas import (
     ToolCallsEvent,
     Usage,
 )
-from worker.engine_protocol import Grammar, Output
+from worker.engine_protocol import Output
 from worker.tasks.attempt_telemetry import AttemptTelemetry
-from worker.text.codec import Answer
-
-OverCause = Literal["finished", "failed", "cancelled", "lost", "crash", "handover"]
-
-
-@dataclass(frozen=True, slots=True)
-class Over:
-    """Why an attempt generates no more."""
-
-    cause: OverCause
-    finish: FinishReason | None = None
-    """Of a finished one."""
-    code: ErrorCode = "engine_failed"
-    message: str = ""
-    """Of a failed one."""
+from worker.tasks.outcomes import AttemptEnd, Errored, Finished
+from worker.tasks.prepared import Prepared
 
 
 class Attempt:
     """A claimed task from its claim to its ending. Whatever ends it first, ends it."""
-
-    answer: Answer
-    """Set when the attempt is prepared, as the next three."""
-    prompt_ids: tuple[int, ...]
-    max_new_tokens: int
-    grammar: Grammar | None
 
     def __init__(self, claim: Claim, request: InferenceRequest, telemetry: AttemptTelemetry) -> None:
         self.record = claim.record
@@ -56,11 +35,10 @@ class Attempt:
         self.request = request
         self.telemetry = telemetry
         self.writer = TokenWriter(self.task_id, claim.attempt, 0)
-        self.over: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[AttemptEnd] = asyncio.get_running_loop().create_future()
+        self._prepared: Prepared | None = None
         self.earlier_ids: tuple[int, ...] = ()
         """Tokens that earlier attempts streamed and this one goes on behind."""
-        self.engine_done = True
-        """False while the engine holds the request."""
         self._generated = 0
         self._cached = 0
         self._queued = (claim.claimed_at - claim.record.accepted_at) / 1000
@@ -74,10 +52,20 @@ class Attempt:
             return self.request.seed
         return int.from_bytes(hashlib.blake2b(self.task_id.encode(), digest_size=7).digest())
 
-    def end(self, over: Over) -> None:
+    @property
+    def prepared(self) -> Prepared:
+        """What the engine is to generate; to be asked for once it was found out."""
+        assert self._prepared is not None
+        return self._prepared
+
+    def end(self, end: AttemptEnd) -> None:
         """Ends the generation; later reasons are ignored."""
-        if not self.over.done():
-            self.over.set_result(over)
+        if not self.ended.done():
+            self.ended.set_result(end)
+
+    def begin(self, prepared: Prepared) -> None:
+        """Notes what the engine is to generate."""
+        self._prepared = prepared
 
     def resume(self, entries: Sequence[Entry], eos_token_ids: Sequence[int]) -> None:
         """Goes on behind what earlier attempts streamed, which may already be the whole answer."""
@@ -87,50 +75,47 @@ class Attempt:
         self.earlier_ids = tuple(ids)
         self._generated = len(ids)
         self.writer = TokenWriter(self.task_id, self.number, len(ids))
-        said, finish = self.answer.add(ids)
+        said, finish = self.prepared.answer.add(ids)
         # The same tokens give the same text, but the last attempt may have died before it streamed all of it.
         self.writer.add((), said.text[shown.text :], said.reasoning[shown.reasoning :])
-        if finish is None and ids[-1] in eos_token_ids:
-            finish = "stop"
-        elif finish is None and len(ids) >= self.max_new_tokens:
-            finish = "length"
+        finish = finish or self.prepared.complete(ids, eos_token_ids)
         if finish is not None:
-            self.end(Over("finished", finish))
+            self.end(Finished(finish))
 
     def take(self, output: Output) -> None:
         """Adds what one engine step produced."""
-        self.engine_done = output.finish is not None or output.error is not None
-        if self.over.done():
+        if self.ended.done():
             return
         self.telemetry.took(output)
         if self._generated == 0 and output.token_ids:
             self._first_token = time.monotonic() - self._claimed
         self._generated += len(output.token_ids)
         self._cached = output.cached_tokens or self._cached
-        said, finish = self.answer.add(output.token_ids)
+        said, finish = self.prepared.answer.add(output.token_ids)
         self.writer.add(output.token_ids, said.text, said.reasoning)
         if output.error is not None:
-            self.end(Over("failed", message=output.error))
-        elif finish is not None or output.finish is not None:
-            self.end(Over("finished", finish or output.finish))
+            self.end(Errored("engine_failed", output.error))
+        elif reason := finish or output.finish:
+            self.end(Finished(reason))
 
     def outcome(self, finish: FinishReason) -> FinalTextEvent | ToolCallsEvent:
         """The event that ends a finished answer; text that was held back goes to the writer."""
-        said = self.answer.finish(complete=finish == "stop")
+        answer = self.prepared.answer
+        said = answer.finish(complete=finish == "stop")
         self.writer.add((), said.text, said.reasoning)
         usage = Usage(
-            prompt_tokens=len(self.prompt_ids),
+            prompt_tokens=len(self.prepared.prompt_ids),
             completion_tokens=self._generated,
             cached_tokens=self._cached,
-            reasoning_tokens=self.answer.reasoning_tokens or None,
+            reasoning_tokens=answer.reasoning_tokens or None,
         )
         first = None if self._first_token is None else self._queued + self._first_token
         timings = Timings(queued=self._queued, first_token=first, total=self._queued + time.monotonic() - self._claimed)
-        text, reasoning = self.answer.text, self.answer.reasoning or None
-        if self.answer.tool_calls:
+        text, reasoning = answer.text, answer.reasoning or None
+        if answer.tool_calls:
             return ToolCallsEvent(
                 task_id=self.task_id,
-                tool_calls=self.answer.tool_calls,
+                tool_calls=answer.tool_calls,
                 text=text,
                 reasoning=reasoning,
                 finish_reason="tool_calls" if finish == "stop" else finish,

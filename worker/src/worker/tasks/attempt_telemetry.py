@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -18,9 +17,7 @@ from shared.wire.schemas import FinalTextEvent, ToolCallsEvent
 from worker.engine_protocol import Generate, Output
 from worker.panics import LEAVING
 from worker.status.metrics import WorkerMetrics
-
-if TYPE_CHECKING:
-    from worker.tasks.attempt import Over
+from worker.tasks.outcomes import AttemptEnd, Cancelled, Crashed, Errored, Finished, GivenBack, Lost
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +41,7 @@ class AttemptTelemetry:
         }
         self._message = _tracer.start_span(f"process {model}", context_of(context), SpanKind.CONSUMER, attributes)
         self._inference: trace.Span = trace.INVALID_SPAN
-        self._over: Over | None = None
+        self._end: AttemptEnd | None = None
         self._tenant = ""
         self._accepted_at = 0.0
         """On the monotonic clock of this process, as the next ones."""
@@ -75,9 +72,8 @@ class AttemptTelemetry:
             self._metrics.queue_seconds.observe(queued, exemplar(span))
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield
-        if self._over is None or self._over.cause != "lost":
+        if not isinstance(self._end, Lost):  # the worker that has the task now exports that span
             span.end()
-        # A lost attempt is told by whoever took the task from this worker.
 
     @contextmanager
     def harmless(self) -> Iterator[None]:
@@ -127,28 +123,34 @@ class AttemptTelemetry:
             self._first_at = self._last_at
             self._inference.add_event(names.FIRST_TOKEN)
 
-    def over(self, over: "Over") -> None:
-        """The attempt generates no more; the first reason counts."""
-        if self._over is not None:
+    def ended(self, end: AttemptEnd) -> None:
+        """The attempt generates no more; the first end counts."""
+        if self._end is not None:
             return
-        self._over = over
-        failed = over.cause in ("failed", "crash")
-        event = {"handover": names.HANDOVER, "cancelled": names.CANCELLED}.get(over.cause)
-        if event:
-            self._inference.add_event(event)
+        self._end = end
         if self._first_at is not None:
             self._inference.set_attribute(names.FIRST_CHUNK_SECONDS, self._first_at - self._accepted_at)
         self._inference.set_attribute(names.OUTPUT_TOKENS, self._tokens)
-        if over.finish is not None:
-            self._inference.set_attribute(names.FINISH_REASONS, [over.finish])
-        self._message.set_attribute(names.OUTCOME, over.cause)
-        for span in (self._inference, self._message):
-            if failed:
-                span.set_attribute(names.ERROR_TYPE, over.code if over.cause == "failed" else "engine_crash")
-                span.set_status(Status(StatusCode.ERROR, over.message or "the engine died"))
+        self._message.set_attribute(names.OUTCOME, end.cause)
+        match end:
+            case Finished(reason):
+                self._inference.set_attribute(names.FINISH_REASONS, [reason])
+            case Errored(code, message):
+                self._mark_failed(code, message)
+            case Crashed():
+                self._mark_failed("engine_crash", "the engine died")
+            case Cancelled():
+                self._inference.add_event(names.CANCELLED)
+            case GivenBack():
+                self._inference.add_event(names.HANDOVER)
         self._inference.end()
-        self._metrics.attempts.labels(self._model, over.cause).inc()
+        self._metrics.attempts.labels(self._model, end.cause).inc()
         self._metrics.count_answer(self._tokens, self._tenant)
+
+    def _mark_failed(self, error_type: str, message: str) -> None:
+        for span in (self._inference, self._message):
+            span.set_attribute(names.ERROR_TYPE, error_type)
+            span.set_status(Status(StatusCode.ERROR, message))
 
     def answered(self, outcome: FinalTextEvent | ToolCallsEvent) -> None:
         """The task has its answer."""

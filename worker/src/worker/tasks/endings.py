@@ -6,13 +6,27 @@ import logging
 from shared.store.conversations import ConversationSave, conversation_json
 from shared.store.task_ledger import RequeueCause, TaskLedger
 from shared.wire.chat import AssistantMessage, FunctionCall, MessageToolCall
-from shared.wire.schemas import EndState, ErrorCode, ErrorEvent
+from shared.wire.schemas import EndState, ErrorCode, ErrorEvent, FinishReason
 from shared.wire.task_result import TaskResult
 from worker.settings import WorkerSettings
 from worker.status.metrics import WorkerMetrics
-from worker.tasks.attempt import Attempt, Over
+from worker.tasks.attempt import Attempt
 from worker.tasks.emitter import Emitter
-from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked, Verdict
+from worker.tasks.outcomes import (
+    Answered,
+    AttemptEnd,
+    Cancelled,
+    Crashed,
+    Dropped,
+    Errored,
+    Failed,
+    Finished,
+    GivenBack,
+    HandedOver,
+    Lost,
+    Revoked,
+    Verdict,
+)
 from worker.tasks.redis_retry import persist
 
 log = logging.getLogger(__name__)
@@ -28,26 +42,27 @@ class Endings:
         self._emitter = emitter
         self._metrics = metrics
 
-    async def conclude(self, attempt: Attempt, over: Over) -> Verdict:
-        """Ends the attempt as it was decided, or hands its task over."""
-        match over.cause:
-            case "finished":
-                assert over.finish is not None
-                return await self._succeed(attempt, over)
-            case "failed":
+    async def conclude(self, attempt: Attempt, end: AttemptEnd) -> Verdict:
+        """Ends the task as its attempt has ended, or hands it over."""
+        match end:
+            case Finished(reason):
+                return await self._succeed(attempt, reason)
+            case Errored(code, message):
                 await self._emitter.flush(attempt.writer)
-                return await self.fail(attempt.task_id, attempt.number, over.code, over.message)
-            case "cancelled":
+                return await self.fail(attempt.task_id, attempt.number, code, message)
+            case Cancelled():
                 await self._emitter.flush(attempt.writer)
                 done, _ = await persist(lambda: self._ledger.end(attempt.task_id, attempt.number, "REVOKED", None))
                 if done:
                     self._count_end("REVOKED", "cancelled")
                 return await self.recorded(attempt.task_id)
-            case "lost":
+            case Lost():
                 log.warning("The task %s is no longer this worker's; it is dropped.", attempt.task_id)
                 return await self._drop(attempt)
-            case "crash" | "handover":
-                return await self._requeue(attempt, over.cause)
+            case Crashed():
+                return await self._requeue(attempt, "crash")
+            case GivenBack():
+                return await self._requeue(attempt, "handover")
 
     async def fail(self, task_id: str, attempt: int | None, code: ErrorCode, message: str) -> Verdict:
         """Ends the task in an error; `attempt` is None where no attempt began."""
@@ -72,14 +87,13 @@ class Endings:
             case _:
                 return Failed(ErrorEvent.model_validate_json(record.outcome).message)
 
-    async def _succeed(self, attempt: Attempt, over: Over) -> Verdict:
-        assert over.finish is not None
-        outcome = attempt.outcome(over.finish)
+    async def _succeed(self, attempt: Attempt, reason: FinishReason) -> Verdict:
+        answer, outcome = attempt.prepared.answer, attempt.outcome(reason)
         await self._emitter.flush(attempt.writer)
         result = TaskResult(
             cleaned_response_text=outcome.text,
-            raw_response_text=attempt.answer.raw_text,
-            tool_calls=attempt.answer.tool_calls,
+            raw_response_text=answer.raw_text,
+            tool_calls=answer.tool_calls,
             reasoning=outcome.reasoning,
             finish_reason=outcome.finish_reason,
             usage=outcome.usage,
@@ -103,7 +117,7 @@ class Endings:
 
     def _conversation(self, attempt: Attempt) -> ConversationSave | None:
         """The request's conversation with its new answer."""
-        request, answer = attempt.request, attempt.answer
+        request, answer = attempt.request, attempt.prepared.answer
         if request.conversation_id is None:
             return None
         calls = [

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from contextlib import aclosing
 
 from redis.asyncio import Redis
@@ -10,7 +9,7 @@ from redis.exceptions import RedisError
 
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
-from worker.tasks.attempt import Over
+from worker.tasks.outcomes import Cancelled, Lost
 from worker.tasks.redis_retry import pauses
 from worker.tasks.task_runner import TaskRunner
 
@@ -26,8 +25,6 @@ class Leases:
         self._redis = redis
         self._channel = keys.cancel
         self._lease_seconds = lease_seconds
-        self.renewed_at = time.monotonic()
-        """When Redis last answered a heartbeat."""
 
     async def renew(self) -> None:
         """Renews the leases three times per lease, for ever. After a freeze this is the first thing that happens."""
@@ -36,13 +33,12 @@ class Leases:
             held = [(attempt.task_id, attempt.number) for attempt in attempts.values()]
             try:
                 verdicts = await self._ledger.heartbeat(held, lease_seconds=self._lease_seconds)
-                self.renewed_at = time.monotonic()
             except RedisError as error:
                 log.warning("The leases of %d tasks could not be renewed: %s", len(held), error)
                 await asyncio.sleep(min(0.5, self._lease_seconds / 10))
                 continue
             for task_id, verdict in verdicts.items():
-                attempts[task_id].end(Over("cancelled" if verdict == "cancel" else "lost"))
+                attempts[task_id].end(Cancelled() if verdict == "cancel" else Lost())
             await asyncio.sleep(self._lease_seconds / 3)
 
     async def hear_cancellations(self) -> None:
@@ -64,4 +60,4 @@ class Leases:
     def _cancel(self, task_id: str) -> None:
         for attempt in self._runner.held:
             if attempt.task_id == task_id:
-                attempt.end(Over("cancelled"))
+                attempt.end(Cancelled())

@@ -1,8 +1,72 @@
-"""What became of a message: the runner's answer to the Celery thread that took it."""
+"""Every way in which a task can stop on this worker: how its attempt ends, and what then becomes of its message.
+
+| the attempt ends | the task | the message |
+|---|---|---|
+| `Finished` | SUCCESS | `Answered` |
+| `Errored` | FAILURE | `Failed` |
+| `Cancelled` | REVOKED | `Revoked` |
+| `Crashed`, `GivenBack` | waits again, or FAILURE after one crash too many | `HandedOver`, or `Failed` |
+| `Lost` | is another worker's | `Dropped` |
+
+What the ledger has recorded goes before: an attempt that finishes behind a cancellation leads to `Revoked`.
+"""
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+from shared.wire.schemas import ErrorCode, FinishReason
 from shared.wire.task_result import TaskResult
+
+EndCause = Literal["finished", "failed", "cancelled", "lost", "crash", "handover"]
+"""The same in metrics and spans."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is complete, or as long as it may be."""
+
+    cause: ClassVar[EndCause] = "finished"
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Errored:
+    """The task cannot be answered; the message says why, to its client."""
+
+    cause: ClassVar[EndCause] = "failed"
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody has cancelled the task."""
+
+    cause: ClassVar[EndCause] = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The task is no longer this worker's: its lease has run out."""
+
+    cause: ClassVar[EndCause] = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The engine died under it."""
+
+    cause: ClassVar[EndCause] = "crash"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """Nothing is wrong with it, it goes on elsewhere: this worker leaves, or its engine is another one now."""
+
+    cause: ClassVar[EndCause] = "handover"
+
+
+AttemptEnd = Finished | Errored | Cancelled | Lost | Crashed | GivenBack
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +99,4 @@ class Dropped:
 
 
 Verdict = Answered | Failed | Revoked | HandedOver | Dropped
+"""What the runner answers the Celery thread that took the message."""

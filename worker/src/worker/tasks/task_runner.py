@@ -15,21 +15,20 @@ from worker.engines.supervisor import Engine
 from worker.panics import LEAVING
 from worker.settings import WorkerSettings
 from worker.status.metrics import WorkerMetrics
-from worker.tasks.attempt import Attempt, Over
+from worker.tasks.attempt import Attempt
 from worker.tasks.attempt_telemetry import AttemptTelemetry
 from worker.tasks.emitter import Emitter
 from worker.tasks.endings import Endings
-from worker.tasks.outcomes import Dropped, HandedOver, Verdict
+from worker.tasks.outcomes import AttemptEnd, Crashed, Dropped, Errored, GivenBack, HandedOver, Lost, Verdict
+from worker.tasks.prepared import Prepared, prepare
 from worker.tasks.redis_retry import persist
 from worker.tasks.suspect_gate import SuspectGate
-from worker.text.answer_grammars import UnsupportedSchema
 from worker.text.codec import Codec
-from worker.text.prompt_rendering import PromptRefused
 
 log = logging.getLogger(__name__)
 
 FAULT = "The task %s met a fault of the worker's own."
-OWN_FAULT = Over("failed", code="internal", message="The worker made a mistake; its log says more.")
+OWN_FAULT = Errored("internal", "Internal error in the worker; see its log.")
 
 
 class TaskRunner:
@@ -59,8 +58,6 @@ class TaskRunner:
         self._endings = Endings(settings, ledger, self.emitter, metrics)
         self.held: set[Attempt] = set()
         self.draining = False
-        self.tokens = 0
-        """Generated since the start."""
 
     def take_step(self, step: Step) -> None:
         """Hands the outputs of one engine step to their tasks. What one raises over its own ends that task alone."""
@@ -74,14 +71,15 @@ class TaskRunner:
                 raise
             except BaseException:
                 self._fault(attempt)
+            if output.ends:
+                del self._in_engine[output.request_id]
             self.emitter.mark(attempt.writer)
-            self.tokens += len(output.token_ids)
 
     def lose_engine(self) -> None:
         """The engine died: what it worked on starts again, here or elsewhere."""
         for attempt in self._in_engine.values():
-            attempt.engine_done = True
-            attempt.end(Over("crash"))
+            attempt.end(Crashed())
+        self._in_engine.clear()
 
     async def drain(self, seconds: float) -> None:
         """Takes no more tasks, lets the held ones go on for `seconds`, hands them over; returns when none is left."""
@@ -92,7 +90,7 @@ class TaskRunner:
         except TimeoutError:
             log.info("The time to drain is over; %d tasks are handed over.", len(self.held))
         for attempt in self.held:
-            attempt.end(Over("handover"))
+            attempt.end(GivenBack())
         await self._empty.wait()
 
     async def run(self, task_id: str, context: str = "") -> Verdict:
@@ -125,7 +123,7 @@ class TaskRunner:
             except BaseException:
                 log.exception(FAULT, task_id)
                 with telemetry.harmless():
-                    telemetry.over(OWN_FAULT)
+                    telemetry.ended(OWN_FAULT)
                 return await self._endings.fail(task_id, claim.attempt, OWN_FAULT.code, OWN_FAULT.message)
 
     async def _unclaimed(self, task_id: str, claim: NoClaim) -> Verdict:
@@ -153,94 +151,76 @@ class TaskRunner:
         attempt = Attempt(claim, request, telemetry)
         self.held.add(attempt)
         self._empty.clear()
-        late = Over("failed", code="deadline_exceeded", message="The task's time is over.")
+        late = Errored("deadline_exceeded", "The task's time is over.")
         remaining = (claim.record.deadline - claim.claimed_at) / 1000
         deadline = asyncio.get_running_loop().call_later(remaining, attempt.end, late)
         if self.draining:
-            attempt.end(Over("handover"))
+            attempt.end(GivenBack())
         try:
-            over = await self._generate(attempt, engine)
-            telemetry.over(over)
-            return await self._endings.conclude(attempt, over)
+            end = await self._generate(attempt, engine)
+            telemetry.ended(end)
+            return await self._endings.conclude(attempt, end)
         finally:
             deadline.cancel()
             self.held.remove(attempt)
             if not self.held:
                 self._empty.set()
 
-    async def _generate(self, attempt: Attempt, engine: Ready) -> Over:
+    async def _generate(self, attempt: Attempt, engine: Ready) -> AttemptEnd:
         """Prepares the attempt and runs it in the engine, until something ends it."""
         work = asyncio.create_task(self._work(attempt, engine))
         try:
-            waits: list[asyncio.Future[Any]] = [work, attempt.over]
+            waits: list[asyncio.Future[Any]] = [work, attempt.ended]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-            return await attempt.over
+            return await attempt.ended
         finally:
-            self._in_engine.pop(attempt.request_id, None)
-            if not attempt.engine_done:
+            if self._in_engine.pop(attempt.request_id, None) is not None:
                 self._engine.cancel(attempt.request_id)
             work.cancel()
             await asyncio.wait([work])
 
     async def _work(self, attempt: Attempt, engine: Ready) -> None:
-        refusal = await asyncio.to_thread(self._prepare, attempt, engine.context_length)
-        if refusal is not None:
-            attempt.end(refusal)
+        prepared = await asyncio.to_thread(
+            prepare, self._codec, attempt.task_id, attempt.request, engine, self._settings.default_max_tokens
+        )
+        if isinstance(prepared, Errored):
+            attempt.end(prepared)
             return
+        attempt.begin(prepared)
         if attempt.number > 1:
             entries, _ = await persist(lambda: self._stream.read(attempt.task_id))
             attempt.resume(entries, engine.eos_token_ids)
         async with self._gate.entered(alone=attempt.suspect):
             if self._engine.info is not engine:
-                attempt.end(Over("handover"))  # restarted meanwhile, and maybe not the same any more
-            if attempt.over.done():
+                attempt.end(GivenBack())  # restarted meanwhile, and maybe not the same any more
+            if attempt.ended.done():
                 return
-            self._in_engine[attempt.request_id] = attempt
-            attempt.engine_done = False
-            command = self._command(attempt, engine)
+            command = self._command(attempt, prepared, engine)
             attempt.telemetry.submitted(command)
             self._engine.submit(command)
-            await asyncio.wait([attempt.over])
+            self._in_engine[attempt.request_id] = attempt
+            await asyncio.wait([attempt.ended])
 
-    def _prepare(self, attempt: Attempt, context: int) -> Over | None:
-        """Renders the prompt; the reason when the request cannot be answered.
-
-        Runs in a thread: a long conversation or a large schema takes tens of milliseconds.
-        """
-        request, prompts = attempt.request, self._codec.prompts
-        try:
-            attempt.prompt_ids = prompts.prompt_ids(request)
-            attempt.grammar = prompts.grammar(request)
-            attempt.answer = self._codec.answer(attempt.task_id, request)
-        except (PromptRefused, UnsupportedSchema) as error:
-            return Over("failed", code="invalid_request", message=str(error))
-        length = len(attempt.prompt_ids)
-        if length >= context:
-            message = f"The prompt has {length} tokens; the model's context of {context} leaves none for an answer."
-            return Over("failed", code="context_too_long", message=message)
-        attempt.max_new_tokens = min(request.max_tokens or self._settings.default_max_tokens, context - length)
-        return None
-
-    def _command(self, attempt: Attempt, engine: Ready) -> Generate:
+    def _command(self, attempt: Attempt, prepared: Prepared, engine: Ready) -> Generate:
         request, default = attempt.request, self._settings.sampling(engine.sampling)
         return Generate(
             request_id=attempt.request_id,
-            prompt_ids=attempt.prompt_ids,
+            prompt_ids=prepared.prompt_ids,
             generated_ids=attempt.earlier_ids,
-            max_new_tokens=attempt.max_new_tokens,
+            max_new_tokens=prepared.max_new_tokens,
             temperature=default.temperature if request.temperature is None else request.temperature,
             top_p=default.top_p if request.top_p is None else request.top_p,
             top_k=default.top_k if request.top_k is None else request.top_k,
             seed=attempt.seed,
-            grammar=attempt.grammar,
+            grammar=prepared.grammar,
         )
 
     def _lose(self, writer: TokenWriter) -> None:
         for attempt in self.held:
             if attempt.writer is writer:
-                attempt.end(Over("lost"))
+                attempt.end(Lost())
 
     def _break(self, writer: TokenWriter) -> None:
         for attempt in self.held:

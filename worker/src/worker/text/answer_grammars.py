@@ -18,6 +18,7 @@ from shared.wire.chat import JsonObjectFormat, JsonSchemaFormat, NamedToolChoice
 from shared.wire.schemas import InferenceRequest
 from worker.engine_protocol import Grammar
 from worker.text.call_regions import CLOSE, LISTED, OPEN
+from worker.text.codec import Unanswerable
 from worker.text.template_abilities import CallForm
 from worker.text.tool_calls import offered_tools
 
@@ -37,7 +38,7 @@ LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator":
 """As Python's json.dumps writes, which is what models have seen in their prompts."""
 
 
-class UnsupportedSchema(ValueError):
+class UnsupportedSchema(Unanswerable):
     """A schema is valid but cannot be enforced while decoding; the message says which part."""
 
 

@@ -13,6 +13,10 @@ from worker.text.reasoning import Said, Tags, joined, marker_tokens
 from worker.text.template_answer_stream import TemplateAnswerStream
 
 
+class Unanswerable(ValueError):
+    """This model cannot answer the request; the message says why, to its client."""
+
+
 class Prompts(Protocol):
     """How one model is spoken to."""
 
@@ -24,10 +28,10 @@ class Prompts(Protocol):
     """What the model may put around its reasoning."""
 
     def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
-        """The rendered conversation; raises PromptRefused."""
+        """The rendered conversation; raises Unanswerable."""
 
     def grammar(self, request: InferenceRequest) -> Grammar | None:
-        """What the answer must look like; None for free text. Raises UnsupportedSchema."""
+        """What the answer must look like; None for free text. Raises Unanswerable."""
 
     def answer_stream(self, task_id: str, request: InferenceRequest) -> AnswerStream | TemplateAnswerStream:
         """The reader of the answer's text."""
@@ -47,7 +51,7 @@ class Codec:
         """An upper bound: byte-level vocabularies write some bytes as two."""
 
     def answer(self, task_id: str, request: InferenceRequest) -> "Answer":
-        """An empty answer to the request. May take long; raises PromptRefused."""
+        """An empty answer to the request. May take long; raises Unanswerable."""
         stream = self.prompts.answer_stream(task_id, request)
         if isinstance(stream, TemplateAnswerStream):
             skip = self._eos

@@ -13,6 +13,7 @@ from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
 from worker.text.answer_grammars import call_syntax, grammar_for, is_enforced
 from worker.text.answer_stream import AnswerStream
+from worker.text.codec import Unanswerable
 from worker.text.reasoning import Tags, opened_by, tags_known_to
 from worker.text.template_abilities import Turn, abilities_of
 from worker.text.template_answer_stream import TemplateAnswerStream
@@ -25,7 +26,7 @@ PLAIN_STOP = ("\nUser:", "\nSystem:")
 """Where an answer to the plain prompt ends: a base model goes on with the other side's turn."""
 
 
-class PromptRefused(ValueError):
+class PromptRefused(Unanswerable):
     """The model's chat template does not take this conversation; the message is the template's."""
 
 

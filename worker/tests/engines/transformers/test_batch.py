@@ -50,7 +50,7 @@ class Driver:
     def add(self, request: Generate) -> None:
         answer = self.batch.hold(request)
         assert answer is not None
-        self.batch.join_batch(answer, request.max_new_tokens - len(request.generated_ids))
+        self.batch.join_batch(answer)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         with self._changed:

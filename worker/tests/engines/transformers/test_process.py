@@ -184,26 +184,6 @@ def test_a_second_request_with_a_held_id_is_dropped(engine: RealEngine) -> None:
     assert sum(len(output.token_ids) for output in outputs) == 8
 
 
-@pytest.mark.parametrize(
-    ("request_", "expected"),
-    [
-        (Generate("r", ()), Output("r", (), error="The prompt has no tokens.")),
-        (
-            Generate("r", (5,) * 8192),
-            Output("r", (), error="The prompt has 8192 tokens; a context of 8192 leaves none for an answer."),
-        ),
-        (Generate("r", (5, 6), generated_ids=(7, 2)), Output("r", (), finish="stop")),
-        (Generate("r", (5, 6), generated_ids=(7, 8), max_new_tokens=2), Output("r", (), finish="length")),
-        (Generate("r", (5,) * 8190, generated_ids=(7, 8)), Output("r", (), finish="length")),
-    ],
-    ids=["no prompt", "a prompt too long", "ended already", "at its limit already", "at the context's end already"],
-)
-def test_a_request_that_needs_no_step_gets_its_only_output(
-    engine: RealEngine, request_: Generate, expected: Output
-) -> None:
-    assert engine.run(request_)["r"] == ([], expected)
-
-
 def test_a_complete_document_taken_over_ends_at_once(engine: RealEngine) -> None:
     grammar = Grammar("regex", "yes|no")
     tokens = engine.tokens(Generate("r", engine.prompt("Choose."), grammar=grammar))

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 
 from worker.engine_options import EngineOptions
 from worker.engine_protocol import (
+    SIGN_OF_LIFE_SECONDS,
     Cancel,
     FinishReason,
     Generate,
@@ -45,6 +46,8 @@ def serve(connection: Connection, options: EngineOptions) -> None:
             dtype="none",
             load_seconds=script.start_ms / 1000,
             sampling=script.sampling,
+            grammars=False,
+            continues_draws=True,
         )
     )
     commands: queue.SimpleQueue[Generate | Cancel | Stop] = queue.SimpleQueue()
@@ -93,7 +96,7 @@ class _Batch:
         """Applies what has arrived; while idle, waits for more and gives a sign of life each second."""
         while True:
             try:
-                command = self._commands.get(block=not self._requests, timeout=1.0)
+                command = self._commands.get(block=not self._requests, timeout=SIGN_OF_LIFE_SECONDS)
             except queue.Empty:
                 if self._requests:
                     return True

@@ -10,7 +10,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 
 from worker.engine_options import Attention
-from worker.engine_protocol import Generate, Output, Stats, Step
+from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, Generate, Output, Stats, Step
 from worker.engines.transformers import attention as per_request
 from worker.engines.transformers import kv_placement
 from worker.engines.transformers.sampling import Sampler
@@ -19,8 +19,6 @@ from worker.model_files import ModelUnavailable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-SIGN_OF_LIFE_SECONDS = 1.0
 
 
 class Discarding(OutputRouter):
@@ -72,12 +70,6 @@ class Batch(ContinuousBatchingManager):
         self._last_sent = time.monotonic()
 
     @property
-    def eos_token_ids(self) -> list[int]:
-        """Tokens that end an answer."""
-        ids: list[int] = self.generation_config.eos_token_id
-        return ids
-
-    @property
     def kv_tokens(self) -> int:
         """Tokens that the KV cache can hold; known after `warmup`."""
         assert self.batch_processor is not None
@@ -101,8 +93,8 @@ class Batch(ContinuousBatchingManager):
             self._answers[generate.request_id] = answer
         return answer
 
-    def join_batch(self, answer: Answer, max_new_tokens: int) -> None:
-        """Lets a held request take part from the next step on; `max_new_tokens` counts from here."""
+    def join_batch(self, answer: Answer) -> None:
+        """Lets a held request take part from the next step on."""
         if answer.cancelled:
             return
         generate = answer.generate
@@ -112,13 +104,12 @@ class Batch(ContinuousBatchingManager):
         sequence = Sequence(
             request_id=f"{generate.request_id}#{self._sequences_made}",
             initial_tokens=[*generate.prompt_ids, *generate.generated_ids],
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=generate.max_new_tokens - len(generate.generated_ids),
             eos_token_id=self.generation_config.eos_token_id,
             answer=answer,
         )
         answer.sequence_id = sequence.request_id
         answer.tokens = len(generate.generated_ids)
-        answer.max_tokens = answer.tokens + max_new_tokens
         self.input_queue.put(sequence)
         self._wake_up_loop.set()
 

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 
 from shared.telemetry.logs import adopt
 from worker.engine_options import TransformersOptions
-from worker.engine_protocol import Cancel, Generate, Loading, Message, Output, Ready, StartFailed, Step
+from worker.engine_protocol import (
+    STOP_SECONDS,
+    Cancel,
+    Command,
+    Generate,
+    Loading,
+    Message,
+    Output,
+    Ready,
+    StartFailed,
+    Step,
+    Stop,
+)
 from worker.model_files import ModelUnavailable, model_revision
 
 if TYPE_CHECKING:
@@ -21,9 +33,6 @@ if TYPE_CHECKING:
     from worker.engines.transformers.sequence import Answer
 
 log = logging.getLogger(__name__)
-
-STOP_SECONDS = 5.0
-"""The generation thread's time to finish its step after `Stop`."""
 
 SPIN_COUNT = "5000"
 """Rounds (some tenths of a millisecond) for which a torch thread waits awake before it sleeps.
@@ -42,9 +51,8 @@ def serve(connection: Connection, options: TransformersOptions) -> None:
     # libgomp reads it when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     code = EngineProcess(connection, options).run()
-    if code:
-        logging.shutdown()
-        os._exit(code)  # not sys.exit: a thread that hangs in a step would keep the interpreter alive
+    logging.shutdown()
+    os._exit(code)  # not sys.exit: a thread that hangs in a step or in a grammar would keep the interpreter alive
 
 
 class EngineProcess:
@@ -59,11 +67,9 @@ class EngineProcess:
         self._compiling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
         self._batch: Batch
         self._grammars: Grammars | None = None
-        self._context_length = 0
 
     def run(self) -> int:
         """Loads, serves and returns the exit code."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group: the parent decides
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._receive, name="commands", daemon=True).start()
         try:
@@ -83,8 +89,8 @@ class EngineProcess:
         while self._batch.is_running() and not self._stop.wait(timeout=0.2):
             pass
         if self._stop.is_set():
-            self._batch.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
-            self._compiling.shutdown(wait=False, cancel_futures=True)
+            # The rest of the bound is for what has gone by since `Stop`, and for the end of the process.
+            self._batch.stop(block=True, timeout=STOP_SECONDS - 0.5, hard_stop=True)
             return 1 if self._batch.is_running() else 0
         log.error("The generation loop has died; the engine process leaves.")
         return 1
@@ -142,10 +148,10 @@ class EngineProcess:
         config = batch_config(options, model)
         self._batch = Batch(model, generation, config, options.slots, options.attention, self._send_step)
         self._batch.warmup()
-        self._context_length = context_length(options, model, self._batch.kv_tokens)
+        context = context_length(options, model, self._batch.kv_tokens)
         self._batch.start()
         return Ready(
-            context_length=self._context_length,
+            context_length=context,
             revision=model_revision(options, options.quantization),
             eos_token_ids=eos,
             slots=options.slots,
@@ -153,23 +159,30 @@ class EngineProcess:
             dtype=str(model.dtype).removeprefix("torch."),
             load_seconds=time.monotonic() - begin,
             sampling=sampling_defaults(configured),
+            grammars=self._grammars is not None,
+            continues_draws=True,
         )
 
     def _receive(self) -> None:
         """Reads commands until the parent's end of the pipe closes, which ends this process."""
-        while True:
-            try:
-                command = self._connection.recv()
-            except (EOFError, OSError):
-                log.info("The parent is gone; the engine process leaves.")
-                os._exit(1)
-            if isinstance(command, Generate):
+        try:
+            while True:
+                self._obey(self._connection.recv())
+        except (EOFError, OSError):
+            log.info("The parent is gone; the engine process leaves.")
+        except BaseException:
+            log.exception("The engine process cannot take commands any more and leaves.")
+        os._exit(1)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Generate():
                 self._ready.wait()
                 self._generate(command)
-            elif isinstance(command, Cancel):
+            case Cancel(request_id):
                 self._ready.wait()
-                self._batch.cancel(command.request_id)
-            else:
+                self._batch.cancel(request_id)
+            case Stop():
                 self._leave()
 
     def _generate(self, generate: Generate) -> None:
@@ -177,32 +190,10 @@ class EngineProcess:
         if answer is None:
             log.error("The request %s is already held; its second command is dropped.", generate.request_id)
             return
-        output = self._output_at_once(generate)
-        if output is not None:
-            self._batch.end_at_once(output)
-        elif generate.grammar is None:
-            self._batch.join_batch(answer, self._new_tokens(generate))
+        if generate.grammar is None:
+            self._batch.join_batch(answer)
         else:
             self._compiling.submit(self._compile, answer)
-
-    def _output_at_once(self, generate: Generate) -> Output | None:
-        """The whole output of a request that needs no step: an error, or an answer that is already complete."""
-        request_id, length = generate.request_id, len(generate.prompt_ids)
-        if not generate.prompt_ids:
-            return Output(request_id, (), error="The prompt has no tokens.")
-        if length >= self._context_length:
-            error = f"The prompt has {length} tokens; a context of {self._context_length} leaves none for an answer."
-            return Output(request_id, (), error=error)
-        if generate.generated_ids and generate.generated_ids[-1] in self._batch.eos_token_ids:
-            return Output(request_id, (), finish="stop")
-        if self._new_tokens(generate) <= 0:
-            return Output(request_id, (), finish="length")
-        return None
-
-    def _new_tokens(self, generate: Generate) -> int:
-        """Tokens that may still be generated, within the request's limit and the context."""
-        answer_limit = min(generate.max_new_tokens, self._context_length - len(generate.prompt_ids))
-        return answer_limit - len(generate.generated_ids)
 
     def _compile(self, answer: "Answer") -> None:
         """Compiles a grammar beside the generation thread: a large schema does not stall the batch."""
@@ -210,9 +201,8 @@ class EngineProcess:
 
         generate = answer.generate
         assert generate.grammar is not None
+        assert self._grammars is not None
         try:
-            if self._grammars is None:
-                raise InvalidGrammar("the model's tokenizer cannot be used for grammars")
             answer.constraint, complete = self._grammars.compile(generate.grammar, generate.generated_ids)
         except InvalidGrammar as error:
             self._batch.end_at_once(Output(generate.request_id, (), error=f"The grammar cannot be used: {error}"))
@@ -220,4 +210,4 @@ class EngineProcess:
         if complete:
             self._batch.end_at_once(Output(generate.request_id, (), finish="stop"))
         else:
-            self._batch.join_batch(answer, self._new_tokens(generate))
+            self._batch.join_batch(answer)

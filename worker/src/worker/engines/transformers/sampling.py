@@ -92,7 +92,7 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
             if answer.constraint is None or answer.error is not None:
                 continue
             try:
-                allowed = answer.constraint.allowed(answer.max_tokens - answer.tokens)
+                allowed = answer.constraint.allowed(answer.generate.max_new_tokens - answer.tokens)
             except InvalidGrammar as error:
                 answer.error = f"The grammar failed: {error}"
                 continue

@@ -14,10 +14,8 @@ class Answer:
 
     generate: Generate
     constraint: Constraint | None = None
-    max_tokens: int = 0
-    """Most tokens of the answer, those of earlier attempts included."""
     tokens: int = 0
-    """Tokens of the answer so far, likewise."""
+    """Tokens of the answer so far, those of earlier attempts included."""
     pending: list[int] = field(default_factory=list)
     """Tokens of the current step, not yet sent."""
     finish: FinishReason | None = None

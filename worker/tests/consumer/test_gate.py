@@ -1,4 +1,4 @@
-"""What consumption.py takes from Celery and kombu; a failure here after an upgrade means: read it again."""
+"""What gate.py takes from Celery and kombu; a failure here after an upgrade means: read it again."""
 
 import inspect
 import sys
@@ -16,7 +16,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import OutOfMemoryError
 
-from worker.consumer.consumption import Consumption, PatientConsumer, let_requests_end_while_they_are_counted
+from worker.consumer.gate import ConsumerGate, ReconnectingConsumer, let_requests_end_while_they_are_counted
 
 
 def test_the_versions_are_the_ones_whose_faults_are_known() -> None:
@@ -32,7 +32,7 @@ def test_the_hooks_find_what_they_wrap() -> None:
     assert "channel.qos.can_consume()" in poller
     assert list(inspect.signature(virtual.QoS.append).parameters) == ["self", "message", "delivery_tag"]
     assert "self.ensure_connected(" in inspect.getsource(Consumer.connection_for_read)
-    assert issubclass(PatientConsumer, Consumer)
+    assert issubclass(ReconnectingConsumer, Consumer)
     assert isinstance(state.reserved_requests, type(state.active_requests))
 
 
@@ -43,8 +43,8 @@ class FullQos(virtual.QoS):
         raise OutOfMemoryError("command not allowed when used memory > 'maxmemory'")
 
 
-def _attached(may_take: list[bool]) -> tuple[Consumption, Any]:
-    consumption = Consumption(lambda: may_take[0])
+def _attached(may_take: list[bool]) -> tuple[ConsumerGate, Any]:
+    gate = ConsumerGate(lambda: may_take[0])
     qos = FullQos(SimpleNamespace(), prefetch_count=4)  # type: ignore[no-untyped-call]  # kombu types in parts
     qos._on_collect.cancel()
     channel = SimpleNamespace(qos=qos, handlers={"BRPOP": lambda: True}, _in_poll=None)
@@ -53,8 +53,8 @@ def _attached(may_take: list[bool]) -> tuple[Consumption, Any]:
         task_consumer=SimpleNamespace(channel=channel),
         pool=SimpleNamespace(num_processes=4),
     )
-    consumption.attach(consumer)
-    return consumption, channel
+    gate.attach(consumer)
+    return gate, channel
 
 
 def test_nothing_is_taken_while_the_worker_is_not_ready_but_an_answer_on_its_way_is_let_in() -> None:
@@ -79,17 +79,17 @@ def test_a_broker_without_memory_does_not_lose_the_message_it_has_just_given() -
 
 def test_a_consumer_that_gets_no_answers_is_stalled_and_a_paused_one_is_not() -> None:
     may_take = [True]
-    consumption, channel = _attached(may_take)
-    consumption.replied_at -= 100
-    consumption.tick()
-    assert consumption.stalled_seconds() > 90
+    gate, channel = _attached(may_take)
+    gate.replied_at -= 100
+    gate.tick()
+    assert gate.stalled_seconds() > 90
 
     may_take[0] = False
-    assert consumption.stalled_seconds() < 90
+    assert gate.stalled_seconds() < 90
 
     may_take[0] = True
     channel.handlers["BRPOP"]()
-    assert consumption.stalled_seconds() < 90
+    assert gate.stalled_seconds() < 90
 
 
 class Request:
@@ -106,7 +106,7 @@ def eager_switches() -> Iterator[None]:
 
 
 def test_requests_begin_and_end_in_other_threads_while_they_are_counted(eager_switches: None) -> None:
-    consumption, channel = _attached([True])
+    gate, channel = _attached([True])
     let_requests_end_while_they_are_counted()
     over = threading.Event()
 
@@ -122,11 +122,11 @@ def test_requests_begin_and_end_in_other_threads_while_they_are_counted(eager_sw
     for thread in threads:
         thread.start()
     try:
-        counted = [consumption.full for _ in range(3000)]
+        counted = [gate.full for _ in range(3000)]
     finally:
         over.set()
         for thread in threads:
             thread.join()
     assert any(counted)
-    assert not consumption.full
+    assert not gate.full
     assert channel.qos.can_consume()

@@ -11,7 +11,7 @@ from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelAbilities, ModelCard
 from testbed.valkey import Valkey
 from testbed.waiting import until
-from worker.status.presence import Presence
+from worker.status.registration import Registration
 
 LEASE_SECONDS = 1.5
 CARD = ModelCard(
@@ -29,15 +29,15 @@ class Worker:
 
     def __init__(self, registry: WorkerRegistry) -> None:
         self.card: ModelCard | str = CARD
-        self.presence = Presence(registry, "w1", "m", LEASE_SECONDS, lambda: self.card)
+        self.registration = Registration(registry, "w1", "m", LEASE_SECONDS, lambda: self.card)
 
     def becomes(self, card: ModelCard | str) -> None:
         self.card = card
-        self.presence.refresh()
+        self.registration.refresh()
 
     @asynccontextmanager
     async def here(self) -> AsyncIterator[None]:
-        announcing = asyncio.create_task(self.presence.run())
+        announcing = asyncio.create_task(self.registration.run())
         try:
             yield
         finally:
@@ -87,15 +87,15 @@ async def test_an_outage_is_survived_and_told_by_how_long_redis_answers(
     registry: WorkerRegistry, valkey: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker(registry)
-    assert worker.presence.redis_up_seconds == 0
+    assert worker.registration.redis_up_seconds == 0
     async with worker.here():
-        await until(lambda: worker.presence.redis_up_seconds > 0)
+        await until(lambda: worker.registration.redis_up_seconds > 0)
         await asyncio.to_thread(valkey.stop)
-        worker.presence.refresh()
-        await until(lambda: worker.presence.redis_up_seconds == 0)
+        worker.registration.refresh()
+        await until(lambda: worker.registration.redis_up_seconds == 0)
         assert "does not hear that this worker is here" in caplog.text
         await asyncio.to_thread(valkey.start)
-        await until(lambda: worker.presence.redis_up_seconds > 0)
+        await until(lambda: worker.registration.redis_up_seconds > 0)
 
         async def ready() -> bool:
             try:

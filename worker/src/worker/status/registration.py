@@ -13,7 +13,7 @@ from shared.wire.schemas import ModelCard
 log = logging.getLogger(__name__)
 
 
-class Presence:
+class Registration:
     """Announces the worker again and again; what it last said disappears by itself when it dies."""
 
     def __init__(

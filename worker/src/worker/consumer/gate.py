@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 log = logging.getLogger(__name__)
 
 
-class Consumption:
+class ConsumerGate:
     """What the consumer's thread may do and what it has done; read and written by other threads."""
 
     def __init__(self, may_take: Callable[[], bool]) -> None:
@@ -94,7 +94,7 @@ class IteratedByCopy(WeakSet[Any]):
 
 
 def let_requests_end_while_they_are_counted() -> None:
-    """Celery's consumer, and `Consumption.full`, iterate over its sets of requests while the pool's threads change
+    """Celery's consumer, and `ConsumerGate.full`, iterate over its sets of requests while the pool's threads change
     them: now and then that was "Unrecoverable error: Set changed size during iteration", and the end of the worker.
     """
     for requests in (state.reserved_requests, state.active_requests):
@@ -102,19 +102,19 @@ def let_requests_end_while_they_are_counted() -> None:
         requests.__class__ = IteratedByCopy
 
 
-def consumption_step(consumption: Consumption) -> type[bootsteps.StartStopStep]:
-    """The bootstep that attaches `consumption` after each connect."""
+def gate_step(gate: ConsumerGate) -> type[bootsteps.StartStopStep]:
+    """The bootstep that attaches `gate` after each connect."""
 
-    class AttachConsumption(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    class AttachGate(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def start(self, parent: Any) -> None:
-            consumption.attach(parent)
+            gate.attach(parent)
 
-    return AttachConsumption
+    return AttachGate
 
 
-class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     """Reconnects every two seconds at most; Celery's own pauses grow to thirty."""
 
     def ensure_connected(self, conn: Any) -> Any:

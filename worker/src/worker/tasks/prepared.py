@@ -1,0 +1,58 @@
+"""A request made ready for the engine. What needs no engine is decided here, once for all engines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.wire.schemas import FinishReason, InferenceRequest
+from worker.engine_protocol import Grammar, Ready
+from worker.tasks.outcomes import Errored
+from worker.text.codec import Answer, Codec, Unanswerable
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the engine is to generate, and the answer that grows from it."""
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    """Most tokens of the answer, over all attempts; with the prompt they fit into the context."""
+    grammar: Grammar | None
+    answer: Answer
+
+    def complete(self, generated_ids: Sequence[int], eos_token_ids: Sequence[int]) -> FinishReason | None:
+        """Why the tokens of earlier attempts are the whole answer already; None when there is more to generate."""
+        if generated_ids and generated_ids[-1] in eos_token_ids:
+            return "stop"
+        return "length" if len(generated_ids) >= self.max_new_tokens else None
+
+
+def prepare(
+    codec: Codec, task_id: str, request: InferenceRequest, engine: Ready, default_max_tokens: int
+) -> Prepared | Errored:
+    """Renders the prompt; the reason when the request cannot be answered.
+
+    `default_max_tokens`: of an answer whose request names no limit. A long conversation or a large schema takes tens of
+    milliseconds: to be called in a thread.
+    """
+    try:
+        prompt_ids = codec.prompts.prompt_ids(request)
+        grammar = codec.prompts.grammar(request)
+        answer = codec.answer(task_id, request)
+    except Unanswerable as error:
+        return Errored("invalid_request", str(error))
+    if grammar is not None and not engine.grammars:
+        return Errored(
+            "invalid_request",
+            "The engine of this model cannot hold an answer to a form: leave out responseFormat, and let toolChoice be "
+            "auto or none.",
+        )
+    if not prompt_ids:
+        return Errored("invalid_request", "The conversation gives the model nothing to read: its prompt has no tokens.")
+    room = engine.context_length - len(prompt_ids)
+    if room <= 0:
+        return Errored(
+            "context_too_long",
+            f"The prompt has {len(prompt_ids)} tokens; the model's context of {engine.context_length} leaves none for "
+            "an answer.",
+        )
+    return Prepared(prompt_ids, min(request.max_tokens or default_max_tokens, room), grammar, answer)

@@ -1,0 +1,103 @@
+"""What needs no engine: refused requests, and answers that are whole already."""
+
+import dataclasses
+
+import pytest
+
+from shared.wire.chat import JsonObjectFormat, UserMessage
+from shared.wire.schemas import FinishReason, InferenceRequest
+from worker.engine_protocol import Grammar, Ready, SamplingDefaults
+from worker.engines.scripted.prompts import ScriptedPrompts
+from worker.tasks.outcomes import Errored
+from worker.tasks.prepared import Prepared, prepare
+from worker.text.codec import Codec, Unanswerable
+
+EOS = 0
+ENGINE = Ready(
+    context_length=100,
+    revision="r",
+    eos_token_ids=(EOS,),
+    slots=1,
+    device="cpu",
+    dtype="none",
+    load_seconds=0.0,
+    sampling=SamplingDefaults(),
+    grammars=True,
+    continues_draws=True,
+)
+
+
+class Prompts(ScriptedPrompts):
+    """The scripted ones, with a prompt of as many tokens as the text says."""
+
+    def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
+        text = request.messages[-1].content
+        assert isinstance(text, str)
+        if not text.isdigit():
+            raise Unanswerable(f"The template does not take {text}.")
+        return (5,) * int(text)
+
+    def grammar(self, request: InferenceRequest) -> Grammar | None:
+        return Grammar("lark", "start: /x/") if request.response_format else None
+
+
+def prepared(text: str, engine: Ready = ENGINE, *, max_tokens: int | None = None, json: bool = False) -> object:
+    request = InferenceRequest(
+        model="m",
+        messages=[UserMessage(role="user", content=text)],
+        max_tokens=max_tokens,
+        response_format=JsonObjectFormat(type="json_object") if json else None,
+    )
+    return prepare(Codec(Prompts(), (EOS,), stop_loops=False), "task", request, engine, 40)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "sentence"),
+    [
+        ("mumble", "invalid_request", "The template does not take mumble."),
+        ("0", "invalid_request", "its prompt has no tokens"),
+        ("100", "context_too_long", "The prompt has 100 tokens; the model's context of 100 leaves none for an answer."),
+        ("5000", "context_too_long", "The prompt has 5000 tokens"),
+    ],
+)
+def test_a_request_that_no_step_can_answer_is_refused_with_its_reason(text: str, code: str, sentence: str) -> None:
+    refused = prepared(text)
+    assert isinstance(refused, Errored)
+    assert refused.code == code
+    assert sentence in refused.message
+
+
+def test_a_form_is_refused_where_the_engine_cannot_hold_an_answer_to_it() -> None:
+    assert isinstance(prepared("5", json=True), Prepared)
+    refused = prepared("5", dataclasses.replace(ENGINE, grammars=False), json=True)
+    assert isinstance(refused, Errored)
+    assert (refused.code, "leave out responseFormat" in refused.message) == ("invalid_request", True)
+    assert isinstance(prepared("5", dataclasses.replace(ENGINE, grammars=False)), Prepared)
+
+
+@pytest.mark.parametrize(
+    ("length", "asked", "most"),
+    [(5, None, 40), (5, 7, 7), (5, 4000, 95), (70, None, 30), (99, None, 1), (99, 1, 1)],
+)
+def test_an_answer_has_at_most_the_room_behind_its_prompt(length: int, asked: int | None, most: int) -> None:
+    request = prepared(str(length), max_tokens=asked)
+    assert isinstance(request, Prepared)
+    assert (len(request.prompt_ids), request.max_new_tokens) == (length, most)
+
+
+@pytest.mark.parametrize(
+    ("generated", "finish"),
+    [
+        ([], None),
+        ([7, 8], None),
+        ([7, EOS], "stop"),
+        ([EOS, 7], None),
+        ([7, 8, 9, 7, 8], "length"),
+        ([7, 8, 9, 7, EOS], "stop"),
+        ([7, 8, 9, 7, 8, 9], "length"),
+    ],
+)
+def test_tokens_of_earlier_attempts_may_be_the_whole_answer(generated: list[int], finish: FinishReason | None) -> None:
+    request = prepared("5", max_tokens=5)
+    assert isinstance(request, Prepared)
+    assert request.complete(generated, ENGINE.eos_token_ids) == finish
