@@ -1,5 +1,6 @@
 """What an answer's text becomes: the events of its stream, the result, the conversation."""
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -132,3 +133,42 @@ async def test_an_attempt_goes_on_from_any_place_in_the_reasoning(client: TaskCl
         assert "".join(event.reasoning or "" for event in events) == outcome.reasoning == THOUGHT
         assert isinstance(outcome, ToolCallsEvent)
         assert outcome.usage.reasoning_tokens == REASONING_TOKENS
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    twice = {f"a{at}": {"anyOf": [{"$ref": f"#/$defs/a{at + 1}"}] * 2} for at in range(levels)}
+    return {"properties": {"a": {"$ref": "#/$defs/a0"}}, "$defs": {**twice, f"a{levels}": {"type": "string"}}}
+
+
+NAMED_PART = {"$id": "T", "type": "object", "properties": {"n": {"$ref": "#/$defs/U"}}}
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    ({"properties": {"a": {"$ref": "#/$defs/T"}}, "$defs": {"T": NAMED_PART, "U": {}}}, '{"a": {"n": "x"}}'),
+    ({"properties": {"a": {"$dynamicRef": "#nowhere"}}}, '{"a": 1}'),
+    ({"properties": {"a": {"$ref": "#/required"}}, "required": ["a"]}, '{"a": 1}'),
+    ({"properties": {"a": {"multipleOf": 0.01}}}, '{"a": NaN}'),
+    ({"properties": {"a": {"pattern": r"^(\w+\s?)*$"}}}, '{"a": "' + "a" * 31 + '!"}'),
+    ({"properties": {"a": {"pattern": r"^(?!x)(\w+\s?)*\1$"}}}, '{"a": "' + "a" * 300 + '!"}'),
+    (doubling(60), '{"a": 7}'),
+]
+
+
+@pytest.mark.parametrize(("schema", "arguments"), HOSTILE)
+async def test_a_call_that_cannot_be_judged_is_text_and_its_neighbours_miss_nothing(
+    schema: dict[str, Any], arguments: str, client: TaskClient, start_live: StartLive
+) -> None:
+    worker = await start_live(model_source="scripted:?token_ms=0")
+    undisturbed = await worker.runner.run(await client.accept("!tokens 60", seed=7))
+    tool = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object", **schema}))
+    call = f'<tool_call>{{"name": "add", "arguments": {arguments}}}</tool_call>'
+    before = await client.accept("!tokens 60", seed=7)
+    hostile = await client.accept(f"!say {call} That was it.", tools=[tool])
+    behind = [await client.accept("!tokens 60", seed=7) for _ in range(5)]
+
+    first, verdict, *others = await asyncio.gather(*map(worker.runner.run, [before, hostile, *behind]))
+
+    assert isinstance(verdict, Answered)
+    assert (verdict.result.cleaned_response_text, verdict.result.tool_calls) == (f"{call} That was it.", [])
+    assert [first, *others] == [undisturbed] * 6
+    assert isinstance(undisturbed, Answered)
+    for task_id in (before, *behind):
+        assert client.text(await client.stream.read(task_id)) == undisturbed.result.cleaned_response_text
