@@ -89,39 +89,3 @@ def modules_after(code: str, **env: str) -> set[str]:
 def test_a_process_that_does_not_trace_never_imports_the_sdk() -> None:
     modules = modules_after("from shared.telemetry.tracing import start_tracing; start_tracing('test')()")
     assert not {name for name in modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter", "grpc"))}
-
-
-def test_resource_attributes_and_the_service_name_come_from_the_environment_first() -> None:
-    code = """
-from opentelemetry import trace
-from shared.telemetry.tracing import start_tracing
-end = start_tracing("headrace-test")
-attributes = trace.get_tracer_provider().resource.attributes
-assert attributes["service.name"] == "renamed", attributes
-assert attributes["deployment.environment"] == "test", attributes
-assert attributes["service.version"], attributes
-end()
-"""
-    modules = modules_after(
-        code,
-        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
-        OTEL_SERVICE_NAME="renamed",
-        OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test",
-    )
-    assert "opentelemetry.exporter.otlp.proto.http" in modules
-    assert "grpc" not in modules
-
-
-def test_a_span_can_be_told_under_the_id_that_its_process_had_announced() -> None:
-    code = """
-from opentelemetry import trace
-from shared.telemetry.span_export import span_id
-from shared.telemetry.tracing import start_tracing
-end = start_tracing("headrace-test")
-tracer = trace.get_tracer("test")
-with span_id(0x1234):
-    told = tracer.start_span("told")
-assert told.get_span_context().span_id == 0x1234
-assert tracer.start_span("own").get_span_context().span_id != 0x1234
-"""
-    modules_after(code, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_TRACES_SAMPLER="always_off")

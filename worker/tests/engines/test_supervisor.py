@@ -12,7 +12,6 @@ import pytest
 from shared.telemetry.logs import LogOptions
 from worker.engine_options import EngineOptions
 from worker.engine_protocol import Generate, Output, Step
-from worker.engines.scripted.prompts import ScriptedPrompts
 from worker.engines.scripted.script import FIRST_BYTE, LAST_USER
 from worker.engines.supervisor import Engine, EngineUnavailable, Limits
 
@@ -216,8 +215,3 @@ async def test_a_stopped_engine_is_gone() -> None:
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-
-
-def test_every_scripted_token_has_a_text() -> None:
-    tokenizer = ScriptedPrompts().tokenizer
-    assert tokenizer.decode([FIRST_BYTE + byte for byte in "Grüße".encode()]) == "Grüße"
