@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFWriter
+from transformers import PreTrainedModel
 
 from worker.engine_options import TransformersOptions
 from worker.engines.transformers.gguf import sampling_in
@@ -28,8 +29,14 @@ def test_a_broken_gguf_file_says_so_and_leaves_nothing_behind(tmp_path: Path) ->
     assert [path.suffix for path in locate(options).folder.iterdir()] == [".lock", ".lock"]
 
 
+@pytest.fixture(scope="module")
+def packaged(engine_options: TransformersOptions) -> PreTrainedModel:
+    """The packaged model, loaded once, and converted before that where it was not yet."""
+    return load_weights(engine_options, silent)
+
+
+@pytest.mark.usefixtures("packaged")
 def test_a_gguf_model_is_converted_once(engine_options: TransformersOptions) -> None:
-    load_weights(engine_options, silent)
     details: list[str] = []
     model = load_weights(engine_options, lambda detail, fraction: details.append(detail))
     assert details[:2] == ["finding the model", "loading weights"]
@@ -38,13 +45,14 @@ def test_a_gguf_model_is_converted_once(engine_options: TransformersOptions) -> 
     assert (model.config.num_hidden_layers, model.config.vocab_size, model.training) == (30, 49152, False)
 
 
-def test_a_conversion_is_a_folder_like_any_other(engine_options: TransformersOptions, tmp_path: Path) -> None:
-    load_weights(engine_options, silent)
+def test_a_conversion_is_a_folder_like_any_other(
+    packaged: PreTrainedModel, engine_options: TransformersOptions, tmp_path: Path
+) -> None:
     load_tokenizer(engine_options).save_pretrained(tmp_path)
     for path in (locate(engine_options).folder / "float32").iterdir():
         (tmp_path / path.name).symlink_to(path)
     copy = TransformersOptions(model_source=str(tmp_path))
-    assert load_weights(copy, silent).num_parameters() == load_weights(engine_options, silent).num_parameters()
+    assert load_weights(copy, silent).num_parameters() == packaged.num_parameters()
     assert load_tokenizer(copy).encode("Hello") == load_tokenizer(engine_options).encode("Hello")
 
 
