@@ -13,6 +13,12 @@ Message = dict[str, Any]
 """A message in OpenAI's form."""
 
 
+class LoopPrevention(TypedDict):
+    """The tools that are called to wait for something, as the protocol spells them."""
+
+    pollingTools: list[str]
+
+
 class Options(TypedDict, total=False):
     """What a request may say beside its messages; see `create_message` in the contract of `/rpc`."""
 
@@ -32,6 +38,7 @@ class Options(TypedDict, total=False):
     idempotency_key: str
     metadata: dict[str, str]
     cancel_on_disconnect: bool
+    loop_prevention: Literal["off"] | LoopPrevention
 
 
 def creation(messages: str | Sequence[Message], options: Options) -> Call[str]:

@@ -1,10 +1,11 @@
 import itertools
 import json
+from dataclasses import replace
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.conversation.loop_prevention import LoopPolicy, call_key, prevent_loops
+from shared.conversation.loop_prevention import Guarded, LoopPolicy, call_key, prevent_loops
 from shared.conversation.rules import check_conversation
 from shared.wire.chat import AssistantMessage, ChatMessage, FunctionCall, MessageToolCall, ToolMessage, UserMessage
 
@@ -171,3 +172,37 @@ def test_the_guard_keeps_the_role_rules_and_a_second_pass_changes_no_message(
     assert prevent_loops(once.messages, policy).messages == once.messages
     if once.guard is None:
         assert once.messages == messages
+
+
+POLL: Call = ("job_status", '{"job": 7}', "running")
+PATIENT = LoopPolicy(polling_tools=frozenset({"job_status"}))
+
+
+def test_a_tool_that_polls_may_give_the_same_answer_for_as_long_as_it_takes() -> None:
+    messages = conversation(*[POLL] * 30)
+    assert prevent_loops(messages, PATIENT) == Guarded(messages, None)
+    guard = prevent_loops(messages, LoopPolicy()).guard
+    assert guard is not None
+    assert guard.tools_withheld
+
+
+def test_polling_hides_no_loop_of_another_tool() -> None:
+    guarded = prevent_loops(conversation(POLL, A, POLL, A, POLL, A, POLL), PATIENT)
+    assert names(guarded.messages) == ["job_status", "weather", "job_status", "job_status", "job_status"]
+    assert guarded.guard is not None
+    assert (guarded.guard.repeated_calls_removed, guarded.guard.tools_withheld) == (2, True)
+
+
+def test_a_call_beside_a_polling_one_is_judged_for_itself() -> None:
+    guarded = prevent_loops(conversation([A, POLL], [POLL, A], [POLL, A]), PATIENT)
+    assert names(guarded.messages) == ["weather", "job_status", "job_status", "job_status"]
+    assert guarded.guard is not None
+    assert guarded.guard.tools_withheld
+
+
+def test_rounds_beside_polling_ones_count() -> None:
+    rounds: list[Call | list[Call] | str] = [POLL, A, POLL, B, POLL, POLL, C]
+    assert prevent_loops(conversation(*rounds), replace(PATIENT, max_tool_rounds=4)).guard is None
+    guard = prevent_loops(conversation(*rounds), replace(PATIENT, max_tool_rounds=3)).guard
+    assert guard is not None
+    assert guard.reason.startswith("3 tool rounds")

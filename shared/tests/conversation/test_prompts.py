@@ -249,3 +249,21 @@ def test_the_tool_prompt_of_a_longer_conversation_starts_with_that_of_the_shorte
 def test_with_tool_choice_none_no_tools_are_shown() -> None:
     assembled = assemble(params(message="hi", tools=[TOOL], toolChoice="none"), LoopPolicy())
     assert with_tool_prompt(assembled.messages, assembled.tools, "none") == [{"role": "user", "content": "hi"}]
+
+
+def test_a_request_may_switch_loop_prevention_off_or_name_the_tools_that_poll() -> None:
+    allowed: list[Any] = ["off", {"pollingTools": ["weather"]}]
+    for wanted in allowed:
+        assembled = assemble(params(messages=LOOPING, tools=[TOOL], loopPrevention=wanted), LoopPolicy())
+        assert (len(assembled.messages), len(assembled.tools), assembled.guard) == (7, 1, None)
+    for wanted in (None, {"pollingTools": list[str]()}):
+        assert assemble(params(messages=LOOPING, tools=[TOOL], loopPrevention=wanted), LoopPolicy()).tools == []
+
+
+def test_a_polling_tool_that_nobody_knows_is_a_slip_of_the_pen() -> None:
+    request = params(message="hi", tools=[TOOL], loopPrevention={"pollingTools": ["weather", "wether"]})
+    with pytest.raises(InvalidConversation) as refused:
+        assemble(request, LoopPolicy())
+    assert refused.value.place == ("loop_prevention", "pollingTools", 1)
+    called_before = params(messages=LOOPING, loopPrevention={"pollingTools": ["weather"]})
+    assert assemble(called_before, LoopPolicy()).guard is None

@@ -6,7 +6,7 @@ in the turn and the new answer equals the latest one. A call whose answer change
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
@@ -24,6 +24,8 @@ class LoopPolicy:
     """Rounds in a row that may bring nothing new; at this many, tools are withheld. 1 acts on the first repeat."""
     max_tool_rounds: int = 8
     """Tool rounds since the last user message after which the model must answer."""
+    polling_tools: frozenset[str] = frozenset()
+    """Tools that are called to wait: their calls are never repeats, and rounds of them alone do not count."""
 
 
 class ToolLoop(Exception):
@@ -53,14 +55,14 @@ def prevent_loops(messages: Sequence[ChatMessage], policy: LoopPolicy) -> Guarde
         return Guarded(list(messages), None)
     kept: list[ChatMessage] = []
     removed = 0
-    turn = _Turn()
+    turn = _Turn(policy.polling_tools)
     for span in _spans(messages):
         if isinstance(span, _Round):
             rest = turn.add(span)
             removed += len(span.calls) - len(rest.calls)
             kept += rest.messages()
         else:
-            turn = _Turn() if isinstance(span, UserMessage) else turn
+            turn = _Turn(policy.polling_tools) if isinstance(span, UserMessage) else turn
             kept.append(span)
     if isinstance(kept[-1], AssistantMessage) and not isinstance(messages[-1], AssistantMessage):
         # Nothing but assistant text stands before the last round: without it there would be nothing to answer.
@@ -95,8 +97,15 @@ class _Round:
 
     def last_answered(self) -> "_Round":
         """The round with nothing but its last answer and the call of it."""
-        answer = self.answers[-1]
-        return _Round(self.assistant, tuple(c for c in self.calls if c.id == answer.tool_call_id), (answer,))
+        return self.only({self.answers[-1].tool_call_id})
+
+    def only(self, call_ids: Set[str]) -> "_Round":
+        """The round with nothing but these calls and their answers."""
+        return _Round(
+            self.assistant,
+            tuple(call for call in self.calls if call.id in call_ids),
+            tuple(answer for answer in self.answers if answer.tool_call_id in call_ids),
+        )
 
     def signature(self) -> frozenset[tuple[str, str]]:
         """What was asked and answered, in whatever order."""
@@ -108,7 +117,9 @@ class _Round:
 class _Turn:
     """What happened since one user message."""
 
+    polling_tools: frozenset[str]
     rounds: list[_Round] = field(default_factory=list)
+    """What is left of them without the polling calls; rounds of nothing else are not among them."""
     stuck: int = 0
     """Rounds at the end in which every call was a repeat."""
     notes: list[str] = field(default_factory=list)
@@ -117,20 +128,22 @@ class _Turn:
 
     def add(self, done: _Round) -> _Round:
         """Record a round; returns what is left of it without its repeats."""
-        self.rounds.append(done)
+        judged = done.only({call.id for call in done.calls if call.function.name not in self.polling_tools})
+        if not judged.calls:
+            return done
+        self.rounds.append(judged)
         contents = {answer.tool_call_id: answer.content for answer in done.answers}
-        fresh: list[MessageToolCall] = []
-        for call in done.calls:
+        repeated: set[str] = set()
+        for call in judged.calls:
             key, answer = call_key(call), contents[call.id]
             if self._latest.get(key) == answer:
                 note = _repeat_note(call, answer)
                 self.notes += [note] if note not in self.notes else []
+                repeated.add(call.id)
             else:
                 self._latest[key] = answer
-                fresh.append(call)
-        self.stuck = 0 if fresh else self.stuck + 1
-        ids = {call.id for call in fresh}
-        return _Round(done.assistant, tuple(fresh), tuple(a for a in done.answers if a.tool_call_id in ids))
+        self.stuck = self.stuck + 1 if len(repeated) == len(judged.calls) else 0
+        return done.only({call.id for call in done.calls} - repeated)
 
 
 def call_key(call: MessageToolCall) -> str:

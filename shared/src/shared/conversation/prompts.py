@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop, prevent_loops
 from shared.conversation.rules import InvalidConversation, Place, check_conversation, in_call_order
@@ -19,7 +20,7 @@ from shared.wire.chat import (
     UserMessage,
 )
 from shared.wire.json_schemas import InvalidSchema, usable_schema
-from shared.wire.schemas import CreateMessageParams, Guard
+from shared.wire.schemas import CreateMessageParams, Guard, LoopPrevention
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,35 @@ def assemble(
     tools = params.tools or []
     tool_choice = _checked_choice(tools, params.tool_choice)
     _check_format(params.response_format)
-    guarded = prevent_loops(in_call_order(whole), policy)
+    guarded = prevent_loops(in_call_order(whole), _policy(params.loop_prevention, policy, whole, tools))
     if guarded.guard is not None and guarded.guard.tools_withheld and tools:
         if tool_choice == "required" or isinstance(tool_choice, NamedToolChoice):
             raise ToolLoop(guarded.guard)
         tools, tool_choice = [], "none"
     return Assembled(guarded.messages, whole, tools, tool_choice, guarded.guard)
+
+
+def _policy(
+    wanted: Literal["off"] | LoopPrevention | None,
+    policy: LoopPolicy,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[Tool],
+) -> LoopPolicy:
+    """The server's policy as the client wants it for this request."""
+    if wanted is None:
+        return policy
+    if wanted == "off":
+        return replace(policy, enabled=False)
+    known = {tool.function.name for tool in tools}
+    for message in messages:
+        if isinstance(message, AssistantMessage):
+            known |= {call.function.name for call in message.tool_calls or []}
+    for at, name in enumerate(wanted.polling_tools):
+        if name not in known:
+            raise InvalidConversation(
+                ("loop_prevention", "pollingTools", at), f"names the tool {name!r}, which is not in `tools`"
+            )
+    return replace(policy, polling_tools=frozenset(wanted.polling_tools))
 
 
 def _placed(params: CreateMessageParams, conversation: Sequence[ChatMessage] | None) -> list[tuple[Place, ChatMessage]]:

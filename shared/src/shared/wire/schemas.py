@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 
-from shared.wire.chat import MAX_TOOLS, ChatMessage, ResponseFormat, Tool, ToolChoice, UserMessage
+from shared.wire.chat import MAX_TOOLS, ChatMessage, ResponseFormat, Tool, ToolChoice, ToolName, UserMessage
 
 SCHEMA_VERSION = 1
 """Version of the task record and of the Celery message; a worker refuses a record of a version it does not know."""
@@ -78,6 +78,14 @@ class ConversationParams(WireType):
     that begin with a tool's result, go on with it; `history` and other `messages` start it anew. One turn at a time."""
 
 
+class LoopPrevention(WireType):
+    """What loop prevention leaves alone in one request."""
+
+    polling_tools: Annotated[list[ToolName], Field(max_length=MAX_TOOLS, fail_fast=True)]
+    """Tools that are called to wait for something: the same answer again is no repeat, and a round that calls nothing
+    else does not count."""
+
+
 class CreateMessageParams(Sampling, ConversationParams):
     """Parameters of `create_message`. Their order is that of the positional form: first the conversation, then the
     sampling, then these; a new one goes to the end.
@@ -95,6 +103,9 @@ class CreateMessageParams(Sampling, ConversationParams):
     """The client's own notes."""
     cancel_on_disconnect: bool = False
     """Cancel the task when its last reader has been gone for the server's resume window."""
+    loop_prevention: Literal["off"] | LoopPrevention | None = None
+    """What repeated tool calls may do in this request: anything (`off`), or wait (the tools that poll). Null: neither,
+    where the server has loop prevention on."""
 
     @field_validator("priority", "cancel_on_disconnect", mode="before")
     @classmethod
