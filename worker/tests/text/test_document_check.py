@@ -111,6 +111,10 @@ def test_a_pattern_that_nothing_can_read_gives_no_verdict(pattern: str) -> None:
 def test_an_odd_pattern_of_a_tool_is_left_out_as_at_the_door() -> None:
     assert DocumentCheck(of_string(r"^(?#a comment)a$"), of_tool=True).judge({"a": "b"})
     assert not DocumentCheck(of_string(r"^(?#a comment)a$"), of_tool=False).accepts({"a": "a"})
+    keys = {"patternProperties": {r"^(?#a comment)a$": {"type": "string"}, "^(?!x)b": {"type": "integer"}}}
+    assert DocumentCheck(keys, of_tool=True).judge({"a": 1, "b": 1})
+    assert not DocumentCheck(keys, of_tool=True).judge({"a": 1, "b": "text"})
+    assert not DocumentCheck(keys, of_tool=False).accepts({"b": 1})
 
 
 def test_older_dialects_are_judged_as_they_are_meant() -> None:

@@ -33,9 +33,11 @@ class Matcher:
 class BoundedPattern:
     """One `pattern` of a schema, compiled when it is first needed."""
 
-    def __init__(self, pattern: str, allowance: Allowance) -> None:
+    def __init__(self, pattern: str, allowance: Allowance, *, needed: bool) -> None:
+        """`needed`: there is no verdict if no engine reads the pattern; else it has no say then."""
         self._pattern = pattern
         self._allowance = allowance
+        self._needed = needed
         self._matcher: Matcher | None = None
 
     def validate(self, instance: object) -> None:
@@ -45,6 +47,8 @@ class BoundedPattern:
         allowance = self._allowance
         self._matcher = matcher = self._matcher or matcher_of(self._pattern, allowance)
         if matcher is None:
+            if not (self._needed or allowance.refusal):
+                return
             allowance.refuse(f"the pattern {self._pattern[:100]!r} cannot be read")
         elif matcher.hard and len(instance) > MAX_HARD_TEXT:
             allowance.refuse(f"{len(instance)} characters are too many for the pattern {self._pattern[:100]!r}")
@@ -65,6 +69,15 @@ _WAYS: list[tuple[Any, int, Callable[[int], int]]] = [
     (RegexOptions(size_limit=10_000_000), 50_000, lambda length: 1 + 20 * length),
     (HARD, 1_000, hard_cost),
 ]
+
+
+def reads(options: Any, pattern: str) -> bool:
+    """Whether an engine can read the pattern."""
+    try:
+        Draft202012Validator({"pattern": pattern}, pattern_options=options, offline=True)
+    except ValueError:
+        return False
+    return True
 
 
 def matcher_of(pattern: str, allowance: Allowance) -> Matcher | None:

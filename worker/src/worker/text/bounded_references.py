@@ -24,9 +24,11 @@ class ReferenceMeters:
         self._sizes: list[int] = []
         """Of the target of each reference."""
         references = SchemaReferences(schema)
+        self.parts = _parts_of([schema, *references.used()])
+        """Every schema in it."""
         holders = [
             (part, key, references.target(part, part[key]))
-            for part in _parts([schema, *references.used()])
+            for part in self.parts
             for key in ("$ref", "$dynamicRef")
             if key in part
         ]
@@ -67,7 +69,7 @@ def size_of_schema(schema: object) -> int:
     return size
 
 
-def _parts(schemas: Iterable[Any]) -> list[dict[str, Any]]:
+def _parts_of(schemas: Iterable[Any]) -> list[dict[str, Any]]:
     """The schemas and all inside of them, each once."""
     pending, parts = list(schemas), dict[int, dict[str, Any]]()
     while pending:

@@ -5,15 +5,16 @@ between two steps of the engine: its work is counted and stopped, and a validato
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema_rs import Draft202012Validator, ValidationError
+from jsonschema_rs import Draft202012Validator
 
-from shared.wire.json_schemas import Schema, usable_schema
+from shared.wire.schema_dialects import Schema, in_one_dialect
 from worker.panics import LEAVING
 from worker.text.allowance import Allowance, CannotBeJudged
-from worker.text.bounded_patterns import HARD, MAX_HARD_TEXT, PLAIN, BoundedPattern, hard_cost
+from worker.text.bounded_patterns import HARD, MAX_HARD_TEXT, PLAIN, BoundedPattern, hard_cost, reads
 from worker.text.bounded_references import METER, ReferenceMeters, size_of_schema
 
 MAX_DEPTH = 128
@@ -30,13 +31,14 @@ class DocumentCheck:
     """One schema of one task, compiled once."""
 
     def __init__(self, schema: Schema, *, of_tool: bool = False, allowance: Allowance | None = None) -> None:
-        """`of_tool`: as at the door (`usable_schema`). `allowance`: shared with the other schemas of the task; None: a
-        new one of UNITS.
+        """`schema`: one that the door has let in. `of_tool`: patterns that nothing reads have no say, as at the door.
+        `allowance`: shared with the other schemas of the task; None: a new one of UNITS.
 
         Never raises: by a schema that cannot be used no document can be judged. Takes a tenth of a millisecond, but
         tens of them for the largest schemas: not for an event loop.
         """
         self._allowance = allowance or Allowance(UNITS)
+        self._of_tool = of_tool
         self._refusal = ""
         self._parts = 0
         self._key_patterns = 0
@@ -44,7 +46,7 @@ class DocumentCheck:
         """A key pattern needs backtracking."""
         self._validator: Draft202012Validator
         try:
-            self._compile(usable_schema(schema, of_tool=of_tool))
+            self._compile(in_one_dialect(schema))
         except LEAVING:
             raise
         except BaseException as error:
@@ -85,19 +87,16 @@ class DocumentCheck:
     def _compile(self, schema: dict[str, Any]) -> None:
         meters = ReferenceMeters(schema, self._allowance)
         self._parts = size_of_schema(schema)
-        self._key_patterns = _key_patterns(schema)
-        if self._key_patterns > MAX_KEY_PATTERNS:
-            raise CannotBeJudged(f"it has more than {MAX_KEY_PATTERNS} patternProperties")
-        keywords: Any = {"pattern": lambda _, text, __: BoundedPattern(text, self._allowance), METER: meters.of}
-        for self._hard_keys in (False, True):
-            options = HARD if self._hard_keys else PLAIN
-            try:
-                self._validator = Draft202012Validator(schema, keywords=keywords, pattern_options=options, offline=True)
-            except ValidationError:
-                if self._hard_keys or not self._key_patterns:
-                    raise
-            else:
-                return
+        self._key_patterns, self._hard_keys = _key_patterns(meters.parts, needed=not self._of_tool)
+        self._validator = Draft202012Validator(
+            schema,
+            keywords={"pattern": self._pattern, METER: meters.of},  # type: ignore[dict-item]  # a function makes them
+            pattern_options=HARD if self._hard_keys else PLAIN,
+            offline=True,
+        )
+
+    def _pattern(self, _schema: object, pattern: str, _path: object) -> BoundedPattern:
+        return BoundedPattern(pattern, self._allowance, needed=not self._of_tool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +137,22 @@ def size_of(document: object) -> Size:
     return Size(values, longest_key, key_units, hard_key_units)
 
 
-def _key_patterns(schema: object) -> int:
-    pending, patterns = [schema], 0
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            pending += part.values()
-            named = part.get("patternProperties")
-            patterns += len(named) if isinstance(named, dict) else 0
-        elif isinstance(part, list):
-            pending += part
-    return patterns
+def _key_patterns(parts: Iterable[dict[str, Any]], *, needed: bool) -> tuple[int, bool]:
+    """How many patterns for keys there are, and whether one of them needs backtracking.
+
+    One that no engine reads is left out unless it is `needed`.
+    """
+    count, hard = 0, False
+    for part in parts:
+        for pattern in list(part.get("patternProperties", ())):
+            count += 1
+            if count > MAX_KEY_PATTERNS:
+                raise CannotBeJudged(f"it has more than {MAX_KEY_PATTERNS} patternProperties")
+            if not reads(PLAIN, pattern):
+                hard = True
+                if not needed and not reads(HARD, pattern):
+                    del part["patternProperties"][pattern]
+    return count, hard
 
 
 def _check_text(text: str) -> None:
