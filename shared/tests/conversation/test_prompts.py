@@ -118,7 +118,16 @@ PARAMETERS = "tools", 0, "function", "parameters"
         (
             {"messages": [USER, asks(call(arguments='{"x": NaN}')), answers()]},
             ("messages", 1, *ARGUMENTS),
-            "NaN is not JSON",
+            "NaN is not JSON (in x)",
+        ),
+        *(
+            ({"messages": [USER, asks(call(arguments=text)), answers()]}, ("messages", 1, *ARGUMENTS), reason)
+            for text, reason in [
+                ('{"x": [-Infinity]}', "out of range"),
+                ('{"x": [0, 1e999]}', "(in x[1])"),
+                ('{"x": "a \\ud83d b"}', "half a surrogate pair, which is no character (in x,"),
+                ('{"x": ' * 201 + "1" + "}" * 201, "beyond 200 levels (in x.x.x"),
+            ]
         ),
         ({"messages": [USER, asks(call()), answers(), USER, answers()]}, ("messages", 4), "no assistant message"),
         ({"history": [said("x"), answers()], "message": "hi"}, ("history", 1), "no assistant message"),

@@ -1,12 +1,13 @@
 """JSON text of others, and what it may cost."""
 
 import json
+import re
 import time
 from contextlib import suppress
 
 import pytest
 
-from shared.wire.json_text import MAX_VALUES, parse_json
+from shared.wire.json_text import HALF_PAIR, MAX_VALUES, OUT_OF_RANGE, parse_json
 
 MEGABYTES = 4
 
@@ -99,3 +100,35 @@ def test_no_text_costs_much_more_than_plain_text_of_its_length(odd: str) -> None
 
     plain = min(cost(PLAIN) for _ in range(3))
     assert min(cost(ODD[odd]) for _ in range(3)) < 20 * plain
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (
+            rb'{"a": [{"b": "x \ud83d y"}]}',
+            f"{HALF_PAIR} (in a[0].b, line 1 column ",
+        ),
+        (rb'{"a": [1, "\ude00"]}', f"{HALF_PAIR} (in a[1], line 1 column "),
+        (rb'{"a": "\ud83d\ud83d"}', f"{HALF_PAIR} (in a, line 1 column "),
+        (rb'{"a": "\\\ud83d"}', f"{HALF_PAIR} (in a, line 1 column "),
+        (rb'{"a": 1, "b\ud83d": 2}', f"{HALF_PAIR} (in b, line 1 column "),
+        (rb'"\ud83d"', f"{HALF_PAIR} (line 1 column 8)"),
+        (b'{"a":\n{"b": "x \xff"}}', "not UTF-8 (in a.b, line 2 column 10)"),
+        (b'{"a": "\xed\xa0\xbd"}', "not UTF-8 (in a, line 1 column 8)"),
+        (b'{"a": {"b": ' + b"[" * 300, "nested too deeply, beyond 200 levels (in a.b"),
+        (b"[" * 300, "nested too deeply, beyond 200 levels (in [0][0]"),
+        (b'{"a": [1, {"b": 1e999}]}', f"{OUT_OF_RANGE} (in a[1].b)"),
+        (b'{"a": [1, ' + b"9" * 5000 + b"]}", f"{OUT_OF_RANGE} (in a[1], line 1 column "),
+        (b'{"a": [1, {"b": NaN}]}', "NaN is not JSON (in a[1].b)"),
+        (b'{"a": [1, {"b": ]}', "expected value at line 1 column 17"),
+        (
+            b'{"' + b"k" * 10_000 + rb'": "\ud83d"}',
+            f"{HALF_PAIR} (in kkkkkkkk",
+        ),
+    ],
+    ids=range(15),
+)
+def test_what_is_no_json_is_refused_with_its_place(text: bytes, error: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(error)):
+        parse_json(text)

@@ -1,6 +1,9 @@
 """JSON text of others, read strictly and within bounds: no text holds its reader up for long."""
 
+import re
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic import JsonValue
 from pydantic_core import from_json
@@ -13,8 +16,8 @@ _SHORT_BYTES = 64 * 1024
 
 
 def parse_json(text: str | bytes) -> JsonValue:
-    """Strict JSON: UTF-8, no NaN or Infinity, no number beyond a double's range, no lone surrogates, at most 200 levels
-    deep and MAX_VALUES values. Raises ValueError.
+    """Strict JSON: UTF-8, no NaN or Infinity, no number beyond a double's range, no half of a surrogate pair, at most
+    200 levels deep and MAX_VALUES values. Raises ValueError, which says what is wrong and in which member.
     """
     body = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     if len(body) > _SHORT_BYTES and _has_too_many_values(body):
@@ -22,11 +25,62 @@ def parse_json(text: str | bytes) -> JsonValue:
     try:
         value: JsonValue = from_json(body)
     except ValueError as error:
-        if str(error).startswith("recursion limit"):
-            raise ValueError(f"nested too deeply ({error})") from None
-        raise
+        raise ValueError(_explained(str(error), body)) from None
     _check_numbers(value)
     return value
+
+
+def _explained(error: str, body: bytes) -> str:
+    """The parser's error in words, with the member that it was reading."""
+    told = _TOLD.fullmatch(error)
+    if told is None:
+        return error
+    reason, line, column = told[1], int(told[2]), int(told[3])
+    start = sum(len(one) + 1 for one in body.split(b"\n", line - 1)[: line - 1])
+    before = body[: start + column - 1]
+    match reason:
+        case "unexpected end of hex escape" | "lone leading surrogate in hex escape":
+            reason, before = HALF_PAIR, before[: before.rfind(b"\\u")]
+        case "invalid unicode code point":
+            reason = "not UTF-8"
+        case "recursion limit exceeded":
+            reason = "nested too deeply, beyond 200 levels"
+        case "number out of range":
+            reason, before = OUT_OF_RANGE, before.rstrip(b"0123456789") + b"null"
+        case _:
+            return error
+    place = _path(_way_to_the_end(before))
+    return f"{reason} ({place}{', ' if place else ''}line {line} column {column})"
+
+
+_TOLD = re.compile(r"(.+) at line (\d+) column (\d+)")
+HALF_PAIR = "half a surrogate pair, which is no character"
+OUT_OF_RANGE = f"a number is out of range: none may be beyond {sys.float_info.max:.4g}"
+MAX_PATH = 100
+"""Characters of a place in an error; names of members can be as long as the text."""
+
+
+def _way_to_the_end(text: bytes) -> list[str | int]:
+    """The names and indices that lead to what stands last in a text that was cut off."""
+    value: JsonValue = None
+    for ending in (b'":null', b""):  # in the name of a member, or elsewhere
+        try:
+            value = from_json(text + ending, allow_partial="trailing-strings")
+            break
+        except ValueError:
+            continue
+    way: list[str | int] = []
+    while isinstance(value, dict | list) and value:
+        step: Any = next(reversed(value)) if isinstance(value, dict) else len(value) - 1
+        way.append(step)
+        value = value[step]
+    return way
+
+
+def _path(way: Sequence[str | int]) -> str:
+    """`in params.messages[0].content`; empty for the text as a whole."""
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in way[:MAX_PATH]).removeprefix(".")
+    return f"in {path if len(path) <= MAX_PATH else path[:MAX_PATH] + '…'}" if path else ""
 
 
 def _has_too_many_values(body: bytes) -> bool:
@@ -54,6 +108,19 @@ def _check_numbers(value: JsonValue) -> None:
         elif isinstance(one, list):
             pending.extend(one)
         elif isinstance(one, int | float) and not -largest <= one <= largest:
-            if one != one:
-                raise ValueError("NaN is not JSON")
-            raise ValueError(f"a number is out of range: none may be beyond {largest:.4g}")
+            place = _path(_way_to(one, value))
+            raise ValueError((OUT_OF_RANGE if one == one else "NaN is not JSON") + (f" ({place})" if place else ""))
+
+
+def _way_to(part: JsonValue, value: JsonValue) -> list[str | int]:
+    """The names and indices that lead to this very object inside of the value."""
+    pending: list[tuple[list[str | int], JsonValue]] = [([], value)]
+    while pending:
+        way, one = pending.pop()
+        if one is part:
+            return way
+        if isinstance(one, dict):
+            pending.extend(([*way, name], inner) for name, inner in one.items())
+        elif isinstance(one, list):
+            pending.extend(([*way, at], inner) for at, inner in enumerate(one))
+    return []
