@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.store.task_ledger import TaskLedger
 from testbed.api_app import Call, StartApp
 
 KEYS = {"key-of-a": "a", "key-of-b": "b"}
@@ -12,17 +13,23 @@ LIST = {"jsonrpc": "2.0", "id": 1, "method": "tool_list"}
 CREATE = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}
 
 
-async def test_without_configured_keys_everybody_is_the_default_tenant(call: Call, ledger: Any) -> None:
+async def tenant_of(ledger: TaskLedger, task_id: str) -> str:
+    record = await ledger.get(task_id)
+    assert record is not None
+    return record.tenant
+
+
+async def test_without_configured_keys_everybody_is_the_default_tenant(call: Call, ledger: TaskLedger) -> None:
     for key in ("", "whatever"):
-        record = await ledger.get((await call("create_message", key=key, message="hi"))["result"]["taskId"])
-        assert record.tenant == "default"
+        created = await call("create_message", key=key, message="hi")
+        assert await tenant_of(ledger, created["result"]["taskId"]) == "default"
 
 
 @pytest.mark.parametrize(("scheme", "tenant"), [("Bearer", "a"), ("bearer", "a"), ("BEARER ", "a")])
-async def test_the_key_names_the_tenant(start_app: StartApp, ledger: Any, scheme: str, tenant: str) -> None:
+async def test_the_key_names_the_tenant(start_app: StartApp, ledger: TaskLedger, scheme: str, tenant: str) -> None:
     async with start_app(api_keys=KEYS) as http:
         reply = await http.post("/rpc", json=CREATE, headers={"Authorization": f"{scheme} key-of-a"})
-    assert (await ledger.get(reply.json()["result"]["taskId"])).tenant == tenant
+    assert await tenant_of(ledger, reply.json()["result"]["taskId"]) == tenant
 
 
 @pytest.mark.parametrize(

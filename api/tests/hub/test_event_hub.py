@@ -15,6 +15,7 @@ from shared.store.event_stream import CLOSED, START, EntryId, EventStream
 from shared.store.keys import Keys
 from testbed.fake_worker import FakeWorker
 from testbed.valkey import Valkey
+from testbed.waiting import until
 
 
 @pytest.fixture
@@ -272,9 +273,11 @@ async def test_two_hundred_readers_that_came_and_went_leave_nothing_behind(
     for reading in readings[1::2]:
         reading.subscription.close()
     await asyncio.wait([reading.task for reading in readings], timeout=5)
-    async with asyncio.timeout(5):
-        while await redis.pubsub_channels():  # noqa: ASYNC110  # another process's state
-            await asyncio.sleep(0.02)
+
+    async def nobody_listens() -> bool:
+        return not await redis.pubsub_channels()
+
+    await until(nobody_listens, 5)
     assert asyncio.all_tasks() == before
 
 

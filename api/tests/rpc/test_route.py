@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from testbed.api_replica import StartReplica
+from testbed.waiting import until
 
 JSON = {"Content-Type": "application/json"}
 
@@ -103,13 +104,11 @@ async def test_a_client_that_goes_away_in_mid_body_leaves_nothing_behind(
     _, writer = await asyncio.open_connection("127.0.0.1", replica.port)
     writer.write(b"POST /rpc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
     await writer.drain()
-    async with asyncio.timeout(5):
-        while not replica.server.server_state.tasks:  # noqa: ASYNC110  # uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        writer.close()
-        await writer.wait_closed()
-        while replica.server.server_state.tasks:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    running = replica.server.server_state.tasks
+    await until(lambda: running, 5, "the request runs")
+    writer.close()
+    await writer.wait_closed()
+    await until(lambda: not running, 5, "nothing runs")
     assert "Traceback" not in caplog.text
 
 

@@ -369,9 +369,7 @@ async def test_a_task_that_asked_for_it_is_cancelled_when_its_last_reader_is_gon
             await other.event()
         await asyncio.sleep(2.5)  # the other reader's mark would have run out, and this one's was renewed
         assert not await cancelled(ledger, task_id)
-    async with asyncio.timeout(6):
-        while not await cancelled(ledger, task_id):  # noqa: ASYNC110  # state in Redis
-            await asyncio.sleep(0.05)
+    await until(lambda: cancelled(ledger, task_id), 6)
     assert not await cancelled(ledger, bystander)
 
 

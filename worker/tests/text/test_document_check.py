@@ -203,7 +203,9 @@ class Panic(BaseException):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, RecursionError, OverflowError, MemoryError, Panic])
-def test_whatever_the_validator_raises_is_no_verdict(error: type[BaseException], monkeypatch: Any) -> None:
+def test_whatever_the_validator_raises_is_no_verdict(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Broken:
         def __init__(self, *_: object, **__: object) -> None: ...
 
