@@ -2,12 +2,15 @@ import asyncio
 from itertools import accumulate
 from typing import Any
 
+import pytest
 from redis.typing import EncodableT, FieldT
 
+from shared.conversation.loop_prevention import LoopPolicy
+from shared.conversation.prompts import assemble
 from shared.store.conversations import StoredConversation
 from shared.store.task_record import Claim
 from shared.wire.chat import AssistantMessage, FunctionDefinition, Tool, UserMessage
-from shared.wire.schemas import ErrorEvent, FinalTextEvent, SamplingDefaults, ToolCallsEvent, Usage
+from shared.wire.schemas import CreateMessageParams, ErrorEvent, FinalTextEvent, SamplingDefaults, ToolCallsEvent, Usage
 from shared.wire.task_result import TaskResult
 from testbed.live_worker import StartLive
 from testbed.task_client import SCRIPTED_MODEL, TaskClient
@@ -228,6 +231,50 @@ async def test_a_conversation_is_saved_with_its_new_answer(client: TaskClient, s
         [UserMessage(role="user", content="!say yes"), AssistantMessage(role="assistant", content="yes")],
         version=task_id,
     )
+
+
+async def test_an_answer_for_a_conversation_that_was_started_anew_meanwhile_is_told_and_not_saved(
+    client: TaskClient, start_live: StartLive
+) -> None:
+    worker = await start_live()
+    asked = [UserMessage(role="user", content="!say old")]
+    old = await client.accept("!say old", conversation_id="c1", conversation=asked)
+    await client.redis.delete(client.keys.conversation("tenant", "c1"))
+    new = await client.accept("!say new", conversation_id="c1", conversation=asked)
+    await worker.runner.run(new)
+
+    verdict = await worker.runner.run(old)
+
+    assert isinstance(verdict, Failed)
+    record = await client.ended(old)
+    assert ErrorEvent.model_validate_json(record.outcome).code == "conversation_changed"
+    stored = await client.conversations.load("tenant", "c1")
+    assert stored is not None
+    assert (stored.messages[-1].content, stored.version) == ("new", new)
+
+
+@pytest.mark.parametrize(
+    "argument", ["NaN", "-Infinity", "1e999", '"half \\ud83d"', "[" * 150 + "]" * 150, '{"a": ' * 300 + "1" + "}" * 300]
+)
+async def test_a_conversation_can_go_on_whatever_its_model_wrote_as_a_call(
+    client: TaskClient, start_live: StartLive, argument: str
+) -> None:
+    worker = await start_live(model_source="scripted:?token_ms=0")
+    asked = [UserMessage(role="user", content="go")]
+    said = f'!say <tool_call>{{"name": "f", "arguments": {{"x": {argument}}}}}</tool_call>'
+    tool = Tool(type="function", function=FunctionDefinition(name="f"))
+    task_id = await client.accept(said, conversation_id="c1", conversation=asked, tools=[tool], max_tokens=5000)
+    assert isinstance(await worker.runner.run(task_id), Answered)
+
+    stored = await client.conversations.load("tenant", "c1")
+    assert stored is not None
+    last = stored.messages[-1]
+    calls = last.tool_calls or [] if isinstance(last, AssistantMessage) else []
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "done"} for call in calls]
+    going_on = {"messages": results} if results else {"message": "and now?"}
+    assembled = assemble(CreateMessageParams.model_validate(going_on), LoopPolicy(), stored.messages)
+    again = await client.accept("!say on", conversation_id="c1", conversation=assembled.conversation)
+    assert isinstance(await worker.runner.run(again), Answered)
 
 
 async def test_an_error_of_the_engine_fails_that_task_alone(client: TaskClient, start_live: StartLive) -> None:
