@@ -36,7 +36,7 @@ def test_a_prompt_is_answered(server: ScriptedServer, capsys: pytest.CaptureFixt
 
 
 def test_an_interrupted_answer_is_cancelled(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("headrace.chat.show", interrupt)
