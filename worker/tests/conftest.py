@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import llguidance.hf
 import pytest
 from celery import Celery
+from llguidance import LLTokenizer
 from redis.asyncio import Redis
+from transformers import PreTrainedTokenizerFast
 
 from shared.celery_app import make_celery
 from shared.settings import SharedSettings
@@ -21,6 +24,17 @@ from testbed.worker_process import StartWorker, WorkerProcess
 from worker.engine_options import PACKAGED_MODEL, TransformersOptions
 from worker.engines.transformers.tokenizer import load_tokenizer
 from worker.settings import WorkerSettings
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> PreTrainedTokenizerFast:
+    """The real tokenizer of the packaged model."""
+    return load_tokenizer(TransformersOptions(model_source=PACKAGED_MODEL))
+
+
+@pytest.fixture(scope="session")
+def vocabulary(smollm2: PreTrainedTokenizerFast) -> LLTokenizer:
+    return llguidance.hf.from_tokenizer(smollm2)
 
 
 @pytest.fixture

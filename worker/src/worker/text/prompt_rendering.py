@@ -11,8 +11,9 @@ from shared.conversation.prompts import with_tool_prompt
 from shared.wire.chat import AssistantMessage, ChatMessage, SystemMessage, Tool, ToolMessage, UserMessage
 from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
-from worker.text.answer_grammars import call_syntax, grammar_for, is_enforced
+from worker.text.answer_grammars import grammar_for, is_enforced
 from worker.text.answer_stream import AnswerStream
+from worker.text.call_rules import call_syntax
 from worker.text.codec import Unanswerable
 from worker.text.reasoning import Tags, opened_by, tags_known_to
 from worker.text.template_abilities import Turn, abilities_of

@@ -11,7 +11,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from worker.engine_protocol import Generate
-from worker.engines.grammar import Constraint
+from worker.engines.constraint import Constraint
 from worker.engines.transformers.sampling import Sampler
 from worker.engines.transformers.sequence import Answer, Sequence
 

@@ -123,7 +123,8 @@ class EngineProcess:
 
         adopt("transformers")
 
-        from worker.engines.grammar import Grammars, InvalidGrammar
+        from worker.engines.constraint import InvalidGrammar
+        from worker.engines.grammar import Grammars
         from worker.engines.transformers.batch import Batch
         from worker.engines.transformers.generation_config import eos_token_ids, sampling_defaults
         from worker.engines.transformers.sizing import batch_config, context_length
@@ -197,7 +198,7 @@ class EngineProcess:
 
     def _compile(self, answer: "Answer") -> None:
         """Compiles a grammar beside the generation thread: a large schema does not stall the batch."""
-        from worker.engines.grammar import InvalidGrammar
+        from worker.engines.constraint import InvalidGrammar
 
         generate = answer.generate
         assert generate.grammar is not None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
-from worker.engines.grammar import InvalidGrammar
+from worker.engines.constraint import InvalidGrammar
 from worker.engines.transformers.sequence import Answer, Sequence
 
 if TYPE_CHECKING:

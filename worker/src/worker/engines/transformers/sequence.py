@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
 from worker.engine_protocol import FinishReason, Generate, Output
-from worker.engines.grammar import Constraint, InvalidGrammar
+from worker.engines.constraint import Constraint, InvalidGrammar
 
 
 @dataclass(slots=True)

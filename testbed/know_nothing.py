@@ -1,0 +1,33 @@
+"""A model that knows nothing: it writes any token that a grammar allows, each as likely."""
+
+import random
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from worker.engine_protocol import Grammar
+from worker.engines.constraint import Constraint
+
+
+def allows(grammar: Grammar | None, text: str, vocabulary: LLTokenizer) -> bool:
+    """Whether the text is a whole answer of the grammar."""
+    assert grammar is not None
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar.source), log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    ids = vocabulary.tokenize_str(text)
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+def written_by_chance(constraint: Constraint, vocabulary: LLTokenizer, seed: int, most: int) -> str | None:
+    """An answer of at most `most` tokens; None if it did not end."""
+    draw = random.Random(seed)
+    written: list[int] = []
+    while len(written) < most:
+        mask = constraint.allowed(most - len(written)).view(np.uint8)[0]
+        token = draw.choice(np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist())
+        if token == vocabulary.eos_token:
+            return vocabulary.decode_str(written)
+        written.append(token)
+        if constraint.take(token):
+            return vocabulary.decode_str(written)
+    return None
