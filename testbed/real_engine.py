@@ -1,4 +1,4 @@
-"""An engine process with the 135M model, spoken to over its pipe as the worker does."""
+"""An engine process of any kind, spoken to over its pipe as the worker does."""
 
 import contextlib
 import multiprocessing
@@ -6,18 +6,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from shared.telemetry.logs import LogOptions
-from worker.engine_options import TransformersOptions
+from shared.wire.chat import UserMessage
+from shared.wire.schemas import InferenceRequest
+from worker.engine_options import EngineOptions
 from worker.engine_protocol import Command, Generate, Loading, Message, Output, Ready, Step, Stop
 from worker.engines import child
-from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.catalogue import load_prompts
 
 
 class RealEngine:
     """Started and loaded when it is made; close it."""
 
-    def __init__(self, options: TransformersOptions) -> None:
-        self.options = options
-        self.tokenizer = load_tokenizer(options)
+    def __init__(self, options: EngineOptions) -> None:
+        self.prompts = load_prompts(options, default_max_tokens=2048)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=child.main, args=(theirs, options, LogOptions()))
@@ -38,14 +39,12 @@ class RealEngine:
         return self.process.pid
 
     def prompt(self, text: str) -> tuple[int, ...]:
-        """A user's message in the model's chat template."""
-        ids = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
-        )
-        return tuple(ids)
+        """A user's message, as the model is spoken to."""
+        message = UserMessage(role="user", content=text)
+        return self.prompts.prompt_ids(InferenceRequest(model="m", messages=[message]))
 
     def text(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return self.prompts.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def send(self, *commands: Command) -> None:
         for command in commands:
@@ -72,7 +71,7 @@ class RealEngine:
         while open_requests:
             for output in self.step().outputs:
                 outputs[output.request_id].append(output)
-                if output.finish or output.error:
+                if output.ends:
                     open_requests.discard(output.request_id)
         return outputs
 
@@ -92,10 +91,20 @@ class RealEngine:
         """The tokens of one request alone."""
         return self.run(request)[request.request_id][0]
 
-    def close(self) -> None:
+    def exit_code(self, seconds: float = 20) -> int | None:
+        """Of a process that was told to leave; None when it has not. What it still says is thrown away."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.connection.poll(seconds):
+                self.connection.recv()
+        self.process.join(seconds)
+        return self.process.exitcode
+
+    def close(self) -> int | None:
+        """Stops it; its exit code."""
         with contextlib.suppress(OSError):
             self.send(Stop())
-        self.process.join(20)
-        if self.process.is_alive():
-            self.process.kill()
+        code = self.exit_code()
+        self.process.kill()
+        self.process.join()
         self.connection.close()
+        return code

@@ -115,14 +115,18 @@ async def start_worker(
 @pytest.fixture(scope="session")
 def engine_options() -> TransformersOptions:
     """The packaged model, converted where `headrace up` keeps it too: once per machine."""
-    return TransformersOptions(model_source=PACKAGED_MODEL, slots=8, kv_memory_gib=0.5, threads=2)
+    kv_memory_gib = 0.055  # 40 pages of 32 tokens: a full context fits, eight long answers do not
+    return TransformersOptions(
+        model_source=PACKAGED_MODEL, slots=8, context_length=1024, kv_memory_gib=kv_memory_gib, threads=2
+    )
 
 
 @pytest.fixture(scope="session")
-def engine(engine_options: TransformersOptions) -> Iterator[RealEngine]:
+def real_engine(engine_options: TransformersOptions) -> Iterator[RealEngine]:
+    """The packaged model in its process."""
     engine = RealEngine(engine_options)
     yield engine
-    engine.close()
+    assert engine.close() == 0
 
 
 @pytest.fixture(scope="session")

@@ -4,25 +4,17 @@ import functools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from shared.telemetry.logs import LogOptions
+from testbed.supervised_engine import Heard, limits, supervised
 from worker.engine_options import EngineOptions
-from worker.engine_protocol import Generate, Output, Step
-from worker.engines.scripted.script import FIRST_BYTE, LAST_USER
-from worker.engines.supervisor import Engine, EngineUnavailable, Limits
-
-
-@dataclass
-class Heard:
-    """What an engine said."""
-
-    outputs: list[Output] = field(default_factory=list)
-    changes: list[bool] = field(default_factory=list)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+from worker.engine_protocol import Generate, Step
+from worker.engines.scripted.script import EOS, FIRST_BYTE, LAST_USER
+from worker.engines.supervisor import Engine, EngineUnavailable
 
 
 def generate(text: str, request_id: str = "r", seed: int = 1, **fields: object) -> Generate:
@@ -30,39 +22,8 @@ def generate(text: str, request_id: str = "r", seed: int = 1, **fields: object) 
     return Generate(request_id, prompt, seed=seed, **fields)  # type: ignore[arg-type]  # fields are the test's
 
 
-def limits(stall_seconds: float) -> Limits:
-    return Limits(start_seconds=20, stall_seconds=stall_seconds, start_attempts=2)
-
-
-@contextlib.asynccontextmanager
-async def running(source: str, stall: float = 5) -> AsyncIterator[tuple[Engine, Heard]]:
-    heard = Heard()
-
-    def on_step(step: Step) -> None:
-        heard.outputs += step.outputs
-        heard.changed.set()
-
-    def on_change() -> None:
-        heard.changes.append(engine.ready)
-        heard.changed.set()
-
-    engine = Engine(
-        EngineOptions(model_source=source), LogOptions(), limits(stall), on_step=on_step, on_change=on_change
-    )
-    try:
-        await engine.start()
-        yield engine, heard
-    finally:
-        await engine.stop()
-
-
-async def until(heard: Heard, request_id: str) -> list[int]:
-    """The tokens of a request, once it has finished."""
-    async with asyncio.timeout(10):
-        while not any(output.request_id == request_id and output.finish for output in heard.outputs):
-            heard.changed.clear()
-            await heard.changed.wait()
-    return [token for output in heard.outputs if output.request_id == request_id for token in output.token_ids]
+def running(source: str, stall: float = 5) -> contextlib.AbstractAsyncContextManager[tuple[Engine, Heard]]:
+    return supervised(EngineOptions(model_source=source), limits(stall))
 
 
 async def test_what_its_listener_raises_is_not_taken_for_the_engine_s_end() -> None:
@@ -79,38 +40,10 @@ async def test_what_its_listener_raises_is_not_taken_for_the_engine_s_end() -> N
         engine._on_step = planted
         engine.submit(generate("!tokens 5", "broken"))
         engine.submit(generate("!tokens 20", "whole"))
-        assert len(await until(heard, "whole")) == 21
+        assert len(await heard.until_ended("whole")) == 21
         assert engine.ready
-        assert heard.changes == [True]
+        assert heard.ready == [True]
     assert raised
-
-
-async def test_requests_share_steps_and_their_tokens_depend_on_nothing_but_seed_and_place() -> None:
-    async with running("scripted:?token_ms=1&tokens=20") as (engine, heard):
-        engine.submit(generate("a", "alone"))
-        alone = await until(heard, "alone")
-        for at in range(4):
-            engine.submit(generate("a", f"together{at}"))
-        together = [await until(heard, f"together{at}") for at in range(4)]
-        engine.submit(generate("a", "behind", generated_ids=tuple(alone[:10])))
-
-        assert together == [alone] * 4
-        assert alone[:10] + await until(heard, "behind") == alone
-
-
-async def test_a_cancelled_request_gives_no_more_output() -> None:
-    async with running("scripted:?token_ms=1") as (engine, heard):
-        engine.submit(generate("!tokens 100000", "gone"))
-        engine.submit(generate("!tokens 5", "first"))
-        await until(heard, "first")
-        engine.cancel("gone")
-        engine.submit(generate("!tokens 5", "second"))
-        await until(heard, "second")
-        heard.outputs.clear()
-        engine.submit(generate("!tokens 5", "third"))
-        await until(heard, "third")
-
-        assert {output.request_id for output in heard.outputs} == {"third"}
 
 
 async def test_a_dead_engine_is_replaced_by_a_new_process() -> None:
@@ -118,31 +51,51 @@ async def test_a_dead_engine_is_replaced_by_a_new_process() -> None:
         keeping = asyncio.create_task(engine.keep_alive())
         first = engine.pid
         engine.submit(generate("!crash"))
-        async with asyncio.timeout(10):
-            while heard.changes != [True, False, True]:
-                heard.changed.clear()
-                await heard.changed.wait()
+        await heard.until_ready(True, False, True)
         engine.submit(generate("!tokens 3", "after"))
-        await until(heard, "after")
+        await heard.until_ended("after")
 
         assert engine.pid != first
         assert engine.restarts == 1
         keeping.cancel()
 
 
-async def killed(engine: Engine, heard: Heard, how: Callable[[], None]) -> None:
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        Generate("r", ()),
+        Generate("r", (5,) * 8192, max_new_tokens=1),
+        Generate("r", (5,) * 8000, max_new_tokens=193),
+        Generate("r", (5, 6), generated_ids=(7, EOS)),
+        Generate("r", (5, 6), generated_ids=(7, 8), max_new_tokens=2),
+    ],
+    ids=["no prompt", "a prompt too long", "an answer too long", "ended already", "at its length already"],
+)
+async def test_what_no_step_can_answer_never_reaches_the_process(impossible: Generate) -> None:
+    async with running("scripted:?token_ms=1") as (engine, heard):
+        engine.submit(generate("!tokens 20", "neighbour"))
+        with pytest.raises(AssertionError):
+            engine.submit(impossible)
+        await heard.until_ended("neighbour")
+    assert {output.request_id for output in heard.outputs} == {"neighbour"}
+
+
+async def test_the_process_has_a_name_for_ps() -> None:
+    async with running("scripted:") as (engine, _):
+        name = await asyncio.to_thread(Path(f"/proc/{engine.pid}/comm").read_text)
+    assert name == "headrace-engine\n"
+
+
+async def killed(heard: Heard, how: Callable[[], None]) -> None:
     """Returns when the ready engine is gone."""
     how()
-    async with asyncio.timeout(15):
-        while heard.changes[:2] != [True, False]:
-            heard.changed.clear()
-            await heard.changed.wait()
+    await heard.until_ready(True, False)
 
 
 async def test_an_engine_that_the_kernel_kills_is_called_out_of_memory(caplog: pytest.LogCaptureFixture) -> None:
     async with running("scripted:?token_ms=1") as (engine, heard):
         assert engine.pid is not None
-        await killed(engine, heard, functools.partial(os.kill, engine.pid, signal.SIGKILL))
+        await killed(heard, functools.partial(os.kill, engine.pid, signal.SIGKILL))
     (line,) = [line for line in caplog.messages if "The engine process" in line]
     assert "code -9" in line
     assert "out of memory: raise the memory limit" in line
@@ -168,11 +121,11 @@ async def test_an_engine_that_the_kernel_kills_while_it_starts_is_called_so_too(
 
 async def test_other_ends_are_not_called_out_of_memory(caplog: pytest.LogCaptureFixture) -> None:
     async with running("scripted:?token_ms=1") as (engine, heard):
-        await killed(engine, heard, functools.partial(engine.submit, generate("!crash")))
+        await killed(heard, functools.partial(engine.submit, generate("!crash")))
     assert "The engine process ended with code 139." in caplog.messages
     async with running("scripted:?token_ms=1", stall=0.5) as (engine, heard):
         watching = asyncio.create_task(engine.keep_alive())
-        await killed(engine, heard, functools.partial(engine.submit, generate("!hang")))
+        await killed(heard, functools.partial(engine.submit, generate("!hang")))
         watching.cancel()
     assert "The engine process ended with code -9." in caplog.messages
     assert "out of memory" not in caplog.text
@@ -185,10 +138,7 @@ async def test_an_idle_engine_is_not_taken_for_a_hung_one_and_a_hung_one_is_kill
         assert engine.restarts == 0
 
         engine.submit(generate("!hang 2"))
-        async with asyncio.timeout(15):
-            while heard.changes != [True, False, True]:
-                heard.changed.clear()
-                await heard.changed.wait()
+        await heard.until_ready(True, False, True)
         keeping.cancel()
 
 
@@ -200,7 +150,7 @@ async def test_commands_to_an_engine_that_does_not_listen_block_nobody() -> None
         for _ in range(3):
             engine.submit(long)
         assert time.monotonic() - begin < 1
-        await until(heard, "r")
+        await heard.until_ended("r")
 
 
 async def test_an_engine_that_refuses_its_options_says_why() -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import queue
+import signal
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -30,6 +31,7 @@ def serve(connection: Connection, options: EngineOptions) -> None:
     except ValueError as error:
         connection.send(StartFailed(str(error)))
         os._exit(1)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     time.sleep(script.start_ms / 1000)
     if script.fail_start or (script.fail_if and os.path.exists(script.fail_if)):
         connection.send(StartFailed(script.fail_start or f"There is a file {script.fail_if}."))
