@@ -3,13 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from worker.text.call_regions import CLOSE, LISTED, OPEN
+from worker.text.chat_tokenizer import ChatTokenizer
 from worker.text.template_abilities import CallForm
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,7 @@ class CallSyntax:
         return f"<[{self.tokens[text]}]>" if text in self.tokens else json.dumps(text)
 
 
-def call_syntax(tokenizer: "PreTrainedTokenizerFast", form: CallForm, *, native: bool) -> CallSyntax:
+def call_syntax(tokenizer: ChatTokenizer, form: CallForm, *, native: bool) -> CallSyntax:
     """The syntax of calls in `form` with this tokenizer's tokens."""
     ids = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
     return CallSyntax(form, {text: ids[text] for text in (OPEN, CLOSE, LISTED, "[ARGS]") if text in ids}, native)

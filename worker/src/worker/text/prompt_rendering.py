@@ -1,8 +1,8 @@
 """A request -> the token ids of its prompt, by the model's own chat template."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
@@ -14,14 +14,12 @@ from worker.engine_protocol import Grammar
 from worker.text.answer_grammars import grammar_for, is_enforced
 from worker.text.answer_stream import AnswerStream
 from worker.text.call_rules import call_syntax
+from worker.text.chat_tokenizer import ChatTokenizer
 from worker.text.codec import Unanswerable
 from worker.text.reasoning import Tags, opened_by, tags_known_to
 from worker.text.template_abilities import Turn, abilities_of
 from worker.text.template_answer_stream import TemplateAnswerStream
 from worker.text.tool_calls import offered_tools
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 PLAIN_STOP = ("\nUser:", "\nSystem:")
 """Where an answer to the plain prompt ends: a base model goes on with the other side's turn."""
@@ -42,7 +40,7 @@ class PromptRenderer:
         System: ...\\n\\nUser: ...\\n\\nAssistant: ...\\n\\nUser: ...\\n\\nAssistant:
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast", max_new_tokens: int) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, max_new_tokens: int) -> None:
         """`max_new_tokens`: the worker's limit for requests that name none."""
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens
@@ -94,8 +92,8 @@ class PromptRenderer:
     def _applied(self, turns: list[Turn], tools: list[Turn] | None, *, tokenize: bool) -> Any:
         try:
             return self._tokenizer.apply_chat_template(
-                cast(list[dict[str, str]], turns),
-                tools=cast(list[dict[Any, Any] | Callable[..., Any]] | None, tools),
+                turns,
+                tools=tools,
                 add_generation_prompt=True,
                 tokenize=tokenize,
                 return_dict=False,

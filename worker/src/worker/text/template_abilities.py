@@ -4,10 +4,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from worker.text.chat_tokenizer import ChatTokenizer
 
 Turn = dict[str, Any]
 
@@ -36,7 +35,7 @@ class TemplateAbilities:
     call_form: CallForm = "hermes"
 
 
-def abilities_of(tokenizer: "PreTrainedTokenizerFast") -> TemplateAbilities:
+def abilities_of(tokenizer: ChatTokenizer) -> TemplateAbilities:
     """Try the template out. What it refuses, or leaves out of the prompt, it cannot do."""
     if tokenizer.chat_template is None:
         return TemplateAbilities(template=False)
@@ -107,7 +106,7 @@ def _call_form(prompt: str) -> CallForm:
     return "llama" if re.search(r'"parameters":\s*\{\s*"probe_key"', call) else "hermes"
 
 
-def _rendered(tokenizer: "PreTrainedTokenizerFast", turns: Sequence[Turn], tools: Sequence[Turn] = ()) -> str | None:
+def _rendered(tokenizer: ChatTokenizer, turns: Sequence[Turn], tools: Sequence[Turn] = ()) -> str | None:
     """The prompt; None when the template refuses. A template is a foreign program and may fail in any way."""
     try:
         prompt = tokenizer.apply_chat_template(

@@ -1,18 +1,15 @@
 """An answer as it grows, for a tokenizer that brings a response template: transformers' own parser reads it."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared.wire.chat import Tool
 from shared.wire.schemas import ToolCall
 from worker.panics import LEAVING
+from worker.text.chat_tokenizer import ChatTokenizer
 from worker.text.json_text import NotJson, one_value
 from worker.text.reasoning import Said, Thoughts
 from worker.text.tool_calls import NamedCall, OfferedTools, numbered
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 
 FIELDS = frozenset({"content", "tool_calls"})
 """Fields of a message that are no reasoning; templates call that `thinking`, `reasoning`, `reasoning_content`."""
@@ -26,7 +23,7 @@ class TemplateAnswerStream:
     how the text is cut into deltas.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast", prompt: str, tools: Sequence[Tool], task_id: str) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, prompt: str, tools: Sequence[Tool], task_id: str) -> None:
         """`prompt` is the rendered prompt: templates open the answer's first region in it."""
         declared: list[dict[Any, Any] | Callable[..., Any]] = [tool.model_dump() for tool in tools]
         self._parser: Any = tokenizer.get_response_parser(prefix=prompt, tools=declared)
