@@ -63,7 +63,7 @@ class FakeWorker:
             writer.add([7], text)
             write = writer.take()
             assert write is not None
-            assert not await self.stream.write([write])
+            assert all(await self.stream.write([write]))
 
     async def answer(self, task_id: str, text: str, *calls: MessageToolCall) -> None:
         """Takes a waiting task of a conversation and ends it with this text and these calls as its answer."""

@@ -379,7 +379,10 @@ async def cancelled(ledger: TaskLedger, task_id: str) -> bool:
     if record.state == "ended":
         return record.wire_state == "REVOKED"
     # A running task is asked: its worker learns it from its next heartbeat.
-    return bool(await ledger.heartbeat([(task_id, record.attempt)], lease_seconds=60)) and record.state == "running"
+    return (
+        await ledger.heartbeat([(task_id, record.attempt)], lease_seconds=60) == ["cancel"]
+        and record.state == "running"
+    )
 
 
 def readers(replica: Replica) -> int:

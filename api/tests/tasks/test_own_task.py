@@ -153,7 +153,7 @@ async def test_a_waiting_task_is_cancelled_at_once_also_for_celery_clients(
 async def test_a_running_task_is_asked_to_stop(own_tasks: OwnTasks, worker: FakeWorker, ledger: TaskLedger) -> None:
     task_id = await worker.begin()
     assert await own_tasks.cancel(ME, task_id) == Cancellation(cancelled=True, state="STARTED")
-    assert await ledger.heartbeat([(task_id, 1)], lease_seconds=60) == {task_id: "cancel"}
+    assert await ledger.heartbeat([(task_id, 1)], lease_seconds=60) == ["cancel"]
 
 
 async def test_a_task_that_succeeded_cannot_be_cancelled(own_tasks: OwnTasks, worker: FakeWorker) -> None:

@@ -28,7 +28,7 @@ async def test_an_undisturbed_task_has_one_of_everything(
     assert InferenceRequest.model_validate_json(held.record.request) == REQUEST
     writer = TokenWriter(task_id, 1, 0)
     writer.add([5, 6], "hel")
-    assert await stream.write(taken(writer)) == set()
+    assert await stream.write(taken(writer)) == [True]
     assert await ledger.end(task_id, 1, "SUCCESS", answer(task_id), result='{"ok":1}')
     entries = await stream.read(task_id)
     assert states(entries) == [
@@ -88,9 +88,9 @@ async def test_a_lost_worker_is_fenced_and_the_next_goes_on_behind_its_tokens(
     await stream.write(taken(zombie))
     assert (await ledger.take_from_dead(task_id)).outcome == "requeued"
     zombie.add([4], "d")
-    assert await stream.write(taken(zombie)) == {task_id}
+    assert await stream.write(taken(zombie)) == [False]
     assert not await ledger.end(task_id, first.attempt, "SUCCESS", answer(task_id))
-    assert await ledger.heartbeat([(task_id, first.attempt)], lease_seconds=10) == {task_id: "lost"}
+    assert await ledger.heartbeat([(task_id, first.attempt)], lease_seconds=10) == ["lost"]
 
     second = await claim(ledger, task_id, worker="w2")
     assert (second.attempt, second.restart) == (2, False)
@@ -98,7 +98,7 @@ async def test_a_lost_worker_is_fenced_and_the_next_goes_on_behind_its_tokens(
     assert ids == [1, 2, 3]
     heir = TokenWriter(task_id, second.attempt, len(ids))
     heir.add([4], "d")
-    assert await stream.write(taken(heir)) == set()
+    assert await stream.write(taken(heir)) == [True]
     assert states(await stream.read(task_id)) == [
         "0-1 status PENDING", "1-0 status STARTED", "1-3 token", f"1-{CLOSED} status RETRY",
         "2-0 status STARTED", "2-4 token",
@@ -109,7 +109,7 @@ async def test_a_lease_that_still_runs_is_not_taken_away(ledger: TaskLedger) -> 
     task_id = await accept(ledger)
     await claim(ledger, task_id, lease=10)
     assert (await ledger.take_from_dead(task_id)).outcome == "alive"
-    assert await ledger.heartbeat([(task_id, 1)], lease_seconds=10) == {}
+    assert await ledger.heartbeat([(task_id, 1)], lease_seconds=10) == ["ok"]
 
 
 async def test_another_model_revision_starts_the_answer_over_and_says_so(
@@ -140,9 +140,9 @@ async def test_a_write_behind_a_lost_one_is_refused_and_its_worker_ends_the_task
     await claim(ledger, task_id)
     writer = TokenWriter(task_id, 1, 0)
     for _ in range(3):
-        assert await stream.write(token(writer)) == set()
+        assert await stream.write(token(writer)) == [True]
     await roll_back(redis, keys, task_id, "1-2", "1-3")
-    assert await stream.write(token(writer)) == {task_id}
+    assert await stream.write(token(writer)) == [False]
     await ledger.tell_lost(task_id, 1, str(writer.written))
     entries = await stream.read(task_id, EntryId(1, 1))
     assert [entry.type for entry in entries] == ["error", "status", "end"]
@@ -153,7 +153,7 @@ async def test_who_is_refused_for_another_reason_does_not_end_the_task(ledger: T
     task_id = await accept(ledger)
     await claim(ledger, task_id)
     writer = TokenWriter(task_id, 1, 0)
-    assert await stream.write(token(writer)) == set()
+    assert await stream.write(token(writer)) == [True]
     await ledger.tell_lost(task_id, 1, str(writer.written))
     await ledger.requeue(task_id, 1, "handover")
     await ledger.tell_lost(task_id, 1, str(writer.written))
@@ -230,7 +230,7 @@ async def test_cancel_ends_a_waiting_task_asks_a_running_one_and_leaves_an_ended
         message = await pubsub.get_message(timeout=5)
     assert message is not None
     assert message["data"] == running.encode()
-    assert await ledger.heartbeat([(running, 1)], lease_seconds=10) == {running: "cancel"}
+    assert await ledger.heartbeat([(running, 1)], lease_seconds=10) == ["cancel"]
     assert (await ledger.requeue(running, 1, "handover")).outcome == "revoked"
     assert await ledger.cancel(running, "somebody else") == ("missing", None)
 

@@ -25,7 +25,7 @@ from worker.consumer.gate import ConsumerGate
 from worker.engines.supervisor import EngineUnavailable
 from worker.settings import WorkerSettings
 from worker.status.health import InternalServer
-from worker.tasks.outcomes import Dropped, Verdict
+from worker.tasks.outcomes import Dropped, MessageEnd
 from worker.worker_loop import WorkerLoop
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class WorkerProcess:
         worker.start()
         self._exit_code = self._exit_code or worker.exitcode or 0
 
-    def _run_task(self, task_id: str, context: str) -> Verdict:
+    def _run_task(self, task_id: str, context: str) -> MessageEnd:
         """Called in a thread of Celery's pool; blocks it until the task is over for this worker."""
         runner = self._worker_loop.runner
         assert runner is not None

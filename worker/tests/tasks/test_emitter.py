@@ -19,13 +19,13 @@ class Stream:
         self.failures = 0
         self.refused: set[str] = set()
 
-    async def write(self, writes: Sequence[TokenWrite]) -> set[str]:
+    async def write(self, writes: Sequence[TokenWrite]) -> list[bool]:
         await self.open.wait()
         if self.failures:
             self.failures -= 1
             raise RedisConnectionError("away")
         self.batches.append(list(writes))
-        return {write.task_id for write in writes} & self.refused
+        return [write.task_id not in self.refused for write in writes]
 
 
 async def _with_emitter(stream: Stream, lost: list[TokenWriter], steps: Any) -> None:
@@ -90,6 +90,24 @@ async def test_a_writer_whose_stream_refuses_it_is_reported() -> None:
     await _with_emitter(stream, lost, steps)
 
     assert lost == [zombie]
+
+
+async def test_two_attempts_at_one_task_are_two_writers() -> None:
+    """A worker that claims again what it had lost holds both for a while."""
+    stream = Stream()
+    lost, again = TokenWriter("t", 1, 0), TokenWriter("t", 2, 0)
+
+    async def steps(emitter: Emitter) -> None:
+        again.add([7], "x")
+        emitter.mark(again)
+        await emitter.flush(lost)
+        await emitter.flush(again)
+
+    await _with_emitter(stream, [], steps)
+
+    assert [(write.entry.id.attempt, write.entry.token_ids) for batch in stream.batches for write in batch] == [
+        (2, (7,))
+    ]
 
 
 async def test_flushing_a_writer_with_nothing_new_returns() -> None:

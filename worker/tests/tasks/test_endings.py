@@ -206,7 +206,7 @@ async def test_what_only_this_worker_knows_to_be_lost_is_told(client: TaskClient
         attempt.writer.add([1], text)
         write = attempt.writer.take()
         assert write is not None
-        assert not await client.stream.write([write])
+        assert all(await client.stream.write([write]))
     await client.redis.xdel(client.keys.events(attempt.task_id), "1-2")
     assert await endings.conclude(attempt, Lost()) == Dropped()
     error = ErrorEvent.model_validate_json((await client.ended(attempt.task_id)).outcome)

@@ -91,6 +91,26 @@ async def test_a_task_that_another_worker_has_now_is_lost(client: TaskClient) ->
     assert (task.causes, kept_task.causes) == ({"lost"}, set())
 
 
+async def test_a_task_that_this_worker_has_lost_and_claimed_again_is_lost_for_the_first_attempt_alone(
+    client: TaskClient,
+) -> None:
+    first = await held(client)
+    assert (await client.ledger.requeue(first.task_id, first.number, "handover")).outcome == "requeued"
+    claim = await client.ledger.claim(first.task_id, worker="here", lease_seconds=LEASE_SECONDS, revision="r")
+    assert isinstance(claim, Claim)
+    second = Held(first.task_id, claim.attempt)
+    granted = await lease_of(client, second)
+
+    async def renewed() -> bool:
+        return await lease_of(client, second) > granted
+
+    async with kept(client, first, second):
+        await until(renewed, LEASE_SECONDS)
+        await until(lambda: first.ends, LEASE_SECONDS)
+
+    assert (first.causes, second.causes) == ({"lost"}, set())
+
+
 async def test_a_cancellation_ends_its_task_long_before_the_next_heartbeat(client: TaskClient) -> None:
     task, other = await held(client), await held(client)
     async with kept(client, task, other):

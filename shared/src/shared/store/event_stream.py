@@ -153,15 +153,15 @@ class EventStream:
         """The doorbell's pub/sub channel; it has the name of the stream."""
         return self._keys.events(task_id)
 
-    async def write(self, writes: Sequence[TokenWrite]) -> set[str]:
-        """Writes at most one entry per task, all in one round trip; returns the ids of the tasks that refuse theirs:
-        the lease is lost, or Redis no longer has the entry before it.
+    async def write(self, writes: Sequence[TokenWrite]) -> list[bool]:
+        """Writes at most one entry per attempt, all in one round trip; of each, whether its stream took it. It does not
+        when the lease is lost, or when Redis no longer has the entry before it.
 
         Raises redis.exceptions.RedisError when Redis does not answer or refuses (out of memory): call again with the
         same writes, Redis keeps what it already has.
         """
         if not writes:
-            return set()
+            return []
         pipeline = self._redis.pipeline(transaction=False)
         for write in writes:
             entry = write.entry
@@ -175,7 +175,7 @@ class EventStream:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        return {write.task_id for write, reply in zip(writes, replies, strict=True) if reply is None}
+        return [reply is not None for reply in replies]
 
     async def read(self, task_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
         """The entries behind `after`, oldest first; all of them or `count`."""

@@ -17,6 +17,8 @@ from shared.wire.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceR
 
 RequeueCause = Literal["handover", "crash"]
 """A planned stop of the worker; the engine died under the task."""
+HeartbeatReply = Literal["ok", "cancel", "lost"]
+"""Of an attempt: go on; somebody has cancelled the task; the task is not this attempt's any more."""
 
 
 RESENT_MS = 600_000
@@ -135,17 +137,15 @@ class TaskLedger:
         record = parse_record(task_id, dict(zip(flat[::2], flat[1::2], strict=True)))
         return Claim(record, attempt, now, bool(restart))
 
-    async def heartbeat(
-        self, held: Sequence[tuple[str, int]], *, lease_seconds: float
-    ) -> dict[str, Literal["cancel", "lost"]]:
-        """Renews the leases of (task id, attempt) pairs; returns the ids of those that are not to go on, and why."""
+    async def heartbeat(self, held: Sequence[tuple[str, int]], *, lease_seconds: float) -> list[HeartbeatReply]:
+        """Renews the leases of (task id, attempt) pairs; of each, whether it may go on."""
         pipeline = self._redis.pipeline(transaction=False)
         for task_id, attempt in held:
             await self._scripts.add_to(
                 pipeline, "heartbeat", task_id, attempt=attempt, lease_ms=int(lease_seconds * 1000)
             )
         replies = await pipeline.execute()
-        return {task_id: reply.decode() for (task_id, _), reply in zip(held, replies, strict=True) if reply != b"ok"}
+        return [reply.decode() for reply in replies]
 
     async def requeue(self, task_id: str, attempt: int, cause: RequeueCause, *, written: str | None = None) -> Requeued:
         """Closes the running attempt and puts the task back to its old place among the waiting ones.

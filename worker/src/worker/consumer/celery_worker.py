@@ -17,7 +17,7 @@ from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
 from shared.telemetry.logs import begin_thread
 from shared.telemetry.tracing import message_headers, received
 from worker.consumer.gate import ConsumerGate, gate_step, let_requests_end_while_they_are_counted
-from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, Revoked, Verdict
+from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, MessageEnd, Revoked
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class TaskFailed(Exception):
     """The task ended in FAILURE; the message is the one of its error event."""
 
 
-def register_task(app: Celery, model: str, run: Callable[[str, str], Verdict]) -> None:
+def register_task(app: Celery, model: str, run: Callable[[str, str], MessageEnd]) -> None:
     """Registers the one task. `run` takes its id and its message's place in a trace (`telemetry.context_text`), and
     blocks until the task is over for this worker.
     """
@@ -37,8 +37,8 @@ def register_task(app: Celery, model: str, run: Callable[[str, str], Verdict]) -
             self.backend.store_result(task_id, {"hostname": self.request.hostname}, "STARTED", request=self.request)
         context = received({name: self.request.get(name) or "" for name in ("traceparent", "tracestate")})
         begin_thread(task_id=task_id)
-        verdict = run(task_id, context)
-        match verdict:
+        end = run(task_id, context)
+        match end:
             case Answered(result):
                 return result.as_dict()
             case Failed(message):

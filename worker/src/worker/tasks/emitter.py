@@ -28,24 +28,22 @@ class Emitter:
         self._stream = stream
         self._on_lost = on_lost
         self._on_broken = on_broken
-        self._dirty: dict[str, TokenWriter] = {}
-        self._writing: dict[str, TokenWriter] = {}
+        self._dirty: set[TokenWriter] = set()
+        self._writing: set[TokenWriter] = set()
         self._broken: set[TokenWriter] = set()
         self._wake = asyncio.Event()
         self._written = asyncio.Condition()
 
     def mark(self, writer: TokenWriter) -> None:
         """Says that the task's writer has something new."""
-        self._dirty[writer.task_id] = writer
+        self._dirty.add(writer)
         self._wake.set()
 
     async def flush(self, writer: TokenWriter) -> None:
         """Returns when everything the writer was given is in its stream, or refused. Raises BrokenWriter."""
         self.mark(writer)
         async with self._written:
-            await self._written.wait_for(
-                lambda: writer not in (self._dirty.get(writer.task_id), self._writing.get(writer.task_id))
-            )
+            await self._written.wait_for(lambda: writer not in self._dirty and writer not in self._writing)
         if writer in self._broken:
             self._broken.remove(writer)
             raise BrokenWriter(f"The stream of task {writer.task_id} is not complete.")
@@ -55,12 +53,13 @@ class Emitter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            self._writing, self._dirty = self._dirty, {}
-            writes = [write for writer in self._writing.values() if (write := self._taken(writer)) is not None]
-            for task_id in await self._write(writes):
-                self._on_lost(self._writing[task_id])
+            self._writing, self._dirty = self._dirty, set()
+            writes = {writer: write for writer in self._writing if (write := self._taken(writer)) is not None}
+            for writer, taken in zip(writes, await self._write(list(writes.values())), strict=True):
+                if not taken:
+                    self._on_lost(writer)
             async with self._written:
-                self._writing = {}
+                self._writing = set()
                 self._written.notify_all()
 
     def _taken(self, writer: TokenWriter) -> TokenWrite | None:
@@ -73,7 +72,7 @@ class Emitter:
             self._on_broken(writer)
             return None
 
-    async def _write(self, writes: Sequence[TokenWrite]) -> set[str]:
+    async def _write(self, writes: Sequence[TokenWrite]) -> list[bool]:
         """Tries until Redis takes the batch. What gathers meanwhile is bounded by the tasks' token limits."""
         pause = pauses()
         while True:

@@ -24,8 +24,8 @@ from worker.tasks.outcomes import (
     GivenBack,
     HandedOver,
     Lost,
+    MessageEnd,
     Revoked,
-    Verdict,
 )
 from worker.tasks.redis_retry import persist
 
@@ -42,7 +42,7 @@ class Endings:
         self._emitter = emitter
         self._metrics = metrics
 
-    async def conclude(self, attempt: Attempt, end: AttemptEnd) -> Verdict:
+    async def conclude(self, attempt: Attempt, end: AttemptEnd) -> MessageEnd:
         """Ends the task as its attempt has ended, or hands it over."""
         match end:
             case Finished(reason):
@@ -64,7 +64,7 @@ class Endings:
             case GivenBack():
                 return await self._requeue(attempt, "handover")
 
-    async def fail(self, task_id: str, attempt: int | None, code: ErrorCode, message: str) -> Verdict:
+    async def fail(self, task_id: str, attempt: int | None, code: ErrorCode, message: str) -> MessageEnd:
         """Ends the task in an error; `attempt` is None where no attempt began."""
         retryable = code in ("engine_failed", "internal", "deadline_exceeded")
         event = ErrorEvent(task_id=task_id, code=code, message=message, retryable=retryable)
@@ -74,7 +74,7 @@ class Endings:
         self._count_end("FAILURE", code)
         return Failed(message)
 
-    async def recorded(self, task_id: str) -> Verdict:
+    async def recorded(self, task_id: str) -> MessageEnd:
         """What the ledger says of a task that has ended, whoever ended it."""
         record, _ = await persist(lambda: self._ledger.get(task_id))
         if record is None or record.state != "ended":
@@ -87,7 +87,7 @@ class Endings:
             case _:
                 return Failed(ErrorEvent.model_validate_json(record.outcome).message)
 
-    async def _succeed(self, attempt: Attempt, reason: FinishReason) -> Verdict:
+    async def _succeed(self, attempt: Attempt, reason: FinishReason) -> MessageEnd:
         answer, outcome = attempt.prepared.answer, attempt.outcome(reason)
         await self._emitter.flush(attempt.writer)
         result = TaskResult(
@@ -130,7 +130,7 @@ class Endings:
         said = AssistantMessage(role="assistant", content=answer.text, tool_calls=calls or None)
         return ConversationSave(conversation_json([*request.conversation, said]), self._conversation_seconds)
 
-    async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> Verdict:
+    async def _requeue(self, attempt: Attempt, cause: RequeueCause) -> MessageEnd:
         await self._emitter.flush(attempt.writer)
         requeued, repeated = await persist(
             lambda: self._ledger.requeue(attempt.task_id, attempt.number, cause, written=str(attempt.writer.written))
@@ -145,7 +145,7 @@ class Endings:
             self._count_end("FAILURE", "data_lost")
         return await self.recorded(attempt.task_id)
 
-    async def _drop(self, attempt: Attempt) -> Verdict:
+    async def _drop(self, attempt: Attempt) -> MessageEnd:
         """Nothing is left to do; but that Redis lost what this attempt wrote, only this worker knows."""
         await persist(lambda: self._ledger.tell_lost(attempt.task_id, attempt.number, str(attempt.writer.written)))
         return Dropped()

@@ -29,16 +29,17 @@ class Leases:
     async def renew(self) -> None:
         """Renews the leases three times per lease, for ever. After a freeze this is the first thing that happens."""
         while True:
-            attempts = {attempt.task_id: attempt for attempt in self._runner.held}
-            held = [(attempt.task_id, attempt.number) for attempt in attempts.values()]
+            attempts = list(self._runner.held)
+            held = [(attempt.task_id, attempt.number) for attempt in attempts]
             try:
-                verdicts = await self._ledger.heartbeat(held, lease_seconds=self._lease_seconds)
+                replies = await self._ledger.heartbeat(held, lease_seconds=self._lease_seconds)
             except RedisError as error:
                 log.warning("The leases of %d tasks could not be renewed: %s", len(held), error)
                 await asyncio.sleep(min(0.5, self._lease_seconds / 10))
                 continue
-            for task_id, verdict in verdicts.items():
-                attempts[task_id].end(Cancelled() if verdict == "cancel" else Lost())
+            for attempt, reply in zip(attempts, replies, strict=True):
+                if reply != "ok":
+                    attempt.end(Cancelled() if reply == "cancel" else Lost())
             await asyncio.sleep(self._lease_seconds / 3)
 
     async def hear_cancellations(self) -> None:

@@ -98,5 +98,5 @@ class Dropped:
     """The message leads to nothing: another worker has the task, or nobody knows it."""
 
 
-Verdict = Answered | Failed | Revoked | HandedOver | Dropped
+MessageEnd = Answered | Failed | Revoked | HandedOver | Dropped
 """What the runner answers the Celery thread that took the message."""

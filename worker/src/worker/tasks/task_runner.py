@@ -19,7 +19,7 @@ from worker.tasks.attempt import Attempt
 from worker.tasks.attempt_telemetry import AttemptTelemetry
 from worker.tasks.emitter import Emitter
 from worker.tasks.endings import Endings
-from worker.tasks.outcomes import AttemptEnd, Crashed, Dropped, Errored, GivenBack, HandedOver, Lost, Verdict
+from worker.tasks.outcomes import AttemptEnd, Crashed, Dropped, Errored, GivenBack, HandedOver, Lost, MessageEnd
 from worker.tasks.prepared import Prepared, prepare
 from worker.tasks.redis_retry import persist
 from worker.tasks.suspect_gate import SuspectGate
@@ -93,7 +93,7 @@ class TaskRunner:
             attempt.end(GivenBack())
         await self._empty.wait()
 
-    async def run(self, task_id: str, context: str = "") -> Verdict:
+    async def run(self, task_id: str, context: str = "") -> MessageEnd:
         """Takes one message's task to its ending, or finds that there is nothing to do.
 
         `context` is the message's place in its trace (`telemetry.context_text`).
@@ -126,7 +126,7 @@ class TaskRunner:
                     telemetry.ended(OWN_FAULT)
                 return await self._endings.fail(task_id, claim.attempt, OWN_FAULT.code, OWN_FAULT.message)
 
-    async def _unclaimed(self, task_id: str, claim: NoClaim) -> Verdict:
+    async def _unclaimed(self, task_id: str, claim: NoClaim) -> MessageEnd:
         match claim.reason:
             case "version":
                 message = "The task was accepted by a newer version of Headrace, which this worker cannot read."
@@ -140,7 +140,7 @@ class TaskRunner:
             case _:
                 return Dropped()
 
-    async def _run_claimed(self, claim: Claim, engine: Ready, telemetry: AttemptTelemetry) -> Verdict:
+    async def _run_claimed(self, claim: Claim, engine: Ready, telemetry: AttemptTelemetry) -> MessageEnd:
         task_id = claim.record.task_id
         try:
             request = InferenceRequest.model_validate_json(claim.record.request)
