@@ -51,7 +51,7 @@ class Plant:
         def answered(codec: Codec, of: str, *arguments: Any) -> Answer:
             answer = prepare(codec, of, *arguments)
             if of == task_id:
-                stream: Any = answer._stream
+                stream: Any = answer._reader
                 victims.extend([answer, stream, stream._offered, answer._detokenizer, answer._repetition])
             return answer
 

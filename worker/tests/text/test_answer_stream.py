@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.wire.chat import Tool
 from worker.text.answer_stream import AnswerStream, ParsedAnswer, parse_answer
-from worker.text.call_regions import Over, Region
+from worker.text.call_regions import Region, RegionEnd
 from worker.text.reasoning import Said
 
 
@@ -227,7 +227,7 @@ def test_the_work_for_one_answer_grows_with_its_length(monkeypatch: pytest.Monke
     taken = 0
     take = Region.take
 
-    def counted(region: Region, char: str) -> Over | None:
+    def counted(region: Region, char: str) -> RegionEnd | None:
         nonlocal taken
         taken += 1
         return take(region, char)

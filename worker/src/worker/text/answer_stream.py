@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from shared.wire.chat import Tool
 from shared.wire.schemas import ToolCall
-from worker.text.call_regions import CLOSE, FORMS, Over, Region
-from worker.text.reasoning import COMMON, Block, Said, Tags, Thoughts
+from worker.text.call_regions import CLOSE, FORMS, Region, RegionEnd
+from worker.text.reasoning import COMMON, Block, Said, Tags, Thoughts, marker_tokens
 from worker.text.tool_calls import NamedCall, OfferedTools, numbered
 
 CALL_MARKERS = (*FORMS, CLOSE, "[ARGS]", "[CALL_ID]")
@@ -60,6 +60,7 @@ class AnswerStream:
         """`known`: the tags around reasoning; none where a grammar forces the answer. `opened`: those in which the
         prompt ends."""
         self._offered = OfferedTools(tools)
+        self.special_tokens = marker_tokens(known) | (frozenset(CALL_MARKERS) if self._offered else frozenset())
         self._task_id = task_id
         self._openings = {tags.opening: tags for tags in known}
         self._closings = frozenset(tags.closing for tags in known)
@@ -138,7 +139,7 @@ class AnswerStream:
             elif over := self._region.take(char):
                 waiting.extendleft(reversed(self._closed(self._region, over)))
 
-    def _closed(self, region: Region, over: Over) -> str:
+    def _closed(self, region: Region, over: RegionEnd) -> str:
         """Take the calls of a region, or show it; returns the text behind it, which is still to be read."""
         self._region = None
         read = region.text[: over.end]

@@ -24,7 +24,7 @@ _BEFORE_FIRST_KEY = re.compile(r"[\s\[]*(\{\s*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class RegionEnd:
     """The region has ended; what follows `end` is ordinary text again."""
 
     end: int
@@ -56,7 +56,7 @@ class Region:
         self._tag = ""
         """The part of a tag that was read outside of strings."""
 
-    def take(self, char: str) -> Over | None:
+    def take(self, char: str) -> RegionEnd | None:
         """Read one more character; tells when the region ends with it, or ended before it."""
         self.text += char
         if self._value < 0:
@@ -70,22 +70,22 @@ class Region:
             return self._tag_char(char)
         return self._json_char(char)
 
-    def finish(self, complete: bool) -> Over:
+    def finish(self, complete: bool) -> RegionEnd:
         """The answer is over. In one that was cut short only what is JSON as it stands counts as a call."""
         size = len(self.text)
         if self._value < 0:
-            return Over(size, [])
+            return RegionEnd(size, [])
         if self._depth == 0 and not self._in_string:
             return self._judged(self._ended, size, repair=complete)
         if not complete:
-            return self._judged(self._ended, self._ended, repair=False) if self._ended > 0 else Over(size, [])
+            return self._judged(self._ended, self._ended, repair=False) if self._ended > 0 else RegionEnd(size, [])
         if not self._in_string:
             return self._judged(size - len(self._tag), size)
         # The string has no end, or a quote inside of it was not escaped: then the first closing tag decides.
         close = self.text.find(CLOSE, self._value) if self._form == "tagged" else -1
-        return self._judged(close, close + len(CLOSE)) if close >= 0 else Over(size, [])
+        return self._judged(close, close + len(CLOSE)) if close >= 0 else RegionEnd(size, [])
 
-    def _before_json(self, char: str) -> Over | None:
+    def _before_json(self, char: str) -> RegionEnd | None:
         header = self.text[self._body :]
         if self._form == "listed":
             if char == "{" or (char == "[" and not header[:-1].strip()):
@@ -121,7 +121,7 @@ class Region:
         elif char == '"':
             self._in_string = False
 
-    def _tag_char(self, char: str) -> Over | None:
+    def _tag_char(self, char: str) -> RegionEnd | None:
         tag = self._tag + char
         start = len(self.text) - len(tag)
         if tag == CLOSE:
@@ -136,7 +136,7 @@ class Region:
         self._tag = "<" if char == "<" else ""
         return self._json_char(char)
 
-    def _json_char(self, char: str) -> Over | None:
+    def _json_char(self, char: str) -> RegionEnd | None:
         if char in "{[":
             self._depth += 1
         elif char in "}]":
@@ -153,14 +153,14 @@ class Region:
             self._in_string = True
         return None
 
-    def _judged(self, json_end: int, end: int, *, repair: bool = True) -> Over:
+    def _judged(self, json_end: int, end: int, *, repair: bool = True) -> RegionEnd:
         """The calls in the JSON up to `json_end`, for a region that reaches to `end`."""
         body = self.text[self._value : json_end]
         named = _HEADER.fullmatch(self.text[self._body : self._value].strip()) if self._form == "listed" else None
         if named:
-            return Over(end, self._offered.named_call(named[1], body, repair=repair))
-        return Over(end, self._offered.calls_in(body, bare=self._form == "bare", repair=repair))
+            return RegionEnd(end, self._offered.named_call(named[1], body, repair=repair))
+        return RegionEnd(end, self._offered.calls_in(body, bare=self._form == "bare", repair=repair))
 
-    def _false_alarm(self) -> Over:
+    def _false_alarm(self) -> RegionEnd:
         """Not a call: all but the last character is text, and that one may begin something else."""
-        return Over(len(self.text) - 1, [])
+        return RegionEnd(len(self.text) - 1, [])

@@ -7,10 +7,9 @@ from tokenizers import Tokenizer
 
 from shared.wire.schemas import FinishReason, InferenceRequest, ModelAbilities, ToolCall
 from worker.engine_protocol import Grammar
-from worker.text.answer_stream import CALL_MARKERS, AnswerStream
+from worker.text.answer_reader import AnswerReader
 from worker.text.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
-from worker.text.reasoning import Said, Tags, joined, marker_tokens
-from worker.text.template_answer_stream import TemplateAnswerStream
+from worker.text.reasoning import Said, joined
 
 
 class Unanswerable(ValueError):
@@ -24,8 +23,6 @@ class Prompts(Protocol):
     abilities: ModelAbilities
     stop: tuple[str, ...]
     """Strings that end an answer beside those the client names."""
-    reasoning: tuple[Tags, ...]
-    """What the model may put around its reasoning."""
 
     def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
         """The rendered conversation; raises Unanswerable."""
@@ -33,8 +30,8 @@ class Prompts(Protocol):
     def grammar(self, request: InferenceRequest) -> Grammar | None:
         """What the answer must look like; None for free text. Raises Unanswerable."""
 
-    def answer_stream(self, task_id: str, request: InferenceRequest) -> AnswerStream | TemplateAnswerStream:
-        """The reader of the answer's text."""
+    def answer_reader(self, task_id: str, request: InferenceRequest) -> AnswerReader:
+        """What reads the answer's text. Raises Unanswerable."""
 
 
 class Codec:
@@ -43,24 +40,21 @@ class Codec:
     def __init__(self, prompts: Prompts, eos_token_ids: Iterable[int], *, stop_loops: bool) -> None:
         self.prompts = prompts
         self._stop_loops = stop_loops
-        self._eos = frozenset(eos_token_ids)
-        tags = marker_tokens(prompts.reasoning)
-        self._skip = skipped_ids(prompts.tokenizer, tags)
-        self._skip_but_markers = skipped_ids(prompts.tokenizer, {*tags, *CALL_MARKERS})
+        self._skipped: dict[frozenset[str] | None, frozenset[int]] = {None: frozenset(eos_token_ids)}
+        """Ids of special tokens that are no text, by those that the reader must see."""
         self.max_token_bytes = max(len(token.encode()) for token in prompts.tokenizer.get_vocab())
         """An upper bound: byte-level vocabularies write some bytes as two."""
 
     def answer(self, task_id: str, request: InferenceRequest) -> "Answer":
         """An empty answer to the request. May take long; raises Unanswerable."""
-        stream = self.prompts.answer_stream(task_id, request)
-        if isinstance(stream, TemplateAnswerStream):
-            skip = self._eos
-        else:
-            skip = self._skip_but_markers if request.tools else self._skip
+        reader = self.prompts.answer_reader(task_id, request)
+        seen = reader.special_tokens
+        if seen not in self._skipped:
+            self._skipped[seen] = skipped_ids(self.prompts.tokenizer, seen or ())
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return Answer(
-            Detokenizer(self.prompts.tokenizer, stop=[*stop, *self.prompts.stop], skip=skip),
-            stream,
+            Detokenizer(self.prompts.tokenizer, stop=[*stop, *self.prompts.stop], skip=self._skipped[seen]),
+            reader,
             RepetitionDetector() if self._stop_loops else None,
         )
 
@@ -71,11 +65,11 @@ class Answer:
     def __init__(
         self,
         detokenizer: Detokenizer,
-        stream: AnswerStream | TemplateAnswerStream,
+        reader: AnswerReader,
         repetition: RepetitionDetector | None,
     ) -> None:
         self._detokenizer = detokenizer
-        self._stream = stream
+        self._reader = reader
         self._repetition = repetition
         self._shown: list[Said] = []
         self.tool_calls: list[ToolCall] = []
@@ -101,9 +95,9 @@ class Answer:
         """The text that these tokens make visible, and why the answer is over, if its text says so."""
         parts: list[Said] = []
         for token_id in token_ids:
-            reasons = self._stream.in_reasoning
-            parts.append(self._stream.add(self._detokenizer.add([token_id])))
-            self.reasoning_tokens += reasons or self._stream.in_reasoning
+            reasons = self._reader.in_reasoning
+            parts.append(self._reader.add(self._detokenizer.add([token_id])))
+            self.reasoning_tokens += reasons or self._reader.in_reasoning
         said = joined(parts)
         if said.text or said.reasoning:
             self._shown.append(said)
@@ -115,8 +109,8 @@ class Answer:
 
     def finish(self, *, complete: bool) -> Said:
         """The text that was held back; `complete` is False for an answer that was cut short."""
-        said = self._stream.add(self._detokenizer.finish())
-        rest, self.tool_calls = self._stream.finish(complete=complete)
+        said = self._reader.add(self._detokenizer.finish())
+        rest, self.tool_calls = self._reader.finish(complete=complete)
         said = joined([said, rest])
         self._shown.append(said)
         return said

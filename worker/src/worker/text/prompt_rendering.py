@@ -12,6 +12,7 @@ from shared.wire.chat import AssistantMessage, ChatMessage, SystemMessage, Tool,
 from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
 from worker.text.answer_grammars import grammar_for, is_enforced
+from worker.text.answer_reader import AnswerReader
 from worker.text.answer_stream import AnswerStream
 from worker.text.call_rules import call_syntax
 from worker.text.chat_tokenizer import ChatTokenizer
@@ -58,8 +59,8 @@ class PromptRenderer:
         """What the answer must look like; None for free text. Raises UnsupportedSchema."""
         return grammar_for(request, self._syntax, request.max_tokens or self._max_new_tokens)
 
-    def answer_stream(self, task_id: str, request: InferenceRequest) -> AnswerStream | TemplateAnswerStream:
-        """The reader of the answer: the tokenizer's own response template where it has one, else the usual forms.
+    def answer_reader(self, task_id: str, request: InferenceRequest) -> AnswerReader:
+        """What reads the answer: the tokenizer's own response template where it has one, else the usual forms.
 
         An answer that a grammar forces is in the grammar's form, whatever the templates say: it has no reasoning, even
         if the prompt has opened it.

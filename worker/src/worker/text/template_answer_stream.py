@@ -38,6 +38,7 @@ class TemplateAnswerStream:
         self._thoughts = Thoughts()
         self._shown_any = False
         self.in_reasoning = False
+        self.special_tokens = None
         # What the prompt has of the answer is no text of it, but says where it begins.
         self._take([event for event in self._parser.initial_events if event["type"] != "region_chunk"])
 

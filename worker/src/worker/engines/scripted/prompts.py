@@ -7,7 +7,6 @@ from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
 from worker.engines.scripted.script import EOS, FIRST_BYTE, FIRST_WORD, LAST_USER, WORDS
 from worker.text.answer_stream import AnswerStream
-from worker.text.reasoning import COMMON, Tags
 from worker.text.tool_calls import offered_tools
 
 
@@ -16,7 +15,6 @@ class ScriptedPrompts:
 
     abilities = ModelAbilities(tools="prompt")
     stop: tuple[str, ...] = ()
-    reasoning: tuple[Tags, ...] = COMMON
 
     def __init__(self) -> None:
         vocabulary = {"</s>": EOS}
@@ -41,5 +39,5 @@ class ScriptedPrompts:
         """None: what the script says is what the test wants."""
         return None
 
-    def answer_stream(self, task_id: str, request: InferenceRequest) -> AnswerStream:
+    def answer_reader(self, task_id: str, request: InferenceRequest) -> AnswerStream:
         return AnswerStream(offered_tools(request), task_id)
