@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import EventStream
 from shared.store.installation import claim_prefix
 from shared.store.keys import Keys
@@ -95,7 +96,7 @@ class WorkerLoop:
                 done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
                 works -= done
         finally:
-            await _cancelled(works)
+            await cancel_and_wait(*works)
             await self.engine.stop()
             with contextlib.suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
@@ -180,15 +181,6 @@ class WorkerLoop:
             ),
             sampling=SamplingDefaults(**dataclasses.asdict(settings.sampling(engine.sampling))),
         )
-
-
-async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Ends the tasks. One cancellation is not always enough: one that meets a `timeout(0)` of redis-py is swallowed."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _load_codec(settings: WorkerSettings, eos_token_ids: Iterable[int]) -> Codec:
