@@ -54,12 +54,6 @@ def make_celery(settings: SharedSettings) -> Celery:
         result_backend_transport_options=transport,
         result_backend_always_retry=True,
         result_backend_max_retries=8,
-        worker_pool="threads",
-        worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,
-        worker_send_task_events=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_hijack_root_logger=False,
     )
     return app
 

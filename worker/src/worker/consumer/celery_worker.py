@@ -82,6 +82,11 @@ def make_worker(
     app.steps["consumer"].add(gate_step(gate))
     app.conf.update(
         worker_consumer="worker.consumer.gate:ReconnectingConsumer",
+        worker_pool="threads",
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
         worker_send_task_events=task_events,
         # Our commands and cancellations go through the ledger; Celery's raise NotImplementedError in this pool.
         worker_enable_remote_control=False,
