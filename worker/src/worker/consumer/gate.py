@@ -29,6 +29,8 @@ class ConsumerGate:
         self.ticked_at = now
         """When the consumer's event loop last turned."""
         self._hub: Any = None
+        self._channel: Any = None
+        """The newest one."""
         self.connects = 0
         """How often the consumer has connected to the broker."""
 
@@ -53,7 +55,11 @@ class ConsumerGate:
         consumer.hub.on_tick.add(self.tick)
         channel = consumer.task_consumer.channel
         qos = channel.qos
-        can_consume, read = qos.can_consume, channel.handlers["BRPOP"]
+        if self._channel is not None:
+            # It was closed, but opened a connection afterwards to put its unfinished messages back.
+            self._channel._disconnect_pools()
+        self._channel = channel
+        can_consume, ack, read = qos.can_consume, qos.ack, channel.handlers["BRPOP"]
         self.limit = consumer.pool.num_processes
 
         def gated() -> bool:
@@ -75,7 +81,17 @@ class ConsumerGate:
                 log.warning("The broker refused to note a message: %s", error)
                 virtual.QoS.append(qos, message, delivery_tag)  # type: ignore[no-untyped-call]  # kombu has no types
 
-        qos.can_consume, qos.append = gated, remembered
+        def acknowledged(delivery_tag: str) -> None:
+            newest = self._channel
+            if newest is channel:
+                ack(delivery_tag)
+                return
+            # A task has outlived the connection that it came by. Its channel is closed, and would open a connection for
+            # this that nobody closes: one more with each loss of the broker.
+            newest.qos._remove_from_indices(delivery_tag).execute()
+            virtual.QoS.ack(qos, delivery_tag)  # type: ignore[no-untyped-call]  # kombu has no types
+
+        qos.can_consume, qos.append, qos.ack = gated, remembered, acknowledged
         channel.handlers["BRPOP"] = counted
 
     def wake(self) -> None:
