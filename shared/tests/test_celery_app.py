@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from celery import Celery
@@ -15,6 +16,7 @@ from shared.celery_app import (
     TASK_NAME,
     SilentRedisBackend,
     SilentSentinelBackend,
+    close_celery,
     make_celery,
     queue_for,
     send_task,
@@ -27,8 +29,7 @@ from testbed.valkey import Valkey
 def app(shared_settings: SharedSettings) -> Iterator[Celery]:
     app = make_celery(shared_settings)
     yield app
-    app.close()
-    app.backend.client.connection_pool.disconnect()  # its client's `close` leaves them to the garbage collector
+    close_celery(app)
 
 
 async def test_a_message_waits_in_the_queue_of_its_model_and_class(app: Celery, redis: Redis) -> None:
@@ -44,6 +45,21 @@ async def test_a_message_waits_in_the_queue_of_its_model_and_class(app: Celery, 
 async def test_a_result_is_where_any_celery_client_looks_for_it(app: Celery, redis: Redis) -> None:
     await asyncio.to_thread(app.backend.mark_as_done, "t1", {"text": "hello"})
     assert json.loads(await redis.get("celery-task-meta-t1") or b"")["result"] == {"text": "hello"}
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
+async def test_all_threads_share_the_connections_to_the_results_and_closing_closes_them(
+    shared_settings: SharedSettings, redis: Redis
+) -> None:
+    app = make_celery(shared_settings)
+    before = len(await redis.client_list())
+    for task_id in ("t1", "t2", "t3"):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(app.backend.mark_as_done, task_id, {}).result(10)
+            assert thread.submit(lambda: app.backend).result(10) is app.backend
+    assert len(await redis.client_list()) == before + 1
+    close_celery(app)
+    assert len(await redis.client_list()) == before
 
 
 def test_publishing_without_redis_raises_at_once(app: Celery, valkey: Valkey) -> None:

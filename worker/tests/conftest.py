@@ -13,7 +13,7 @@ from llguidance import LLTokenizer
 from redis.asyncio import Redis
 from transformers import PreTrainedTokenizerFast
 
-from shared.celery_app import make_celery
+from shared.celery_app import close_celery, make_celery
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
 from testbed.live_worker import LiveWorker, StartLive, live
@@ -41,9 +41,7 @@ def vocabulary(smollm2: PreTrainedTokenizerFast) -> LLTokenizer:
 def app(shared_settings: SharedSettings) -> Iterator[Celery]:
     app = make_celery(shared_settings)
     yield app
-    app.close()
-    app.backend.result_consumer.stop()
-    app.backend.client.connection_pool.disconnect()  # its client's `close` leaves them to the garbage collector
+    close_celery(app)
 
 
 @pytest.fixture

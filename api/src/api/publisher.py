@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import celery
 from prometheus_client import Counter
 
-from shared.celery_app import send_task
+from shared.celery_app import close_celery, send_task
 from shared.wire.schemas import QueueClass
 from shared.wire.task_result import TaskResult
 
@@ -77,4 +77,4 @@ class Publisher:
     def close(self) -> None:
         """Drops messages that wait for a thread; does not wait for those under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._app.close()
+        close_celery(self._app)

@@ -52,10 +52,22 @@ def make_celery(settings: SharedSettings) -> Celery:
         result_expires=settings.retention_seconds,
         # No prefix on results: AsyncResult(task_id).get() must work for any Celery client that knows the URL.
         result_backend_transport_options=transport,
+        # One result backend, and one pool of connections, for all threads instead of one each.
+        result_backend_thread_safe=True,
         result_backend_always_retry=True,
         result_backend_max_retries=8,
     )
     return app
+
+
+def close_celery(app: Celery) -> None:
+    """Closes the application and its connections to the results; `app.close()` leaves those to the garbage collector.
+
+    Connections to the broker stay with kombu, which lends them to every application of the process.
+    """
+    app.close()
+    app.backend.result_consumer.stop()
+    app.backend.client.connection_pool.disconnect()
 
 
 def send_task(app: Celery, task_id: str, model: str, queue_class: QueueClass, headers: dict[str, str]) -> None:

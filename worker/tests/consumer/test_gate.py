@@ -1,5 +1,6 @@
 """What gate.py takes from Celery and kombu; a failure here after an upgrade means: read it again."""
 
+import contextlib
 import inspect
 import sys
 import threading
@@ -9,13 +10,17 @@ from typing import Any
 
 import celery
 import kombu
+import psutil
 import pytest
+from celery import Celery
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import OutOfMemoryError
 
+from shared.celery_app import send_task
+from testbed.valkey import Valkey
 from worker.consumer.gate import ConsumerGate, ReconnectingConsumer, let_requests_end_while_they_are_counted
 
 
@@ -48,12 +53,7 @@ def _attached(may_take: list[bool]) -> tuple[ConsumerGate, Any]:
     qos = FullQos(SimpleNamespace(), prefetch_count=4)  # type: ignore[no-untyped-call]  # kombu types in parts
     qos._on_collect.cancel()
     channel = SimpleNamespace(qos=qos, handlers={"BRPOP": lambda: True}, _in_poll=None)
-    consumer = SimpleNamespace(
-        hub=SimpleNamespace(on_tick=set(), call_soon=lambda call: call()),
-        task_consumer=SimpleNamespace(channel=channel),
-        pool=SimpleNamespace(num_processes=4),
-    )
-    gate.attach(consumer)
+    gate.attach(_consumer(channel))
     return gate, channel
 
 
@@ -130,3 +130,52 @@ def test_requests_begin_and_end_in_other_threads_while_they_are_counted(eager_sw
     assert any(counted)
     assert not gate.full
     assert channel.qos.can_consume()
+
+
+def _sockets(valkey: Valkey) -> int:
+    """Open sockets of this process to the server, those included that only one side has closed."""
+    connections = psutil.Process().net_connections("tcp")
+    return sum(bool(one.raddr) and one.raddr.port == valkey.port for one in connections)
+
+
+def test_tasks_that_outlive_their_connections_are_acknowledged_and_leave_none_open(app: Celery, valkey: Valkey) -> None:
+    gate = ConsumerGate(lambda: True)
+    counts = []
+    with contextlib.ExitStack() as stack:
+        newest = stack.enter_context(app.connection_for_read())
+        gate.attach(_consumer(newest.default_channel))
+        for number in range(3):
+            send_task(app, f"t{number}", "m", "normal", {})
+            message = newest.default_channel.basic_get("m.normal")
+            valkey.stop()
+            newest.collect()  # what Celery's consumer does when it loses the broker
+            valkey.start()
+            newest = stack.enter_context(app.connection_for_read())
+            gate.attach(_consumer(newest.default_channel))
+            message.ack()
+            with valkey.client() as redis:
+                assert redis.hlen("headrace:unacked") == 0
+            counts.append(_sockets(valkey))
+    assert counts[1] == counts[2]
+
+
+def test_a_closed_channel_that_put_its_messages_back_is_left_without_a_connection(app: Celery, valkey: Valkey) -> None:
+    gate = ConsumerGate(lambda: True)
+    send_task(app, "t1", "m", "normal", {})
+    with valkey.client() as redis, app.connection_for_read() as second:
+        others = len(redis.client_list())
+        with app.connection_for_read() as first:
+            gate.attach(_consumer(first.default_channel))
+            first.default_channel.basic_get("m.normal")
+            first.collect()
+        assert redis.llen("headrace:m.normal") == 1
+        gate.attach(_consumer(second.default_channel))
+        assert len(redis.client_list()) == others + 1
+
+
+def _consumer(channel: Any) -> Any:
+    return SimpleNamespace(
+        hub=SimpleNamespace(on_tick=set(), call_soon=lambda call: call()),
+        task_consumer=SimpleNamespace(channel=channel),
+        pool=SimpleNamespace(num_processes=4),
+    )

@@ -96,8 +96,6 @@ def make_worker(
         # `ConsumerGate.full` counts what is really in hand, also across reconnects.
         worker_enable_prefetch_count_reduction=False,
         worker_redirect_stdouts=False,
-        # One connection pool for all threads instead of one each.
-        result_backend_thread_safe=True,
         # About a minute per result; the ledger has it in any case.
         result_backend_max_retries=60,
         result_backend_max_sleep_between_retries_ms=1000,
