@@ -259,6 +259,7 @@ ErrorCode = Literal[
     "version_unsupported",
     "data_lost",
     "conversation_changed",
+    "schema_not_met",
     "internal",
 ]
 

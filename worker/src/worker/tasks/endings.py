@@ -1,5 +1,6 @@
 """How an attempt at a task ends: exactly one ending in the ledger, and the same for Celery."""
 
+import asyncio
 import json
 import logging
 
@@ -28,6 +29,7 @@ from worker.tasks.outcomes import (
     Revoked,
 )
 from worker.tasks.redis_retry import persist
+from worker.text.finished_document import unmet
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,9 @@ class Endings:
     async def _succeed(self, attempt: Attempt, reason: FinishReason) -> MessageEnd:
         answer, outcome = attempt.prepared.answer, attempt.outcome(reason)
         await self._emitter.flush(attempt.writer)
+        # In a thread: a large schema takes tens of milliseconds to be compiled.
+        if problem := await asyncio.to_thread(unmet, attempt.request.response_format, outcome):
+            return await self.fail(attempt.task_id, attempt.number, "schema_not_met", problem)
         result = TaskResult(
             cleaned_response_text=outcome.text,
             raw_response_text=answer.raw_text,
