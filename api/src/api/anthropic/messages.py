@@ -1,7 +1,6 @@
 """`POST /v1/messages`: one call is one task, whole or streamed."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,10 +8,9 @@ from fastapi import APIRouter, Request, Response
 
 from api.anthropic.conversation import messages_of, tool_choice_of, tools_of
 from api.anthropic.error_body import error_body
-from api.anthropic.message_answer import Event, Json, MessageEvents, message
+from api.anthropic.message_answer import Json, MessageEvents, message
 from api.anthropic.requests import Conversation, MessageRequest
-from api.errors import ApiError
-from api.http.answer_replies import answer_reply
+from api.http.answer_replies import Translation, answer_reply
 from api.http.dependencies import backend_of, caller_of_either, trace_context_of
 from api.http.lenient_body import checked, within_bounds
 from api.http.request_body import read_body
@@ -43,7 +41,8 @@ async def create(request: Request) -> Response:
         resent=resent(request, body),
         lenient=True,
     )
-    stream = MessageStream(MessageEvents(started.task_id, wanted.model)) if wanted.stream else None
+    events = MessageEvents(started.task_id, wanted.model)
+    stream = Translation(events, _named, error_body) if wanted.stream else None
     return await answer_reply(request, started, stream=stream, whole=partial(message, started.task_id, wanted.model))
 
 
@@ -78,30 +77,6 @@ def _params(wanted: MessageRequest, idempotency_key: str | None) -> CreateMessag
         idempotency_key=idempotency_key or None,
         cancel_on_disconnect=True,
     )
-
-
-class MessageStream:
-    """The events as Anthropic's clients read them from a stream: named, without ids."""
-
-    def __init__(self, events: MessageEvents) -> None:
-        self._events = events
-
-    @property
-    def begun(self) -> bool:
-        """True when the client has seen something of the answer."""
-        return self._events.begun
-
-    def of_event(self, event: Event) -> Iterator[bytes]:
-        """The events that one of the task's becomes."""
-        return (_named(one) for one in self._events.of_event(event))
-
-    def failure(self, error: ApiError) -> bytes:
-        """The clients raise on it."""
-        return _named(error_body(error))
-
-    def end(self) -> bytes:
-        """Nothing: `message_stop` was the last one."""
-        return b""
 
 
 def _named(event: dict[str, Any]) -> bytes:

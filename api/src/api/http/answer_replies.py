@@ -7,6 +7,7 @@ takes for a failure. A clean end would be half an answer that looks whole.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastapi import Request
@@ -21,6 +22,7 @@ from api.streaming.reader import Reader
 from api.streaming.readers import Readers
 from api.tasks.new_task import Started
 
+Json = dict[str, JsonValue]
 Event = Mapping[str, Any]
 """An event of a task's stream, as docs/events.md has it."""
 
@@ -30,25 +32,37 @@ CLIENT_CLOSED_REQUEST = 499
 OUTCOMES = (b"final_text", b"tool_calls", b"error")
 
 
-class Translation(Protocol):
+class Chunks(Protocol):
+    """A task's events as a door's clients know the parts of an answer."""
+
+    begun: bool
+    """True when the client has seen something of the answer."""
+
+    def of_event(self, event: Event) -> Iterator[Json]:
+        """What a `token` event adds, or the event that ends the task well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
     """A task's events in the form of one door."""
 
-    @property
-    def begun(self) -> bool:
-        """True when the client has seen something of the answer."""
+    chunks: Chunks
+    framed: Callable[[Json], bytes]
+    """One chunk, or a failure, as it goes over the wire."""
+    error_body: Callable[[ApiError], Json]
+    """What the door's clients take for a failure."""
+    end: bytes = b""
+    """What stands behind a whole answer."""
 
     def of_event(self, event: Event) -> Iterator[bytes]:
-        """What goes over the wire for a `token` event, or for the event that ends the task well."""
+        return (self.framed(chunk) for chunk in self.chunks.of_event(event))
 
     def failure(self, error: ApiError) -> bytes:
-        """What the door's clients take for a failure."""
-
-    def end(self) -> bytes:
-        """What stands behind a whole answer."""
+        return self.framed(self.error_body(error))
 
 
 async def answer_reply(
-    request: Request, started: Started, *, stream: Translation | None, whole: Callable[[Event], dict[str, JsonValue]]
+    request: Request, started: Started, *, stream: Translation | None, whole: Callable[[Event], Json]
 ) -> Response:
     """The reply to a request whose answer is its task's: `stream` sends it as it grows, without one it is made `whole`.
 
@@ -127,7 +141,7 @@ class StreamedAnswer(Response):
             case b"" if frame.wire.startswith(b":"):
                 yield frame.wire
             case b"status":
-                if self._translation.begun and json.loads(frame.data).get("restart"):
+                if self._translation.chunks.begun and json.loads(frame.data).get("restart"):
                     # What the client has read is void, and this form has no way to say so.
                     yield self._fail(reader, AnswerRestarted())
             case b"token":
@@ -135,7 +149,7 @@ class StreamedAnswer(Response):
             case b"final_text" | b"tool_calls":
                 yield from self._translation.of_event(json.loads(frame.data))
                 reader.ended = True
-                yield self._translation.end()
+                yield self._translation.end
             case b"error":
                 yield self._fail(reader, failure_of(json.loads(frame.data)))
             case b"end":

@@ -1,19 +1,17 @@
 """`POST /v1/chat/completions`: one call is one task, whole or streamed."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from api.errors import ApiError
-from api.http.answer_replies import answer_reply
+from api.http.answer_replies import Translation, answer_reply
 from api.http.dependencies import backend_of, caller_of, trace_context_of
 from api.http.lenient_body import checked, within_bounds
 from api.http.request_body import read_body
 from api.http.resent import resent
 from api.json_body import LARGE_BYTES
-from api.openai.answer import Event, Identity
+from api.openai.answer import Identity
 from api.openai.chat_answer import ChatChunks, chat_completion
 from api.openai.conversation import format_of, messages_of, refuse_unsupported, tool_choice_of, tools_of
 from api.openai.error_body import error_body
@@ -48,7 +46,8 @@ async def chat_completions(request: Request) -> Response:
     most_calls = 1 if wanted.parallel_tool_calls is False else None
     chunks = ChatChunks(identity, include_usage=usage, most_calls=most_calls)
     whole = partial(chat_completion, identity, most_calls=most_calls)
-    return await answer_reply(request, started, stream=ChatStream(chunks) if wanted.stream else None, whole=whole)
+    stream = Translation(chunks, data, error_body, end=b"data: [DONE]\n\n") if wanted.stream else None
+    return await answer_reply(request, started, stream=stream, whole=whole)
 
 
 def _params(wanted: ChatRequest, idempotency_key: str | None) -> CreateMessageParams:
@@ -73,30 +72,6 @@ def _params(wanted: ChatRequest, idempotency_key: str | None) -> CreateMessagePa
     )
 
 
-class ChatStream:
-    """The chunks as OpenAI's clients read them from a stream: no `id:`, no `retry:`, `[DONE]` at the end."""
-
-    def __init__(self, chunks: ChatChunks) -> None:
-        self._chunks = chunks
-
-    @property
-    def begun(self) -> bool:
-        """True when the client has seen something of the answer."""
-        return self._chunks.begun
-
-    def of_event(self, event: Event) -> Iterator[bytes]:
-        """The chunks that an event adds."""
-        return (data(chunk) for chunk in self._chunks.of_event(event))
-
-    def failure(self, error: ApiError) -> bytes:
-        """The clients raise on it, and on nothing else that could end a stream here."""
-        return data(error_body(error))
-
-    def end(self) -> bytes:
-        """Behind the last chunk."""
-        return b"data: [DONE]\n\n"
-
-
 def data(value: object) -> bytes:
-    """One event of a stream without names."""
+    """One event of a stream as OpenAI's clients read it: without a name, an id or `retry:`."""
     return b"data: %b\n\n" % json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
