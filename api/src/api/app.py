@@ -25,7 +25,7 @@ from api.metrics import make_metrics
 from api.models import Models
 from api.openai import chat_completions, tokenize
 from api.openai import models as openai_models
-from api.openai.error_body import error_reply as openai_error
+from api.http.openai_errors import error_reply as openai_error
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
 from api.repair.lost_messages import LostMessages

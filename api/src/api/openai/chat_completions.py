@@ -14,7 +14,7 @@ from api.json_body import LARGE_BYTES
 from api.openai.answer import Identity
 from api.openai.chat_answer import ChatChunks, chat_completion
 from api.openai.conversation import format_of, messages_of, refuse_unsupported, tool_choice_of, tools_of
-from api.openai.error_body import error_body
+from api.http.openai_errors import error_body
 from api.openai.requests import ChatRequest
 from shared.wire.schemas import CreateMessageParams
 
