@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.settings import Settings
+from testbed.judged_app import JudgedApp
 
 StartApp = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 """`async with start_app(setting=value) as http`."""
@@ -18,11 +19,13 @@ Call = Callable[..., Awaitable[dict[str, Any]]]
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """The application in its lifespan, and a client of it."""
+    """The application in its lifespan, and a client of it; its replies are judged at the end."""
     app = create_app(settings)
-    transport = httpx.ASGITransport(app)
+    judged = JudgedApp(app)
+    transport = httpx.ASGITransport(judged)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         yield app, http
+    judged.check()
 
 
 async def rpc(http: httpx.AsyncClient, method: str, params: Any, *, key: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.backend import Backend
 from api.settings import Settings
+from testbed.judged_app import JudgedApp
 from testbed.waiting import until
 
 
@@ -19,6 +20,8 @@ class Replica:
     """One API replica on a port of its own."""
 
     app: FastAPI
+    judged: JudgedApp
+    """What its clients talk to."""
     server: uvicorn.Server
     task: asyncio.Task[None]
     port: int
@@ -45,8 +48,9 @@ StartReplica = Callable[..., Awaitable[Replica]]
 async def start_replica(settings: Settings) -> Replica:
     """Returns when it listens."""
     app = create_app(settings)
+    judged = JudgedApp(app)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(uvicorn.Config(judged, log_config=None, timeout_graceful_shutdown=5))
     task = asyncio.create_task(server._serve(sockets=[listener]))
     await until(lambda: server.started, 10, "uvicorn listens")
-    return Replica(app, server, task, listener.getsockname()[1])
+    return Replica(app, judged, server, task, listener.getsockname()[1])

@@ -102,7 +102,7 @@ def worker(ledger: TaskLedger, stream: EventStream) -> FakeWorker:
 
 @pytest.fixture
 async def start_replica(settings: Settings) -> AsyncIterator[StartReplica]:
-    """`await start_replica(setting=value)` -> a replica that listens."""
+    """`await start_replica(setting=value)` -> a replica that listens; its replies are judged at the end."""
     replicas: list[Replica] = []
 
     async def start(**changes: Any) -> Replica:
@@ -113,3 +113,5 @@ async def start_replica(settings: Settings) -> AsyncIterator[StartReplica]:
     for replica in replicas:
         if not replica.task.done():
             await replica.stop()
+    for replica in replicas:
+        replica.judged.check()

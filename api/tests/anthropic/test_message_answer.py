@@ -6,6 +6,8 @@ from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from api.anthropic.message_answer import MessageEvents, message
+from api.anthropic.messages import named
+from testbed.oracle import DOORS
 
 EVENT: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
 USAGE = {"promptTokens": 7, "completionTokens": 5, "cachedTokens": 3}
@@ -22,9 +24,12 @@ def calls(text: str = "") -> dict[str, Any]:
 
 def streamed(*events: dict[str, Any]) -> list[dict[str, Any]]:
     answer = MessageEvents("task", "m")
-    made = [one for event in events for one in answer.of_event(event)]
-    for one in made:
+    judged = DOORS["/v1/messages"].stream("POST", "/v1/messages")
+    made = []
+    for one in (one for event in events for one in answer.of_event(event)):
         EVENT.validate_python(one)
+        assert list(judged.feed(named(one))) == []
+        made.append(one)
     return made
 
 
@@ -34,7 +39,7 @@ def test_a_text_answer_is_one_block_between_start_and_stop() -> None:
         "message_start", "content_block_start", "content_block_delta", "content_block_delta", "content_block_stop",
         "message_delta", "message_stop",
     ]  # fmt: skip
-    assert made[-2]["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
+    assert (made[-2]["delta"]["stop_reason"], made[-2]["delta"]["stop_sequence"]) == ("end_turn", None)
     assert made[-2]["usage"]["input_tokens"] == 4
     assert made[-2]["usage"]["cache_read_input_tokens"] == 3
 

@@ -7,7 +7,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from api.openai.answer import Identity
 from api.openai.chat_answer import ChatChunks, chat_completion
+from api.openai.chat_completions import data
 from shared.store.task_id import new_task_id
+from testbed.oracle import DOORS
 
 IDENTITY = Identity(new_task_id(), "m", "revision-1")
 USAGE = {"promptTokens": 7, "completionTokens": 5, "cachedTokens": 3}
@@ -35,7 +37,12 @@ def calls(text: str = "") -> dict[str, Any]:
 
 def streamed(*events: dict[str, Any], include_usage: bool = False) -> list[ChatCompletionChunk]:
     chunks = ChatChunks(IDENTITY, include_usage=include_usage)
-    return [ChatCompletionChunk.model_validate(chunk) for event in events for chunk in chunks.of_event(event)]
+    judged = DOORS["/v1/"].stream("POST", "/v1/chat/completions")
+    made = []
+    for chunk in (chunk for event in events for chunk in chunks.of_event(event)):
+        assert list(judged.feed(data(chunk))) == []
+        made.append(ChatCompletionChunk.model_validate(chunk))
+    return made
 
 
 def test_a_text_answer_comes_as_role_contents_and_finish() -> None:

@@ -1,4 +1,4 @@
-"""Errors as Anthropic's clients read them: `{"type": "error", "error": {type, message}}`."""
+"""Errors as Anthropic's clients read them: `{"type": "error", "error": {type, message}, "request_id"}`."""
 
 from fastapi.responses import JSONResponse, Response
 from pydantic import JsonValue
@@ -29,7 +29,8 @@ def error_body(error: ApiError) -> dict[str, JsonValue]:
     """The body of an error reply, and of the event that ends a stream which cannot go on."""
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.place).removeprefix(".")
     message = f"{place}: {error.message}" if place else error.message
-    return {"type": "error", "error": {"type": _type(error), "message": message}}
+    # The request's id stands in the header `x-request-id` of every reply.
+    return {"type": "error", "error": {"type": _type(error), "message": message}, "request_id": None}
 
 
 def _type(error: ApiError) -> str:

@@ -21,7 +21,7 @@ def message(task_id: str, model: str, outcome: Event) -> Json:
         content.append({"type": "thinking", "thinking": outcome["reasoning"], "signature": ""})
     calls = outcome.get("toolCalls", ())
     if outcome["text"] or not calls:
-        content.append({"type": "text", "text": outcome["text"], "citations": None})
+        content.append(_text(outcome["text"]))
     content += [_tool_use(call, call["arguments"]) for call in calls]
     return _message(task_id, model, content, _usage(outcome)) | _ending(outcome)
 
@@ -33,19 +33,24 @@ def _message(task_id: str, model: str, content: list[JsonValue], usage: Json) ->
         "role": "assistant",
         "model": model,
         "content": content,
-        "stop_reason": None,
-        "stop_sequence": None,
-        "stop_details": None,
-        "container": None,
+        **_stop(None),
         "usage": usage,
     }
 
 
 def _ending(outcome: Event) -> Json:
     if outcome["type"] == "tool_calls":
-        return {"stop_reason": "tool_use", "stop_sequence": None}
+        return _stop("tool_use")
     reason = _STOP_REASONS.get(outcome["finishReason"], "end_turn")
-    return {"stop_reason": reason, "stop_sequence": outcome.get("stopSequence") if reason == "stop_sequence" else None}
+    return _stop(reason, outcome.get("stopSequence") if reason == "stop_sequence" else None)
+
+
+def _stop(reason: str | None, sequence: str | None = None) -> Json:
+    return {"stop_reason": reason, "stop_sequence": sequence, "stop_details": None, "container": None}
+
+
+def _text(text: str) -> Json:
+    return {"type": "text", "text": text, "citations": None}
 
 
 def _tool_use(call: Event, arguments: Json) -> Json:
@@ -59,18 +64,20 @@ def _tool_use(call: Event, arguments: Json) -> Json:
 
 
 def _usage(outcome: Event) -> Json:
-    """Anthropic counts the cached tokens apart from the others."""
+    """Of a message."""
+    return _counts(outcome) | {"cache_creation": None, "service_tier": "standard", "inference_geo": None}
+
+
+def _counts(outcome: Event) -> Json:
+    """Of a message's end. Anthropic counts the cached tokens apart from the others."""
     usage = outcome["usage"]
     return {
         "input_tokens": usage["promptTokens"] - usage["cachedTokens"],
         "output_tokens": usage["completionTokens"],
         "cache_read_input_tokens": usage["cachedTokens"],
         "cache_creation_input_tokens": 0,
-        "cache_creation": None,
         "output_tokens_details": None,
         "server_tool_use": None,
-        "service_tier": "standard",
-        "inference_geo": None,
     }
 
 
@@ -94,10 +101,10 @@ class MessageEvents:
                     thinking: Json = {"type": "thinking", "thinking": "", "signature": ""}
                     yield from self._within(thinking, {"type": "thinking_delta", "thinking": event["reasoning"]})
                 if event.get("text"):
-                    yield from self._within({"type": "text", "text": ""}, {"type": "text_delta", "text": event["text"]})
+                    yield from self._within(_text(""), {"type": "text_delta", "text": event["text"]})
             case "final_text":
                 if not self._blocks:
-                    yield from self._within({"type": "text", "text": ""}, None)
+                    yield from self._within(_text(""), None)
                 yield from self._end(event)
             case "tool_calls":
                 for call in event["toolCalls"]:
@@ -134,5 +141,5 @@ class MessageEvents:
     def _end(self, outcome: Event) -> Iterator[Json]:
         yield from self._begin()
         yield from self._close()
-        yield {"type": "message_delta", "delta": _ending(outcome), "usage": _usage(outcome)}
+        yield {"type": "message_delta", "delta": _ending(outcome), "usage": _counts(outcome)}
         yield {"type": "message_stop"}

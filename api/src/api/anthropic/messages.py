@@ -42,7 +42,7 @@ async def create(request: Request) -> Response:
         lenient=True,
     )
     events = MessageEvents(started.task_id, wanted.model)
-    stream = Translation(events, _named, error_body) if wanted.stream else None
+    stream = Translation(events, named, error_body) if wanted.stream else None
     return await answer_reply(request, started, stream=stream, whole=partial(message, started.task_id, wanted.model))
 
 
@@ -79,6 +79,7 @@ def _params(wanted: MessageRequest, idempotency_key: str | None) -> CreateMessag
     )
 
 
-def _named(event: dict[str, Any]) -> bytes:
+def named(event: dict[str, Any]) -> bytes:
+    """One event of a stream as Anthropic's clients read it: under its type's name."""
     text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
     return f"event: {event['type']}\ndata: {text}\n\n".encode()

@@ -27,13 +27,13 @@ class Identity:
 
     def head(self, prefix: str, kind: str) -> Json:
         """The first fields of a reply or chunk: `chatcmpl-…`, its time, its model."""
-        return {
+        head: Json = {
             "id": f"{prefix}-{self.task_id.replace('-', '')}",
             "object": kind,
             "created": int(task_id_time(self.task_id) or 0),
             "model": self.model,
-            "system_fingerprint": self.fingerprint,
         }
+        return head if self.fingerprint is None else head | {"system_fingerprint": self.fingerprint}
 
 
 def usage_of(outcome: Event) -> Json:
