@@ -36,6 +36,8 @@ class SharedSettings(BaseSettings):
 
     retention_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long an ended task can still be read."""
+    conversation_seconds: Annotated[float, Field(gt=0)] = 7 * 24 * 3600.0
+    """How long a conversation is kept after its last answer."""
     lease_seconds: Annotated[float, Field(gt=0)] = 10.0
     """A worker that has not renewed its lease for this long has lost its tasks."""
     max_failures: Annotated[int, Field(ge=1)] = 3

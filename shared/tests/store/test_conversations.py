@@ -206,3 +206,83 @@ async def test_a_conversation_that_redis_lost_is_saved_whole_by_its_open_turn(
 async def test_a_conversation_of_another_tenant_has_its_own_turns(ledger: TaskLedger) -> None:
     await begin(ledger)
     assert await begin(ledger, tenant="another")
+
+
+async def test_a_client_changes_a_conversation_between_its_turns(
+    conversations: Conversations, keys: Keys, redis: Redis
+) -> None:
+    await conversations.save("t", "c", [asking("hi")], seconds=60, metadata={"a": "b"})
+    made = await conversations.load("t", "c")
+    assert made is not None
+    assert (made.messages, made.metadata) == ([asking("hi")], {"a": "b"})
+    assert made.created > 0
+    await conversations.save("t", "c", [asking("hi"), asking("hi")], seconds=60, built_on=made.version)
+    with pytest.raises(ConversationChanged):
+        await conversations.save("t", "c", [], seconds=60, built_on=made.version)
+    assert await conversations.annotate("t", "c", {"c": "d"}, seconds=60)
+    changed = await conversations.load("t", "c")
+    assert changed is not None
+    assert (changed.messages, changed.metadata, changed.created) == (
+        [asking("hi"), asking("hi")],
+        {"c": "d"},
+        made.created,
+    )
+    assert 0 < await redis.pttl(keys.conversation("t", "c")) <= 60_000
+    assert await conversations.delete("t", "c")
+    assert not await conversations.delete("t", "c")
+    assert not await conversations.annotate("t", "c", {}, seconds=60)
+    assert await conversations.load("t", "c") is None
+
+
+async def test_a_change_of_the_past_does_not_bring_a_deleted_conversation_back(conversations: Conversations) -> None:
+    await conversations.save("t", "c", [asking("hi")], seconds=60)
+    made = await conversations.load("t", "c")
+    assert made is not None
+    await conversations.delete("t", "c")
+    with pytest.raises(ConversationChanged):
+        await conversations.save("t", "c", [asking("hi")], seconds=60, built_on=made.version)
+    assert await conversations.load("t", "c") is None
+
+
+async def test_under_an_open_turn_a_client_changes_nothing_but_the_metadata(
+    ledger: TaskLedger, conversations: Conversations
+) -> None:
+    version = await answered(ledger, asking("hi"), saying("hello"))
+    task_id = await begin(ledger, version)
+    with pytest.raises(ConversationBusy):
+        await conversations.save("t", "c", [], seconds=60, built_on=version)
+    with pytest.raises(ConversationBusy):
+        await conversations.delete("t", "c")
+    assert await conversations.annotate("t", "c", {"a": "b"}, seconds=0.001)
+    await claim(ledger, task_id)
+    assert await save(ledger, task_id, 1, asking("hi"))
+    stored = await conversations.load("t", "c")
+    assert stored is not None
+    assert (stored.messages, stored.metadata) == ([asking("hi")], {"a": "b"})
+
+
+async def test_a_task_says_how_long_its_conversation_is_kept(ledger: TaskLedger, redis: Redis, keys: Keys) -> None:
+    task_id = await begin(ledger, conversation_seconds=5)
+    await claim(ledger, task_id)
+    assert await save(ledger, task_id, 1, asking("hi"), seconds=1000)
+    assert 0 < await redis.pttl(keys.conversation("t", "c")) <= 5000
+
+
+async def test_an_ended_task_is_deleted_with_its_conversation_by_its_own_tenant(
+    ledger: TaskLedger, conversations: Conversations
+) -> None:
+    task_id = await begin(ledger, note="{}")
+    assert await ledger.delete(task_id, "t", conversation_id="c") == "open"
+    await claim(ledger, task_id)
+    assert await save(ledger, task_id, 1, asking("hi"))
+    assert await ledger.delete(task_id, "another", conversation_id="c") == "missing"
+    assert await ledger.delete(task_id, "t", conversation_id="c") == "done"
+    assert await ledger.get(task_id) is None
+    assert await conversations.load("t", "c") is None
+    assert await ledger.delete(task_id, "t", conversation_id="c") == "missing"
+
+
+async def test_a_task_that_no_door_has_noted_is_not_deleted(ledger: TaskLedger) -> None:
+    task_id = await answered(ledger, asking("hi"))
+    assert await ledger.delete(task_id, "t", conversation_id="x") == "missing"
+    assert await ledger.get(task_id) is not None

@@ -30,8 +30,6 @@ class WorkerSettings(SharedSettings, TransformersOptions):
     """Of requests that set none; `None`: the model's own, from its generation config. 1 is off."""
     stop_loops: bool = True
     """End a generation that repeats the same few tokens and nothing else, with `finishReason: loop`."""
-    conversation_seconds: Annotated[float, Field(gt=0)] = 7 * 24 * 3600.0
-    """How long a conversation is kept after its last answer."""
 
     engine_start_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """An engine that is not ready by then is ended. Includes a download."""

@@ -42,26 +42,29 @@ def assemble(
     conversation: Sequence[ChatMessage] | None = None,
     *,
     lenient: bool = False,
+    instructions: str | None = None,
 ) -> Assembled:
     """The checked, guarded conversation of one request.
 
     One of three forms: `messages`; `message` with or without `history`; or, behind a stored `conversation`, what is
     new in it: `message`, or `messages` of tool results and user messages.
 
-    `lenient`: as `check_conversation` has it.
+    `lenient`: as `check_conversation` has it; any message may be added to a stored conversation then.
+    `instructions`: a system message that the model sees in front of all others; it is no part of the conversation.
 
     Tools and a `responseFormat` go together: the format binds a text answer, a tool call may come in its place.
 
     Raises InvalidConversation for what the client got wrong, ToolLoop when `toolChoice` demands a call and loop
     prevention forbids one.
     """
-    placed = _placed(params, conversation)
+    placed = _placed(params, conversation, lenient=lenient)
     whole = [message for _, message in placed]
     check_conversation(whole, [place for place, _ in placed], lenient=lenient)
     tools = params.tools or []
     tool_choice = _checked_choice(tools, params.tool_choice)
     _check_format(params.response_format)
-    guarded = prevent_loops(in_call_order(whole), _policy(params.loop_prevention, policy, whole, tools))
+    above: list[ChatMessage] = [] if instructions is None else [SystemMessage(role="system", content=instructions)]
+    guarded = prevent_loops(above + in_call_order(whole), _policy(params.loop_prevention, policy, whole, tools))
     if guarded.guard is not None and guarded.guard.tools_withheld and tools:
         if tool_choice == "required" or isinstance(tool_choice, NamedToolChoice):
             raise ToolLoop(guarded.guard)
@@ -92,7 +95,9 @@ def _policy(
     return replace(policy, polling_tools=frozenset(wanted.polling_tools))
 
 
-def _placed(params: CreateMessageParams, conversation: Sequence[ChatMessage] | None) -> list[tuple[Place, ChatMessage]]:
+def _placed(
+    params: CreateMessageParams, conversation: Sequence[ChatMessage] | None, *, lenient: bool
+) -> list[tuple[Place, ChatMessage]]:
     """Every message with its place."""
     if params.messages is not None and (params.message is not None or params.history is not None):
         raise InvalidConversation((), "send either `messages`, or `message` with `history`, not both")
@@ -104,7 +109,7 @@ def _placed(params: CreateMessageParams, conversation: Sequence[ChatMessage] | N
     placed += [(("conversation", at), message) for at, message in enumerate(conversation or [])]
     placed += [(("history", at), message) for at, message in enumerate(params.history or [])]
     for at, message in enumerate(params.messages or []):
-        if conversation is not None and not isinstance(message, UserMessage | ToolMessage):
+        if conversation is not None and not lenient and not isinstance(message, UserMessage | ToolMessage):
             raise InvalidConversation(
                 ("messages", at), "only tool and user messages may be added to a stored conversation"
             )

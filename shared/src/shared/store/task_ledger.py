@@ -33,7 +33,9 @@ class TaskLedger:
         self._keys = keys
         self._retention_ms = int(retention_seconds * 1000)
         self._max_failures = max_failures
-        self._scripts = Scripts(redis, keys, "accept", "claim", "heartbeat", "requeue", "end", "cancel", "find")
+        self._scripts = Scripts(
+            redis, keys, "accept", "claim", "heartbeat", "requeue", "end", "cancel", "find", "delete"
+        )
 
     async def accept(
         self,
@@ -48,13 +50,16 @@ class TaskLedger:
         fingerprint: str = "",
         resent: Resent | None = None,
         built_on: str | None = None,
+        conversation_seconds: float | None = None,
+        note: str = "",
         context: str = "",
     ) -> Acceptance:
         """Makes the task durable, or raises a Refusal, which leaves nothing behind.
 
         `fingerprint` tells two requests with one idempotency key apart. A request with a conversation begins a turn of
-        it; `built_on` is the version that it goes on from, None when it starts it anew. `resent`: the client may send
-        the same bytes again, without a key. Safe to repeat with the same `task_id`.
+        it; `built_on` is the version that it goes on from, None when it starts it anew; `conversation_seconds`: how
+        long it is then kept, None for as long as conversations are. `resent`: the client may send the same bytes again,
+        without a key. `note` is the record's. Safe to repeat with the same `task_id`.
         """
         status, *rest = await self._scripts.run(
             "accept",
@@ -73,6 +78,8 @@ class TaskLedger:
             context=context,
             conversation=self._keys.conversation(tenant, request.conversation_id) if request.conversation_id else None,
             built_on=built_on,
+            conversation_ms=None if conversation_seconds is None else int(conversation_seconds * 1000),
+            note=note,
             cancel_on_disconnect=int(request.cancel_on_disconnect),
             guard=f',"guard":{request.guard.model_dump_json()}' if request.guard else "",
         )
@@ -235,6 +242,13 @@ class TaskLedger:
     async def _cancel(self, task_id: str, tenant: str | None) -> Cancelled:
         status, *rest = await self._scripts.run("cancel", task_id, tenant=tenant, retention_ms=self._retention_ms)
         return Cancelled(status.decode(), rest[0].decode() if rest else None)
+
+    async def delete(self, task_id: str, tenant: str, *, conversation_id: str) -> Literal["done", "missing", "open"]:
+        """Forgets the tenant's task and the conversation of this name, which it alone left; `open` before its end."""
+        conversation = self._keys.conversation(tenant, conversation_id)
+        status, *_ = await self._scripts.run("delete", task_id, tenant=tenant, conversation=conversation)
+        reply: Literal["done", "missing", "open"] = status.decode()
+        return reply
 
     async def get(self, task_id: str) -> TaskRecord | None:
         """The task's record; None when there is none (any more)."""

@@ -58,6 +58,8 @@ class TaskRecord:
     """Place in its trace under which the task was accepted (`tracing.context_text`); empty for none."""
     attempt_context: str
     """Trace context of the newest attempt; inside a Claim, of the attempt before it. Empty where nobody traced it."""
+    note: bytes
+    """What the door that made the task wants to find again with it; empty for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,4 +159,5 @@ def parse_record(task_id: str, fields: Mapping[Any, Any]) -> TaskRecord:
         cancel_on_disconnect=text("cancel_on_disconnect") == "1",
         context=text("context"),
         attempt_context=text("attempt_context"),
+        note=fields.get(b"note", b""),
     )

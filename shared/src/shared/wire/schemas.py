@@ -149,6 +149,8 @@ class InferenceRequest(Sampling):
     conversation: list[ChatMessage] = []
     """With `conversation_id`: the conversation as the client sees it, saved with the answer when the task succeeds."""
     guard: Guard | None = None
+    parallel_tool_calls: bool | None = None
+    """False: of several calls of the answer only the first one counts."""
 
 
 class Usage(WireType):

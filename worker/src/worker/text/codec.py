@@ -56,6 +56,7 @@ class Codec:
             Detokenizer(self.prompts.tokenizer, stop=[*stop, *self.prompts.stop], skip=self._skipped[seen]),
             reader,
             RepetitionDetector() if self._stop_loops else None,
+            most_calls=1 if request.parallel_tool_calls is False else None,
         )
 
 
@@ -67,10 +68,14 @@ class Answer:
         detokenizer: Detokenizer,
         reader: AnswerReader,
         repetition: RepetitionDetector | None,
+        *,
+        most_calls: int | None = None,
     ) -> None:
+        """`most_calls`: further ones are left out; None for all."""
         self._detokenizer = detokenizer
         self._reader = reader
         self._repetition = repetition
+        self._most_calls = most_calls
         self._shown: list[Said] = []
         self.tool_calls: list[ToolCall] = []
         """Set by `finish`."""
@@ -110,7 +115,8 @@ class Answer:
     def finish(self, *, complete: bool) -> Said:
         """The text that was held back; `complete` is False for an answer that was cut short."""
         said = self._reader.add(self._detokenizer.finish())
-        rest, self.tool_calls = self._reader.finish(complete=complete)
+        rest, calls = self._reader.finish(complete=complete)
+        self.tool_calls = calls[: self._most_calls]
         said = joined([said, rest])
         self._shown.append(said)
         return said

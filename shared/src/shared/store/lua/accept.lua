@@ -8,11 +8,11 @@ local known = sent_before()
 if known then return known end
 local conversation = args.conversation
 if conversation then
-  local r = redis.call('HMGET', conversation, 'turn', 'version')
-  -- A turn is open as long as its task has not ended, whatever becomes of it: no other lock could be left behind.
-  local state = r[1] and redis.call('HGET', key('task', r[1]), 'state')
-  if state and state ~= 'ended' then return {'conversation_busy', r[1]} end
-  if args.built_on and r[2] ~= args.built_on then return {'conversation_changed'} end
+  local turn = open_turn(conversation)
+  if turn then return {'conversation_busy', turn} end
+  if args.built_on and redis.call('HGET', conversation, 'version') ~= args.built_on then
+    return {'conversation_changed'}
+  end
 end
 local waiting = key('waiting', model)
 local length = redis.call('ZCARD', waiting)
@@ -24,7 +24,7 @@ local now = now_ms()
 redis.call('HSET', task, 'v', args.version, 'model', model, 'priority', args.priority, 'tenant', tenant,
   'request', args.request, 'cancel_on_disconnect', args.cancel_on_disconnect,
   'state', 'waiting', 'wire', 'PENDING', 'attempt', 0, 'tokens', 0, 'crashes', 0, 'losses', 0, 'accepted_at', now,
-  'deadline', now + timeout_ms, 'sent_at', now, 'context', args.context)
+  'deadline', now + timeout_ms, 'sent_at', now, 'context', args.context, 'note', args.note)
 redis.call('ZADD', waiting, now, id)
 redis.call('ZADD', prefix .. 'deadlines', now + timeout_ms, id)
 redis.call('SADD', key('tenant', tenant), id)
@@ -36,7 +36,9 @@ redis.call('PEXPIRE', task, orphan_ms)
 redis.call('PEXPIRE', events, orphan_ms)
 if conversation then
   redis.call('HSET', task, 'conversation', conversation)
+  if args.conversation_ms then redis.call('HSET', task, 'conversation_ms', args.conversation_ms) end
   redis.call('HSET', conversation, 'turn', id)
+  redis.call('HSETNX', conversation, 'created', now)
   -- It does not expire under its open turn.
   if redis.call('PTTL', conversation) < orphan_ms then redis.call('PEXPIRE', conversation, orphan_ms) end
 end

@@ -35,6 +35,14 @@ local function sent_before()
   end
 end
 
+-- The id of the turn of a stored conversation that is open; nil for none. A turn is open as long as its task has not
+-- ended, whatever becomes of it: no other lock could be left behind.
+local function open_turn(conversation)
+  local turn = redis.call('HGET', conversation, 'turn')
+  local state = turn and redis.call('HGET', key('task', turn), 'state')
+  return state and state ~= 'ended' and turn or nil
+end
+
 -- The id of the newest entry of the task's stream, as attempt and sequence.
 local function top()
   local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
