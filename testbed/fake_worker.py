@@ -1,5 +1,6 @@
 """A worker without an engine, which does at a test's command what workers do in Redis."""
 
+import json
 from typing import Any
 
 from shared.store.conversations import ConversationSave, conversation_json
@@ -7,8 +8,17 @@ from shared.store.event_stream import EventStream, TokenWriter
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Claim
-from shared.wire.chat import AssistantMessage, MessageToolCall
-from shared.wire.schemas import EndState, FinalTextEvent, InferenceRequest, Timings, Usage
+from shared.wire.chat import AssistantMessage, FunctionCall, MessageToolCall
+from shared.wire.schemas import (
+    EndState,
+    FinalTextEvent,
+    FinishReason,
+    InferenceRequest,
+    Timings,
+    ToolCall,
+    ToolCallsEvent,
+    Usage,
+)
 from shared.wire.task_result import TaskResult
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -74,6 +84,48 @@ class FakeWorker:
         conversation = InferenceRequest.model_validate_json(record.request).conversation
         save = ConversationSave(conversation_json([*conversation, said]), 60)
         assert await self.ledger.end(task_id, attempt, "SUCCESS", None, save=save)
+
+    async def complete(
+        self, task_id: str, text: str, *calls: ToolCall, finish_reason: FinishReason = "stop", reasoning: str = ""
+    ) -> None:
+        """Ends a running task well, with what it has said and these calls, and saves its conversation if it has one."""
+        record = await self.ledger.get(task_id)
+        assert record is not None
+        request = InferenceRequest.model_validate_json(record.request)
+        usage = Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1, reasoning_tokens=1 if reasoning else None)
+        timings = Timings(queued=0, first_token=0, total=1)
+        said = AssistantMessage(
+            role="assistant",
+            content=text,
+            tool_calls=[
+                MessageToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=json.dumps(call.arguments)))
+                for call in calls
+            ]
+            or None,
+        )
+        outcome: FinalTextEvent | ToolCallsEvent
+        if calls:
+            outcome = ToolCallsEvent(
+                task_id=task_id,
+                text=text,
+                tool_calls=list(calls),
+                reasoning=reasoning or None,
+                usage=usage,
+                timings=timings,
+            )
+        else:
+            outcome = FinalTextEvent(
+                task_id=task_id,
+                text=text,
+                reasoning=reasoning or None,
+                finish_reason=finish_reason,
+                usage=usage,
+                timings=timings,
+            )
+        save = None
+        if request.conversation_id is not None:
+            save = ConversationSave(conversation_json([*request.conversation, said]), 60)
+        assert await self.ledger.end(task_id, record.attempt, "SUCCESS", outcome, save=save)
 
     async def think(self, task_id: str, reasoning: str) -> None:
         """One token of reasoning."""

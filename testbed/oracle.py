@@ -14,7 +14,7 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
-from testbed.stream_order import ChatOrder, MessageOrder, Order
+from testbed.stream_order import ChatOrder, MessageOrder, Order, ResponseOrder
 
 Json = dict[str, Any]
 
@@ -28,6 +28,17 @@ DEPARTURES: dict[str, dict[str, Json]] = {
         "Model": {"max_model_len": {"type": "integer"}},
     },
     "anthropic.json": {},
+    "openresponses.json": {
+        # OpenAI's own clients look for these, and for `reasoning_text` where this document has `reasoning`.
+        "ResponseReasoningDeltaStreamingEvent": {"type": {"const": "response.reasoning_text.delta"}},
+        "ResponseReasoningDoneStreamingEvent": {"type": {"const": "response.reasoning_text.done"}},
+        "ResponseFunctionCallArgumentsDoneStreamingEvent": {"name": _TEXT},
+        "ReasoningBody": {"status": _TEXT},
+        "ResponseResource": {"conversation": {"type": "object"}, "user": {"type": ["string", "null"]}},
+        "JsonSchemaResponseFormat": {"schema": {"type": "object"}},
+        "InputTokensDetails": {"cache_write_tokens": {"type": "integer"}},
+        "ErrorStreamingEvent": {name: {"type": ["string", "null"]} for name in ("code", "message", "param")},
+    },
 }
 """By document and schema: properties that it does not have."""
 
@@ -116,9 +127,14 @@ def _close_within(node: Any) -> None:
 class Door:
     """Which replies a document speaks about, and what an error looks like in it."""
 
-    def __init__(self, name: str, prefix: str, order: type[Order], events: Json | None = None) -> None:
-        """`prefix`: of the path, which the document leaves out. `events`: of a stream, where its operation has none."""
+    def __init__(
+        self, name: str, prefix: str, order: type[Order], events: Json | None = None, errors: str | None = None
+    ) -> None:
+        """`prefix`: of the path, which the document leaves out. `events`: of a stream, where its operation has none.
+        `errors`: the document that knows its errors, where it is another one.
+        """
         self._document = name
+        self._errors = errors or name
         self._prefix = prefix
         self._order = order
         self._events = events
@@ -130,8 +146,9 @@ class Door:
         except ValueError:
             yield f"no JSON: {body[:100]!r}"
             return
-        schema = _ERROR if status >= 400 else self._schema(method, path, "application/json")
-        if schema is not None:
+        if status >= 400:
+            yield from document(self._errors).faults(value, _ERROR)
+        elif (schema := self._schema(method, path, "application/json")) is not None:
             yield from document(self._document).faults(value, schema)
 
     def stream(self, method: str, path: str) -> "Stream":
@@ -146,9 +163,24 @@ class Door:
 
 _ERROR: Json = {"$ref": "#/components/schemas/ErrorResponse"}
 
+_RESPONSE_EVENTS: Json = {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in (
+    "ResponseCreatedStreamingEvent", "ResponseQueuedStreamingEvent", "ResponseInProgressStreamingEvent",
+    "ResponseCompletedStreamingEvent", "ResponseFailedStreamingEvent", "ResponseIncompleteStreamingEvent",
+    "ResponseOutputItemAddedStreamingEvent", "ResponseOutputItemDoneStreamingEvent",
+    "ResponseContentPartAddedStreamingEvent", "ResponseContentPartDoneStreamingEvent",
+    "ResponseOutputTextDeltaStreamingEvent", "ResponseOutputTextDoneStreamingEvent",
+    "ResponseReasoningDeltaStreamingEvent", "ResponseReasoningDoneStreamingEvent",
+    "ResponseFunctionCallArgumentsDeltaStreamingEvent", "ResponseFunctionCallArgumentsDoneStreamingEvent",
+    "ErrorStreamingEvent",
+)]}  # fmt: skip
+"""Of a response that is made, and of one that is read again, which the document does not know."""
+
 DOORS = {
     "/v1/messages": Door(
         "anthropic.json", "", MessageOrder, events={"$ref": "#/components/schemas/MessageStreamEvent"}
+    ),
+    "/v1/responses": Door(
+        "openresponses.json", "/v1", ResponseOrder, events=_RESPONSE_EVENTS, errors="openai_chat.json"
     ),
     **dict.fromkeys(("/v1/", "/tokenize", "/detokenize"), Door("openai_chat.json", "/v1", ChatOrder)),
 }
@@ -189,6 +221,6 @@ class Stream:
             yield from self._order.marked()
             return
         event = json.loads(data)
-        schema = _ERROR if "error" in event else self._events
+        schema = _ERROR if "error" in event and not self._order.errors_are_events else self._events
         yield from (f"{fault} in {data}" for fault in self._document.faults(event, schema))
         yield from (f"{fault} in {data}" for fault in self._order.faults(event, fields.get("event")))

@@ -14,6 +14,8 @@ class Order(ABC):
     """Of an event on the wire."""
     mark: ClassVar[str | None]
     """What stands instead of an event at the end of all."""
+    errors_are_events: ClassVar[bool] = False
+    """An error has its number, and something follows it."""
 
     def __init__(self) -> None:
         self.complete = False
@@ -135,3 +137,67 @@ class MessageOrder(Order):
                 if self._last != "message_delta":
                     yield "the stop comes behind message_delta"
         self._last = kind
+
+
+class ResponseOrder(Order):
+    """Numbers without a gap; items, each opened, filled and closed; what ends the response; [DONE]."""
+
+    fields = frozenset({"event", "data"})
+    mark = "[DONE]"
+    errors_are_events = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._number: int | None = None
+        self._open: Json | None = None
+        """The item that is open, and what was said of it."""
+        self._over = False
+
+    def faults(self, event: Json, name: str | None) -> Iterator[str]:
+        if self.complete:
+            yield "something behind the end"
+        if name != event["type"]:
+            yield f"is called {name}"
+        number, retold = event["sequence_number"], event["type"] in ("response.queued", "error")
+        if self._number is not None and number != self._number + 1 and not (retold and number == self._number):
+            yield f"number {number} behind {self._number}"
+        if self._number is None and number == 0 and event["type"] != "response.created":
+            yield "the first event is response.created"
+        self._number = number
+        # What this replica alone has to say, and nothing more: that it stops.
+        self.complete = event["type"] == "error" and event["error"]["message"].startswith("This replica")
+        yield from self._next(event, name)
+
+    def _next(self, event: Json, name: str | None) -> Iterator[str]:
+        if self._over:
+            yield "something behind what ended the response"
+        match event["type"]:
+            case "response.completed" | "response.incomplete" | "response.failed":
+                self._over = True
+                if self._open is not None and event["type"] != "response.failed":
+                    yield f"item {self._open} is open"
+            case "response.output_item.added":
+                if self._open is not None:
+                    yield f"item {self._open} is open"
+                self._open = {"at": event["output_index"], "id": event["item"]["id"], "text": "", "begun": True}
+            case "response.output_item.done":
+                yield from self._of_open(event, event["item"]["id"])
+                self._open = None
+            case kind if "item_id" in event:
+                yield from self._of_open(event, event["item_id"])
+                if kind.endswith(".delta") and self._open:
+                    self._open["text"] += event["delta"]
+                elif "text" in event and self._open and not self._as_said(event["text"]):
+                    yield f"another text than its deltas, {self._open['text']!r}"
+
+    def _as_said(self, text: str) -> bool:
+        assert self._open is not None
+        deltas = str(self._open["text"])
+        return text == deltas if self._open["begun"] else text.endswith(deltas)
+
+    def _of_open(self, event: Json, item_id: str) -> Iterator[str]:
+        # A stream that is read on may begin inside of an item.
+        if self._open is None:
+            self._open = {"at": event["output_index"], "id": item_id, "text": "", "begun": False}
+        if (self._open["at"], self._open["id"]) != (event["output_index"], item_id):
+            yield f"item {self._open} is open"

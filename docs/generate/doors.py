@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from api.anthropic.requests import MessageRequest
 from api.openai.requests import ChatRequest
+from api.responses.requests import ResponseRequest
 from docs.generate.schema_words import in_words
 
 _REFUSED_UNLESS_PLAIN = {"n", "audio", "modalities", "functions", "function_call", "web_search_options",
@@ -19,6 +20,11 @@ def door_tables() -> dict[str, str]:
         "chat completions": _fields(ChatRequest, _REFUSED_UNLESS_PLAIN),
         "messages": _fields(MessageRequest, set()),
     }
+
+
+def responses_tables() -> dict[str, str]:
+    """The fields of a response's request."""
+    return {"responses": _fields(ResponseRequest, {"prompt", "top_logprobs"})}
 
 
 def _fields(request: type[BaseModel], left_out: set[str]) -> str:

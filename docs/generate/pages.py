@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from docs.generate.configuration import settings_tables
-from docs.generate.doors import door_tables
+from docs.generate.doors import door_tables, responses_tables
 from docs.generate.rooms import rooms_table
 from docs.generate.rpc import rpc_tables
 
@@ -20,6 +20,7 @@ def generated(docs: Path = DOCS) -> dict[Path, str]:
         "architecture.md": {"rooms": rooms_table()},
         "configuration.md": settings_tables(),
         "openai.md": door_tables(),
+        "responses.md": responses_tables(),
         "rpc.md": rpc_tables(),
     }
     return {docs / page: with_tables((docs / page).read_text(), its) for page, its in tables.items()}

@@ -17,6 +17,7 @@ from api.auth import KeyRing
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
 from api.http.error_replies import ErrorReplies
+from api.http.openai_errors import error_reply as openai_error
 from api.http.request_ids import RequestIds
 from api.http.unread_body import UnreadBody
 from api.hub.event_hub import EventHub
@@ -25,11 +26,11 @@ from api.metrics import make_metrics
 from api.models import Models
 from api.openai import chat_completions, tokenize
 from api.openai import models as openai_models
-from api.http.openai_errors import error_reply as openai_error
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
 from api.repair.lost_messages import LostMessages
 from api.repair.lost_results import LostResults
+from api.responses import conversations, responses
 from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
@@ -37,6 +38,7 @@ from api.sse import stream as sse
 from api.streaming.positions import Positions
 from api.streaming.readers import Readers
 from api.tasks.new_task import NewTasks
+from api.tasks.own_conversations import OwnConversations
 from api.tasks.own_task import OwnTasks
 from api.tasks.tokens import Tokens
 from shared.cancellation import cancel_and_wait
@@ -75,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "HEAD", "POST"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             # Any: there are no cookies that a page could misuse, and its libraries add headers of their own.
             allow_headers=["*"],
             expose_headers=["Retry-After", "X-Request-Id", "X-Headrace-Task-Id"],
@@ -87,6 +89,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(chat_completions.router)
     app.include_router(messages.router)
     app.include_router(openai_models.router)
+    app.include_router(responses.router)
+    app.include_router(conversations.router)
     app.include_router(tokenize.router)
     return app
 
@@ -140,11 +144,12 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
     models = Models(
         settings.models, settings.default_model, lists=lists, registry=registry, redis_timeout=settings.redis_timeout
     )
+    stored_conversations = Conversations(redis, keys)
     new_tasks = NewTasks(
         settings,
         models=models,
         admission=Admission(settings, redis, keys, lists, registry),
-        conversations=Conversations(redis, keys),
+        conversations=stored_conversations,
         ledger=ledger,
         registry=registry,
         publisher=publisher,
@@ -169,6 +174,12 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         models=models,
         new_tasks=new_tasks,
         own_tasks=own_tasks,
+        own_conversations=OwnConversations(
+            stored_conversations,
+            seconds=settings.conversation_seconds,
+            most_bytes=settings.max_conversation_bytes,
+            redis_timeout=settings.redis_timeout,
+        ),
         tokens=Tokens(TokenQuestions(redis, keys), redis_timeout=settings.redis_timeout),
         readers=readers,
         metrics=metrics,

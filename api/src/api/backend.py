@@ -12,6 +12,7 @@ from api.settings import Settings
 from api.snapshot import Snapshot
 from api.streaming.readers import Readers
 from api.tasks.new_task import NewTasks
+from api.tasks.own_conversations import OwnConversations
 from api.tasks.own_task import OwnTasks
 from api.tasks.tokens import Tokens
 from shared.store.event_stream import EventStream
@@ -32,6 +33,7 @@ class Backend:
     models: Models
     new_tasks: NewTasks
     own_tasks: OwnTasks
+    own_conversations: OwnConversations
     tokens: Tokens
     readers: Readers
     metrics: Metrics

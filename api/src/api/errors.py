@@ -124,6 +124,10 @@ class TaskExpired(ApiError, code=TASK_NOT_FOUND, status=410):
     """The task has expired."""
 
 
+class TaskNotEnded(ApiError, code=TASK_NOT_FOUND, status=409, retryable=True):
+    """The task has not ended: it can be cancelled, and deleted when it has."""
+
+
 class EventsLost(ApiError, code=TASK_NOT_FOUND, status=410):
     """Events that the client has seen are not in the stream (any more)."""
 

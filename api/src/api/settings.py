@@ -87,6 +87,11 @@ class Settings(SharedSettings):
     batch_concurrency: Annotated[int, Field(ge=1)] = 16
     """Members of one batch that run at the same time."""
 
+    max_conversation_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    """Most text of one stored conversation, in bytes."""
+    response_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    """How long a response that was stored can be gone on from with `previous_response_id`."""
+
     max_waiting: Annotated[int, Field(ge=0)] = 1000
     """Most waiting tasks of one model; more are refused."""
     max_tenant_tasks: Annotated[int, Field(ge=1)] = 1000

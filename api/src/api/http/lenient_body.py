@@ -13,6 +13,7 @@ from api.json_body import LARGE_BYTES, parsed
 from shared.wire.schemas import CreateMessageParams
 
 Body = TypeVar("Body", bound=BaseModel)
+Params = TypeVar("Params", bound=CreateMessageParams)
 
 
 async def checked(kind: type[Body], body: bytes) -> Body:
@@ -30,9 +31,7 @@ def _checked(kind: type[Body], value: dict[str, JsonValue]) -> Body:
         raise invalid_params(error, value) from None
 
 
-def within_bounds(
-    make: Callable[[Body, str | None], CreateMessageParams], wanted: Body, key: str | None
-) -> CreateMessageParams:
+def within_bounds(make: Callable[[Body, str | None], Params], wanted: Body, key: str | None) -> Params:
     """The task's parameters; what is beyond Headrace's own bounds raises InvalidParams."""
     try:
         return make(wanted, key)

@@ -89,8 +89,11 @@ class EventHub:
                 subscription.close()
         await cancel_and_wait(*self._tasks)
 
-    def follow(self, task_id: str, after: EntryId = START) -> Subscription:
-        """The events of the task behind `after`, and those to come. Iterate it, or close it."""
+    def follow(self, task_id: str, after: EntryId = START, *, whole: bool = False) -> Subscription:
+        """The events of the task behind `after`, and those to come; `whole`: none is ever joined with the next one.
+
+        Iterate it, or close it.
+        """
         channel = self._stream.channel(task_id).encode()
         feed = self._feeds.get(channel)
         if feed is None:
@@ -104,6 +107,7 @@ class EventHub:
             read=self._stream.read_on,
             leave=self._forget,
             on_slow=self._on_slow,
+            whole=whole,
         )
         feed.subscriptions.add(subscription)
         return subscription

@@ -40,6 +40,8 @@ class Subscription:
     """Called once, at the end."""
     on_slow: Callable[[], None]
     """Called whenever what waits for the reader is dropped."""
+    whole: bool = False
+    """Every entry is an event of its own, however slow the reader is: it counts them."""
     _last: bytes = field(init=False)
     """The newest entry that stands in the queue, or stood there."""
     _taken: bytes = field(init=False)
@@ -118,7 +120,7 @@ class Subscription:
         if self._size > BUFFER_BYTES and self._frames:
             self._frames, self._size = [], 0
             self._last = self._taken
-            self._behind = self._merge = True
+            self._behind, self._merge = True, not self.whole
             self.on_slow()
             return
         self._last = frame.id

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request, Response
 from api.http.answer_replies import Translation, answer_reply
 from api.http.dependencies import backend_of, caller_of, trace_context_of
 from api.http.lenient_body import checked, within_bounds
+from api.http.openai_errors import error_body
 from api.http.request_body import read_body
 from api.http.resent import resent
 from api.json_body import LARGE_BYTES
 from api.openai.answer import Identity
 from api.openai.chat_answer import ChatChunks, chat_completion
 from api.openai.conversation import format_of, messages_of, refuse_unsupported, tool_choice_of, tools_of
-from api.http.openai_errors import error_body
 from api.openai.requests import ChatRequest
 from shared.wire.schemas import CreateMessageParams
 

@@ -62,13 +62,16 @@ class Readers:
         model: str,
         required: bool,
         after: EntryId = START,
+        whole: bool = False,
     ) -> AsyncIterator[Reader]:
         """A reader of the task's events behind `after`, served by the current asyncio task.
+
+        `whole`: as `EventHub.follow` has it.
 
         Its subscription ends when the client goes away (`disconnected` returns then) or this process stops. In it, a
         client that takes nothing for too long is cut off: what stands behind `following` runs all the same.
         """
-        reader = Reader(self._hub.follow(task_id, after), model=model, required=required)
+        reader = Reader(self._hub.follow(task_id, after, whole=whole), model=model, required=required)
         watch = asyncio.create_task(_until_gone(disconnected, reader))
         try:
             await self._join(reader)

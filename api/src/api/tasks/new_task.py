@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from api.admission import Admission, key_reused
 from api.auth import Caller
@@ -14,6 +14,7 @@ from api.publisher import Publisher
 from api.settings import Settings
 from api.task_spans import sending
 from api.tasks.request import fingerprint_of, inference_request
+from api.tasks.thread_params import ThreadParams, kept_as
 from shared.conversation.loop_prevention import LoopPolicy
 from shared.store.conversations import Conversations, StoredConversation
 from shared.store.redis_client import answered_within
@@ -39,6 +40,8 @@ class Started:
     model: str
     revision: str | None
     """Of the model, as its workers last said; None before the first one was ready."""
+    new: bool = field(default=True, compare=False)
+    """False for the task of a request that was sent before."""
 
 
 class NewTasks:
@@ -97,6 +100,11 @@ class NewTasks:
                 self._metrics.refused_of_tenant.labels(self._metrics.tenant_label(caller.tenant)).inc()
                 raise refusal from None
 
+    async def admit(self, caller: Caller) -> None:
+        """For what is kept for a caller and is no task: it is bound by the same rate and memory. Raises ApiError."""
+        async with answered_within(self._settings.redis_timeout):
+            await self._admission.admit(caller)
+
     async def _start(
         self,
         caller: Caller,
@@ -111,9 +119,10 @@ class NewTasks:
         fingerprint = ""
         if params.idempotency_key is not None:
             fingerprint = await asyncio.to_thread(fingerprint_of, params) if large else fingerprint_of(params)
-        conversation_id = params.conversation_id if _goes_on(params) else None
+        task_id = new_task_id()
+        origin, saved_as = _origin(params), _saved_as(params, task_id)
         async with answered_within(settings.redis_timeout):
-            stored = await self._conversations.load(caller.tenant, conversation_id) if conversation_id else None
+            stored = await self._conversations.load(caller.tenant, origin) if origin else None
             # What was accepted once is not judged again: since then the conversation has grown, the queue filled, a
             # setting changed. It is looked up behind the conversation: if it is not known, its answer is not in there.
             if known := await self._sent_before(caller, params.idempotency_key, fingerprint, resent):
@@ -121,16 +130,25 @@ class NewTasks:
             model = self._models.chosen(params.model)
             timeout_seconds = self._timeout_seconds(params.timeout_seconds)
             await self._admission.admit(caller)
-            if conversation_id:
-                await self._check_turn(model, conversation_id, stored)
+            if origin:
+                await self._check_turn(model, origin, stored)
             card = await self._registry.card(model)
 
         def prepare() -> InferenceRequest:
             messages = stored.messages if stored else None
-            return inference_request(params, model, self._loop_policy, stored=messages, card=card, lenient=lenient)
+            return inference_request(
+                params,
+                model,
+                self._loop_policy,
+                stored=messages,
+                saved_as=saved_as,
+                most_kept=settings.max_conversation_bytes,
+                card=card,
+                lenient=lenient,
+            )
 
         request = await asyncio.to_thread(prepare) if large else prepare()
-        task_id = new_task_id()
+        thread = params if isinstance(params, ThreadParams) else ThreadParams()
         with sending(
             task_id, model=model, priority=params.priority, tenant=caller.tenant, parent=context
         ) as sent_context:
@@ -146,7 +164,9 @@ class NewTasks:
                         idempotency_key=params.idempotency_key,
                         fingerprint=fingerprint,
                         resent=resent,
-                        built_on=stored.version if stored else None,
+                        built_on=stored.version if stored and origin == saved_as else None,
+                        conversation_seconds=settings.response_seconds if thread.keep else None,
+                        note=thread.note,
                         context=sent_context,
                     )
                 except Refusal as refusal:
@@ -156,7 +176,7 @@ class NewTasks:
                 self._metrics.accepted.labels(model).inc()
                 self._metrics.accepted_of_tenant.labels(self._metrics.tenant_label(caller.tenant)).inc()
                 await self._publisher.send(accepted.task_id, model, params.priority, message_headers(sent_context))
-        return Started(accepted.task_id, model, card.revision if card else None)
+        return Started(accepted.task_id, model, card.revision if card else None, accepted.new)
 
     def _timeout_seconds(self, wanted: float | None) -> float:
         longest = self._settings.max_timeout_seconds
@@ -182,7 +202,7 @@ class NewTasks:
             return None
         bind(task_id=known.task_id, model=known.model)
         card = await self._registry.card(known.model)
-        return Started(known.task_id, known.model, card.revision if card else None)
+        return Started(known.task_id, known.model, card.revision if card else None, new=False)
 
     async def _check_turn(self, model: str, conversation_id: str, stored: StoredConversation | None) -> None:
         """Raises ConversationBusy or ConversationNotFound. What changes from here on, the ledger sees."""
@@ -195,11 +215,21 @@ class NewTasks:
             raise await self._admission.refused(model, ConversationBusy(stored.open_turn))
 
 
-def _goes_on(params: CreateMessageParams) -> bool:
-    """Whether the request continues a stored conversation, neither bringing its own nor starting one.
+def _origin(params: CreateMessageParams) -> str | None:
+    """The stored conversation that the request continues; None where it brings its own or starts one.
 
     `messages` that begin with a tool's result can only go on: a conversation never starts so.
     """
+    if isinstance(params, ThreadParams):
+        return params.goes_on_from
     if params.conversation_id is None or params.history is not None:
-        return False
-    return params.messages is None or isinstance(params.messages[0], ToolMessage)
+        return None
+    goes_on = params.messages is None or isinstance(params.messages[0], ToolMessage)
+    return params.conversation_id if goes_on else None
+
+
+def _saved_as(params: CreateMessageParams, task_id: str) -> str | None:
+    """The stored conversation that the answer becomes a part of."""
+    if params.conversation_id is None and isinstance(params, ThreadParams) and params.keep:
+        return kept_as(task_id)
+    return params.conversation_id

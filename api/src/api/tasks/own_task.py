@@ -8,7 +8,7 @@ from prometheus_client import Counter
 from pydantic import TypeAdapter, ValidationError
 
 from api.auth import Caller
-from api.errors import ApiError, TaskExpired, TaskNotFound
+from api.errors import ApiError, TaskExpired, TaskNotEnded, TaskNotFound
 from api.publisher import Publisher
 from shared.store.event_stream import Entry, EventStream
 from shared.store.redis_client import answered_within
@@ -83,6 +83,23 @@ class OwnTasks:
             index=outcome.usage.completion_tokens,
             result=outcome,
         )
+
+    async def log(self, caller: Caller, task_id: str) -> tuple[TaskRecord, list[Entry]]:
+        """The task's record and all events that are in its stream. Raises as `record`."""
+        async with answered_within(self._redis_timeout):
+            return await self._own(caller, task_id), await self._stream.read(task_id)
+
+    async def delete(self, caller: Caller, task_id: str, *, conversation_id: str) -> None:
+        """Forgets a task that has ended, and the conversation of this name, which it alone left.
+
+        Raises as `record`, or TaskNotEnded.
+        """
+        async with answered_within(self._redis_timeout):
+            match await self._ledger.delete(task_id, caller.tenant, conversation_id=conversation_id):
+                case "missing":
+                    raise self._unknown(task_id)
+                case "open":
+                    raise TaskNotEnded(retry_after=1)
 
     async def cancel(self, caller: Caller, task_id: str) -> Cancellation:
         """Cancels the task unless it has ended: at once while it waits, by its worker when it runs. Raises as `record`.

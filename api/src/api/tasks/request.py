@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from api.errors import ContextTooLong, ToolLoopRefused
 from api.invalid_params import invalid_param
+from api.tasks.thread_params import ThreadParams
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop
 from shared.conversation.prompts import Assembled, assemble
 from shared.conversation.rules import InvalidConversation
@@ -19,14 +20,22 @@ def inference_request(
     *,
     stored: Sequence[ChatMessage] | None,
     card: ModelCard | None,
+    saved_as: str | None = None,
+    most_kept: int | None = None,
     lenient: bool = False,
 ) -> InferenceRequest:
     """The request. `stored`: the conversation that it goes on with; `card`: what the model's workers said of it.
+    `saved_as`: the stored conversation that its answer becomes a part of, where the parameters do not say; `most_kept`:
+    bytes of text in it.
     `lenient`: as `assemble` has it.
 
     Raises InvalidParams, ToolLoopRefused or ContextTooLong.
     """
     assembled = _assembled(params, policy, stored, lenient)
+    saved_as = saved_as or params.conversation_id
+    if saved_as is not None:
+        check_kept(assembled.conversation, most_kept)
+    thread = params if isinstance(params, ThreadParams) else ThreadParams()
     sampling = {name: getattr(params, name) for name in Sampling.model_fields}
     request = InferenceRequest(
         **sampling,
@@ -38,13 +47,23 @@ def inference_request(
         priority=params.priority,
         metadata=params.metadata or {},
         cancel_on_disconnect=params.cancel_on_disconnect,
-        conversation_id=params.conversation_id,
-        conversation=assembled.conversation if params.conversation_id else [],
+        conversation_id=saved_as,
+        conversation=assembled.conversation if saved_as else [],
+        parallel_tool_calls=None if thread.parallel_tool_calls else False,
         guard=assembled.guard,
     )
     if card is not None:
         _check_context(request, card)
     return request
+
+
+def check_kept(conversation: Sequence[ChatMessage], most_bytes: int | None) -> None:
+    """Raises InvalidParams for a conversation that is too long to be kept."""
+    size = sum(len((message.content or "").encode()) for message in conversation)
+    if most_bytes is not None and size > most_bytes:
+        raise invalid_param(
+            ("conversation_id",), f"the conversation has {size} bytes of text; at most {most_bytes} are kept"
+        )
 
 
 def fingerprint_of(params: CreateMessageParams) -> str:
@@ -58,7 +77,8 @@ def _assembled(
     params: CreateMessageParams, policy: LoopPolicy, stored: Sequence[ChatMessage] | None, lenient: bool
 ) -> Assembled:
     try:
-        return assemble(params, policy, stored, lenient=lenient)
+        instructions = params.instructions if isinstance(params, ThreadParams) else None
+        return assemble(params, policy, stored, lenient=lenient, instructions=instructions)
     except InvalidConversation as error:
         raise invalid_param(error.place, error.reason) from None
     except ToolLoop as error:

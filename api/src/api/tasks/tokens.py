@@ -1,12 +1,14 @@
 """What callers ask about tokens. The API has no tokenizer: a ready worker of the model answers."""
 
 import asyncio
+from collections.abc import Sequence
 
 from api.errors import NoTokenizer, TaskRefused
 from api.tasks.request import inference_request
 from shared.conversation.loop_prevention import LoopPolicy
 from shared.store.redis_client import answered_within
 from shared.store.token_questions import TokenQuestions
+from shared.wire.chat import ChatMessage
 from shared.wire.schemas import CreateMessageParams
 from shared.wire.tokenizing import IdsToText, PromptToIds, Question, TextToIds, Tokenized
 
@@ -26,10 +28,15 @@ class Tokens:
         self._redis_timeout = redis_timeout
         self._room = asyncio.Semaphore(AT_ONCE)
 
-    async def of_prompt(self, model: str, params: CreateMessageParams) -> tuple[int, ...]:
-        """The tokens of the prompt that a request would become, without what loop prevention does. Raises ApiError."""
+    async def of_prompt(
+        self, model: str, params: CreateMessageParams, stored: Sequence[ChatMessage] | None = None
+    ) -> tuple[int, ...]:
+        """The tokens of the prompt that a request would become, without what loop prevention does. Raises ApiError.
+
+        `stored`: the conversation that it goes on with.
+        """
         request = await asyncio.to_thread(
-            inference_request, params, model, LoopPolicy(enabled=False), stored=None, card=None, lenient=True
+            inference_request, params, model, LoopPolicy(enabled=False), stored=stored, card=None, lenient=True
         )
         return (await self._ask(model, PromptToIds(request=request))).ids
 

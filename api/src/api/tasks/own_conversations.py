@@ -1,0 +1,91 @@
+"""What callers do with their own stored conversations: look at, make, change between two turns, delete."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from api.auth import Caller
+from api.errors import ConversationBusy, ConversationNotFound
+from api.tasks.request import check_kept
+from shared.store import refusals
+from shared.store.conversations import Conversations, StoredConversation
+from shared.store.redis_client import answered_within
+from shared.wire.chat import ChatMessage
+
+RETRY_SECONDS = 1
+
+
+class OwnConversations:
+    """The stored conversations of this installation, each for callers of its tenant.
+
+    All raise redis.exceptions.RedisError where Redis does not answer; what changes one raises ConversationBusy while a
+    turn is open, or where somebody else was quicker.
+    """
+
+    def __init__(self, conversations: Conversations, *, seconds: float, most_bytes: int, redis_timeout: float) -> None:
+        """`seconds`: how long one is kept after its last change. `most_bytes`: of text in one."""
+        self._conversations = conversations
+        self._seconds = seconds
+        self._most_bytes = most_bytes
+        self._redis_timeout = redis_timeout
+
+    async def get(self, caller: Caller, conversation_id: str) -> StoredConversation:
+        """The conversation as it stands. Raises ConversationNotFound."""
+        async with answered_within(self._redis_timeout):
+            stored = await self._conversations.load(caller.tenant, conversation_id)
+        if stored is None:
+            raise ConversationNotFound(f"there is no conversation {conversation_id[:128]!r}; it may have expired")
+        return stored
+
+    async def create(
+        self, caller: Caller, conversation_id: str, messages: Sequence[ChatMessage], metadata: Mapping[str, str]
+    ) -> None:
+        """A new one. Raises InvalidParams for one that is too long."""
+        check_kept(messages, self._most_bytes)
+        async with answered_within(self._redis_timeout):
+            await self._conversations.save(
+                caller.tenant, conversation_id, messages, seconds=self._seconds, metadata=metadata
+            )
+
+    async def change(
+        self,
+        caller: Caller,
+        conversation_id: str,
+        change: Callable[[Sequence[ChatMessage]], Sequence[ChatMessage]],
+    ) -> None:
+        """Makes other messages of its messages. Raises ConversationNotFound, or InvalidParams for what is too long."""
+        stored = await self.get(caller, conversation_id)
+        if stored.open_turn is not None:
+            raise _busy(stored.open_turn)
+        messages = change(stored.messages)
+        check_kept(messages, self._most_bytes)
+        try:
+            async with answered_within(self._redis_timeout):
+                await self._conversations.save(
+                    caller.tenant, conversation_id, messages, seconds=self._seconds, built_on=stored.version
+                )
+        except refusals.ConversationBusy as busy:
+            raise _busy(busy.task_id) from None
+        except refusals.ConversationChanged:
+            raise ConversationBusy("the conversation went on meanwhile; ask again", retry_after=RETRY_SECONDS) from None
+
+    async def annotate(self, caller: Caller, conversation_id: str, metadata: Mapping[str, str]) -> None:
+        """Replaces its metadata. Raises ConversationNotFound."""
+        async with answered_within(self._redis_timeout):
+            found = await self._conversations.annotate(caller.tenant, conversation_id, metadata, seconds=self._seconds)
+        if not found:
+            await self.get(caller, conversation_id)
+
+    async def delete(self, caller: Caller, conversation_id: str) -> bool:
+        """False when there is none (any more)."""
+        try:
+            async with answered_within(self._redis_timeout):
+                return await self._conversations.delete(caller.tenant, conversation_id)
+        except refusals.ConversationBusy as busy:
+            raise _busy(busy.task_id) from None
+
+
+def _busy(task_id: str) -> ConversationBusy:
+    return ConversationBusy(
+        f"the conversation waits for the answer of the task {task_id}; ask again when it has ended, or cancel it",
+        retry_after=RETRY_SECONDS,
+        taskId=task_id,
+    )
