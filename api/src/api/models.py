@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from api.cluster.capacity import Capacity
 from api.errors import UnknownModel
 from shared.store.redis_client import answered_within
 from shared.store.task_lists import TaskLists
@@ -21,12 +22,17 @@ class Models:
         lists: TaskLists,
         registry: WorkerRegistry,
         redis_timeout: float,
+        capacity: Capacity | None = None,
     ) -> None:
-        """`default`: the model of requests that name none; the first one where that is None."""
+        """`default`: the model of requests that name none; the first one where that is None.
+
+        `capacity`: None outside of a cluster, or where the cluster is not to be asked.
+        """
         self.names = names
         self._default = default or names[0]
         self._lists = lists
         self._registry = registry
+        self._capacity = capacity
         self._redis_timeout = redis_timeout
 
     def chosen(self, name: str | None) -> str:
@@ -40,7 +46,21 @@ class Models:
     async def statuses(self) -> list[ModelStatus]:
         """All models. Raises redis.exceptions.RedisError."""
         async with answered_within(self._redis_timeout):
-            return await asyncio.gather(*(self._status(name) for name in self.names))
+            statuses = await asyncio.gather(*(self._status(name) for name in self.names))
+        return await asyncio.gather(*(self._explained(status) for status in statuses))
+
+    async def detail(self, name: str) -> str | None:
+        """What is being done about a model without a ready worker; None when it has one."""
+        if await self._registry.ready(name):
+            return None
+        starting = await self._registry.starting(name)
+        if self._capacity is not None and (detail := await self._capacity.detail(name, starting)):
+            return detail
+        return "; ".join(sorted(set(starting))) or "no worker is ready"
+
+    async def _explained(self, status: ModelStatus) -> ModelStatus:
+        """Outside of the bound on Redis: the cluster has one of its own."""
+        return status if status.ready else status.model_copy(update={"detail": await self.detail(status.name)})
 
     async def _status(self, name: str) -> ModelStatus:
         load, workers, card = await asyncio.gather(

@@ -103,6 +103,8 @@ class Settings(SharedSettings):
     publish_timeout: Annotated[float, Field(gt=0)] = 1.0
     """Seconds that a reply waits for the broker to take the task's message; the task itself is safe by then."""
 
+    chat_page: bool = True
+    """Whether `/` is the chat page; off, there is nothing."""
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     """Origins whose pages may call the API from a browser, comma-separated or a JSON list; `*` for any."""
     comment_seconds: Annotated[float, Field(gt=0)] = 15.0

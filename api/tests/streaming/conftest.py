@@ -6,9 +6,12 @@ import pytest
 from redis.asyncio import Redis
 
 from api.hub.event_hub import EventHub
+from api.models import Models
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_lists import TaskLists
+from shared.store.worker_registry import WorkerRegistry
+from testbed.fake_worker import DEFAULT_MODEL
 
 
 @pytest.fixture
@@ -22,3 +25,8 @@ async def hub(redis: Redis, stream: EventStream) -> AsyncIterator[EventHub]:
 @pytest.fixture
 def lists(redis: Redis, keys: Keys) -> TaskLists:
     return TaskLists(redis, keys)
+
+
+@pytest.fixture
+def models(lists: TaskLists, registry: WorkerRegistry) -> Models:
+    return Models((DEFAULT_MODEL,), None, lists=lists, registry=registry, redis_timeout=2)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from api.hub.event_hub import EventHub
+from api.models import Models
 from api.streaming.positions import Positions
 from api.streaming.reader import Reader
 from shared.store.task_lists import TaskLists
@@ -14,21 +15,9 @@ from shared.wire.schemas import ModelCard
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 
 
-class Capacity:
-    """A cluster that says always the same."""
-
-    def __init__(self, line: str | None) -> None:
-        self.line = line
-        self.reports: list[str] = []
-
-    async def detail(self, model: str, reports: list[str]) -> str | None:
-        self.reports = reports
-        return self.line
-
-
 @pytest.fixture
-def positions(lists: TaskLists, registry: WorkerRegistry) -> Positions:
-    return Positions(lists, registry, None)
+def positions(lists: TaskLists, models: Models) -> Positions:
+    return Positions(lists, models)
 
 
 async def waiting_reader(hub: EventHub, task_id: str) -> tuple[Reader, Any]:
@@ -71,19 +60,3 @@ async def test_who_waits_no_longer_is_told_nothing(hub: EventHub, worker: FakeWo
     await worker.claim(task_id)
     await positions.tell([reader])
     assert json.loads((await anext(batches))[0].data)["state"] == "STARTED"
-
-
-async def test_the_detail_is_the_cluster_s_word_or_the_starting_workers_own(
-    lists: TaskLists, registry: WorkerRegistry, card: ModelCard
-) -> None:
-    await registry.announce_starting("w1", DEFAULT_MODEL, "loading weights")
-    await registry.announce_starting("w2", DEFAULT_MODEL, "loading weights")
-    cluster = Capacity("0 of 2 workers ready")
-    asked = Positions(lists, registry, cluster)  # type: ignore[arg-type]  # a stand-in for the cluster
-    assert await asked.detail(DEFAULT_MODEL) == "0 of 2 workers ready"
-    assert cluster.reports == ["loading weights", "loading weights"]
-    cluster.line = None
-    assert await asked.detail(DEFAULT_MODEL) == "loading weights"
-    assert await Positions(lists, registry, None).detail(DEFAULT_MODEL) == "loading weights"
-    await registry.announce("w1", card)
-    assert await asked.detail(DEFAULT_MODEL) is None

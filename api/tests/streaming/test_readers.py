@@ -10,13 +10,13 @@ from api.hub.event_hub import EventHub
 from api.hub.frame import COMMENT, Frame
 from api.hub.reader_marks import ReaderMarks
 from api.metrics import Metrics, make_metrics
+from api.models import Models
 from api.streaming import readers as module
 from api.streaming.positions import Positions
 from api.streaming.readers import Readers
 from shared.cancellation import cancel_and_wait
 from shared.store.keys import Keys
 from shared.store.task_lists import TaskLists
-from shared.store.worker_registry import WorkerRegistry
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 from testbed.waiting import until
 
@@ -40,7 +40,7 @@ async def start(
     redis: Redis,
     keys: Keys,
     lists: TaskLists,
-    registry: WorkerRegistry,
+    models: Models,
     metrics: Metrics,
     shutdown: asyncio.Event,
     monkeypatch: pytest.MonkeyPatch,
@@ -53,7 +53,7 @@ async def start(
         readers = Readers(
             hub,
             ReaderMarks(redis, keys, window_seconds=600),
-            Positions(lists, registry, None),
+            Positions(lists, models),
             comment_seconds=comment_seconds,
             send_timeout=send_timeout,
             shutdown=shutdown,

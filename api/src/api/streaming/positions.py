@@ -2,25 +2,22 @@
 
 from collections.abc import Sequence
 
-from api.cluster.capacity import Capacity
+from api.models import Models
 from api.streaming.reader import Reader
 from shared.store.task_lists import TaskLists
-from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import StatusEvent
 
 
 class Positions:
     """The places of waiting tasks in their queues."""
 
-    def __init__(self, lists: TaskLists, registry: WorkerRegistry, capacity: Capacity | None) -> None:
-        """`capacity`: None outside of a cluster, or where the cluster is not to be asked."""
+    def __init__(self, lists: TaskLists, models: Models) -> None:
         self._lists = lists
-        self._registry = registry
-        self._capacity = capacity
+        self._models = models
 
     async def tell(self, waiting: Sequence[Reader]) -> None:
         """A `status` event for each reader for whom position or detail has changed."""
-        details = {model: await self.detail(model) for model in {reader.model for reader in waiting}}
+        details = {model: await self._models.detail(model) for model in {reader.model for reader in waiting}}
         tasks = list({(reader.task_id, reader.model) for reader in waiting})
         positions = dict(zip(tasks, await self._lists.positions(tasks), strict=True))
         for reader in waiting:
@@ -32,12 +29,3 @@ class Positions:
             event = StatusEvent(task_id=reader.task_id, state="PENDING", position=position, detail=news[1])
             if reader.subscription.add(b"status", event.model_dump_json(exclude_none=True).encode()):
                 reader.told = news
-
-    async def detail(self, model: str) -> str | None:
-        """What is being done about a model without a ready worker; None when it has one."""
-        if await self._registry.ready(model):
-            return None
-        starting = await self._registry.starting(model)
-        if self._capacity is not None and (detail := await self._capacity.detail(model, starting)):
-            return detail
-        return "; ".join(sorted(set(starting))) or "no worker is ready"

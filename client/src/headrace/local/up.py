@@ -27,7 +27,7 @@ def run(plan: Plan, question: str | None, *, once: bool) -> None:
                 messages.append({"role": "assistant", "content": outcome.text})
             if once:
                 return
-            tell(f"Headrace is up at {stack.url}; Ctrl-C stops it. Logs: {plan.data_dir / 'logs'}")
+            tell(f"Headrace is up, its chat page at {stack.url}/ ; Ctrl-C stops it. Logs: {plan.data_dir / 'logs'}")
             if sys.stdin.isatty():
                 converse(client, {}, messages)
             else:

@@ -347,6 +347,8 @@ class ModelStatus(WireType):
     """Tasks that wait for one."""
     running: int
     """Tasks that workers hold."""
+    detail: str | None = None
+    """What is being done about it while no worker is ready; null with a ready one."""
     context_length: int | None
     """Tokens of prompt and answer together; null before the first worker was ready, as the next one."""
     abilities: ModelAbilities | None

@@ -1,0 +1,66 @@
+"""The chat page in a real browser, on a whole local stack: Valkey, API, a worker with the scripted engine."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.browser import Browser
+from testbed.chat_page import ChatPage
+from testbed.up_process import Up
+
+NOTHING_WRONG = re.compile(
+    r"ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_INTERNET_DISCONNECTED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE"
+    r"|status of 4\d\d"
+)
+"""What a browser writes into its console when a server does not answer, or says no; tests make servers do both."""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    up = Up(
+        *("--env", "HEADRACE_LEASE_SECONDS=2"),
+        data_dir=tmp_path_factory.mktemp("up") / "data",
+        source="scripted:?token_ms=3&tokens=60",
+    )
+    try:
+        up.says("Ctrl-C stops it")
+        yield up
+    finally:
+        up.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(up: Up, browser: Browser) -> Iterator[ChatPage]:
+    """The page as somebody sees it who comes for the first time. Whatever a test does: the page breaks no policy of its
+    own, throws nothing, and asks nobody but its server."""
+    page = ChatPage(browser, up.addresses()["HEADRACE_URL"])
+    page.open()
+    yield page
+    requests = browser.requests()
+    told = [line for line in browser.console() if not NOTHING_WRONG.search(line)]
+    browser.forget(page.url)
+    browser.window()
+    assert {request.origin for request in requests} <= {page.url, "data://"}
+    assert told == []
+
+
+@pytest.fixture
+def picture(browser: Browser) -> Callable[[str], None]:
+    """`picture("name")` keeps what the window shows for the documents, where PICTURES names a folder."""
+    folder = os.environ.get("PICTURES")
+
+    def keep(name: str) -> None:
+        if folder:
+            browser.picture(Path(folder) / f"{name}.png")
+
+    return keep
