@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
+from shared.store.outage import Outage
 from shared.store.redis_client import connect
 from testbed import programs
 from testbed.valkey import Valkey
@@ -72,6 +73,6 @@ def keys(shared_settings: SharedSettings) -> Keys:
 
 @pytest.fixture
 async def redis(shared_settings: SharedSettings) -> AsyncIterator[Redis]:
-    client = connect(shared_settings)
+    client = connect(shared_settings, Outage())
     yield client
     await client.aclose()

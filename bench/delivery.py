@@ -26,6 +26,7 @@ from bench.stream_client import StreamClient
 from shared.settings import SharedSettings
 from shared.store.event_stream import EventStream, TokenWriter
 from shared.store.keys import Keys
+from shared.store.outage import Outage
 from shared.store.redis_client import connect
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
@@ -94,7 +95,7 @@ async def play_worker(
 async def measure(options: Delivery, valkey: Valkey, api_port: int, api_pid: int) -> Metrics:
     settings = SharedSettings(redis_url=SecretStr(valkey.url))
     keys = Keys(settings.key_prefix)
-    redis = connect(settings)
+    redis = connect(settings, Outage())
     stream = EventStream(redis, keys)
     task_ids = await accept_and_claim(redis, keys, options.streams)
     # One stream before, so that what every process has once is not counted per stream.

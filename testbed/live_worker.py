@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from shared.store.outage import Outage
 from worker.engines.supervisor import Engine, EngineUnavailable
 from worker.settings import WorkerSettings
 from worker.tasks.task_runner import TaskRunner
@@ -54,7 +55,7 @@ StartLive = Callable[..., Awaitable[LiveWorker]]
 @contextlib.asynccontextmanager
 async def live(settings: WorkerSettings) -> AsyncIterator[LiveWorker]:
     """Started; returns when it is ready."""
-    loop = WorkerLoop(settings, on_change=lambda: None)
+    loop = WorkerLoop(settings, Outage(), on_change=lambda: None)
     ready = asyncio.Event()
     living = asyncio.create_task(loop.live(ready.set))
     waiting = asyncio.create_task(ready.wait())

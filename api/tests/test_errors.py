@@ -7,7 +7,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from api.errors import ApiError, InternalError, StoreFull, TaskNotFound, Unavailable, as_api_error
+from api.errors import ApiError, InternalError, Refusing, StoreFull, TaskNotFound, Unavailable, as_api_error
 
 
 def test_what_is_meant_for_the_client_stays_as_it_is() -> None:
@@ -21,10 +21,10 @@ def test_what_is_meant_for_the_client_stays_as_it_is() -> None:
     [
         (RedisConnectionError("gone"), Unavailable),
         (RedisTimeoutError("no answer within 2 s"), Unavailable),
-        (ReadOnlyError("You can't write against a read only replica."), Unavailable),
+        (ReadOnlyError("You can't write against a read only replica.", status_code="READONLY"), Refusing),
         (ResponseError("LOADING Redis is loading the dataset in memory"), Unavailable),
-        (ResponseError("MASTERDOWN Link with MASTER is down"), Unavailable),
-        (OutOfMemoryError("command not allowed"), StoreFull),
+        (ResponseError("MASTERDOWN Link with MASTER is down"), Refusing),
+        (OutOfMemoryError("command not allowed", status_code="OOM"), StoreFull),
         (ResponseError("OOM command not allowed when used memory > 'maxmemory'."), StoreFull),
     ],
 )

@@ -1,11 +1,14 @@
 """`python -m api` as a process."""
 
+import asyncio
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -14,8 +17,9 @@ import pytest
 
 from api.server import listen
 from testbed import services
+from testbed.impostors import echo, http_server, impostor
 from testbed.valkey import Valkey
-from testbed.waiting import wait_until
+from testbed.waiting import until, wait_until
 
 CREATE = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}
 
@@ -112,6 +116,89 @@ def test_it_starts_without_redis_and_recovers_when_redis_appears(start: StartPro
     assert "taskId" in httpx.post(public + "/rpc", json=CREATE).text
     assert process.stop() == 0
     assert "Traceback" not in process.log
+
+
+def alarms(process: Process) -> list[str]:
+    """What an operator is told."""
+    lines = [json.loads(line) for line in process.log.splitlines()]
+    return [str(line["message"]) for line in lines if line["level"] in ("WARNING", "ERROR", "CRITICAL")]
+
+
+DOORS = {
+    "/v1/chat/completions": {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "hi"}]},
+    "/v1/messages": {
+        "model": "smollm2-135m-instruct", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}],
+    },
+    "/tokenize": {"model": "smollm2-135m-instruct", "prompt": "hi"},
+}  # fmt: skip
+
+
+def test_a_wrong_password_is_one_line_a_reason_of_readyz_and_a_refusal_at_every_door(
+    start: StartProcess, valkey: Valkey
+) -> None:
+    with valkey.client() as admin:
+        admin.config_set("requirepass", "right")
+        try:
+            process = start(redis_url=f"redis://:wr0ng@127.0.0.1:{valkey.port}/0", installation="ml/headrace")
+            public, internal = process.url("Requests"), process.url("Probes and metrics")
+            cause = f"Redis at 127.0.0.1:{valkey.port} cannot be used: it refuses the user name or the password"
+            wait_until(lambda: eventually(internal + "/readyz", 503).json()["reason"] == cause, 10, lambda: process.log)
+            for path, body in DOORS.items():
+                reply = httpx.post(public + path, json=body)
+                assert reply.status_code == 503, (path, reply.text)
+                assert "The task store refuses this server" in reply.text
+            refused = httpx.post(public + "/rpc", json=CREATE).json()["error"]
+            assert (refused["code"], refused["data"]["retryable"]) == (-32007, True)
+            assert httpx.get(public + "/stream/nobody").status_code == 503
+            assert eventually(internal + "/internal/scaling/smollm2-135m-instruct", 503).json()["reason"] == cause
+            time.sleep(3)  # in which the janitor, the doorbell and all the others go on trying
+            assert len(alarms(process)) == 1, process.log
+            assert alarms(process)[0].startswith(cause)
+        finally:
+            admin.config_set("requirepass", "")
+    eventually(internal + "/readyz", 200)
+    assert "taskId" in httpx.post(public + "/rpc", json=CREATE).text
+    wait_until(lambda: len(alarms(process)) == 2, 10, lambda: process.log)
+    assert "can be used again" in alarms(process)[1]
+    assert process.stop() == 0
+    assert "Traceback" not in process.log
+    assert "wr0ng" not in process.log
+
+
+@pytest.mark.parametrize("credentials", ["", ":wr0ng@"])
+@pytest.mark.parametrize("kind", ["http", "echo"])
+async def test_what_is_not_redis_at_all_is_no_fault_of_the_api(
+    start: StartProcess, kind: str, credentials: str
+) -> None:
+    async with http_server() if kind == "http" else impostor(echo) as port:
+        process = start(redis_url=f"redis://{credentials}127.0.0.1:{port}/0")
+        public = await asyncio.to_thread(process.url, "Requests")
+        internal = process.url("Probes and metrics")
+        cause = f"Redis at 127.0.0.1:{port} cannot be used: what answers there is not Redis or Valkey"
+        async with httpx.AsyncClient() as http:
+
+            async def told() -> bool:
+                with suppress(httpx.TransportError):
+                    return str((await http.get(internal + "/readyz")).json().get("reason", "")).startswith(cause)
+                return False
+
+            await until(told, 10)
+            for path, body in DOORS.items():
+                assert (await http.post(public + path, json=body)).status_code == 503
+            assert (await http.post(public + "/rpc", json=CREATE)).json()["error"]["code"] == -32007
+        await asyncio.sleep(2)  # in which everybody goes on trying
+        assert [line.startswith(cause) for line in alarms(process)] == [True], process.log
+        assert await asyncio.to_thread(process.stop) == 0
+    assert "Traceback" not in process.log
+    assert "wr0ng" not in process.log
+
+
+def test_a_url_that_cannot_be_read_is_refused_in_one_sentence_without_the_password(start: StartProcess) -> None:
+    process = start(redis_url="redis://:s3#cr3t@redis.example.com:6379/0")
+    assert process.wait() == 1
+    assert process.log.startswith("headrace-api: HEADRACE_REDIS_URL: has no readable host and port; ")
+    assert process.log.count("\n") == 1
+    assert "s3" not in process.log
 
 
 def test_it_refuses_to_start_on_the_keys_of_another_installation(start: StartProcess) -> None:

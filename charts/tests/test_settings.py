@@ -11,6 +11,7 @@ from charts.tests.cases import CASES
 from charts.tests.rendering import Json, Manifests, Render, container, env
 from shared.celery_app import make_celery
 from shared.settings import SharedSettings
+from shared.store.outage import Outage
 from shared.store.redis_client import connect
 from worker.settings import WorkerSettings
 
@@ -92,7 +93,7 @@ def test_a_setting_of_a_model_reaches_its_workers_alone(render: Render) -> None:
 )
 async def test_the_clients_understand_every_kind_of_url_that_the_chart_offers(url: str) -> None:
     settings = SharedSettings(redis_url=url, _env_file=None)
-    client = connect(settings)
+    client = connect(settings, Outage())
     celery = make_celery(settings)
     assert celery.backend is not None
     assert celery.connection_for_write().transport_cls

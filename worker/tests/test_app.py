@@ -1,16 +1,22 @@
 import asyncio
+import json
 import signal
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from pydantic import SecretStr
+from redis import Redis as SyncRedis
 
+from testbed.impostors import echo, http_server, impostor
 from testbed.task_client import TaskClient
 from testbed.valkey import Valkey
 from testbed.waiting import until
-from testbed.worker_process import StartWorker, engine_of
+from testbed.worker_process import StartWorker, WorkerProcess, engine_of
 from worker.app import main
 from worker.tasks.redis_retry import persist
 
@@ -187,6 +193,100 @@ async def test_an_engine_that_cannot_start_ends_the_worker_with_its_sentence(sta
     assert await worker.exit_code() == 1
     assert "There is no such model." in worker.log.read_text()
     assert "Traceback" not in worker.log.read_text()
+
+
+def alarms(worker: WorkerProcess) -> list[str]:
+    """What an operator is told."""
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
+    return [str(line["message"]) for line in lines if line["level"] in ("WARNING", "ERROR", "CRITICAL")]
+
+
+def unready(port: int) -> str:
+    """What /readyz says; empty when the worker takes tasks."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
+            assert response.read() == b"ok\n"
+            return ""
+    except urllib.error.HTTPError as error:
+        with error:
+            return str(error.read(), "utf-8").strip()
+    except OSError:
+        return "does not listen yet"
+
+
+async def until_unready(port: int, cause: str) -> None:
+    """Returns when /readyz gives this cause; an empty one: when it is ready."""
+
+    async def says() -> bool:
+        reason = await asyncio.to_thread(unready, port)
+        return reason.startswith(cause) if cause else not reason
+
+    await until(says, 30, f"/readyz says {cause!r}")
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Valkey]:
+    """A server with the password `right`."""
+    server = Valkey(tmp_path / "locked")
+    with SyncRedis(port=server.port) as admin:
+        admin.config_set("requirepass", "right")
+    yield server
+    server.stop()
+
+
+async def test_a_worker_with_a_wrong_password_says_so_once_and_takes_tasks_when_it_is_right(
+    locked: Valkey, start_worker: StartWorker, unused_tcp_port: int
+) -> None:
+    url = SecretStr(f"redis://:wr0ng@127.0.0.1:{locked.port}/0")
+    worker = await start_worker(wait=False, redis_url=url, installation="ml/headrace", internal_port=unused_tcp_port)
+    cause = f"Redis at 127.0.0.1:{locked.port} cannot be used: it refuses the user name or the password"
+    await until_unready(unused_tcp_port, cause)
+    await asyncio.sleep(3)  # in which everybody goes on trying
+    assert [line.startswith(cause) for line in alarms(worker)] == [True]
+    with SyncRedis(port=locked.port, password="right") as admin:
+        admin.config_set("requirepass", "wr0ng")
+    await until_unready(unused_tcp_port, "")
+    await until(lambda: len(alarms(worker)) == 2)
+    assert "can be used again" in alarms(worker)[1]
+    assert "wr0ng" not in worker.log.read_text()
+    worker.signal(signal.SIGTERM)
+    assert await worker.exit_code() == 0
+
+
+@pytest.mark.parametrize("kind", ["http", "echo"])
+async def test_a_worker_whose_redis_is_none_says_so_once_and_lives(
+    start_worker: StartWorker, kind: str, unused_tcp_port: int
+) -> None:
+    async with http_server() if kind == "http" else impostor(echo) as port:
+        url = SecretStr(f"redis://127.0.0.1:{port}/0")
+        worker = await start_worker(wait=False, redis_url=url, internal_port=unused_tcp_port)
+        cause = f"Redis at 127.0.0.1:{port} cannot be used: what answers there is not Redis or Valkey"
+        await until_unready(unused_tcp_port, cause)
+        await asyncio.sleep(3)  # in which everybody goes on trying
+        assert worker.running
+        assert [line.startswith(cause) for line in alarms(worker)] == [True]
+        assert "Traceback" not in worker.log.read_text()
+        worker.signal(signal.SIGTERM)
+        assert await worker.exit_code() == 0
+
+
+async def test_a_worker_that_may_not_take_messages_says_so_once_and_does_not_run_hot(
+    valkey: Valkey, client: TaskClient, start_worker: StartWorker, unused_tcp_port: int
+) -> None:
+    await client.redis.execute_command("ACL", "SETUSER", "taker", "on", ">pw", "~*", "&*", "+@all", "-brpop")
+    try:
+        url = SecretStr(f"redis://taker:pw@127.0.0.1:{valkey.port}/0")
+        worker = await start_worker(redis_url=url, internal_port=unused_tcp_port)
+        cause = f"Redis at 127.0.0.1:{valkey.port} cannot be used: its ACL does not allow what Headrace needs"
+        await until_unready(unused_tcp_port, cause)
+        before = sum(psutil.Process(worker.pid).cpu_times()[:2])
+        await asyncio.sleep(3)  # in which it goes on trying
+        assert sum(psutil.Process(worker.pid).cpu_times()[:2]) - before < 1.5
+        assert [line.startswith(cause) for line in alarms(worker)] == [True]
+        await client.redis.execute_command("ACL", "SETUSER", "taker", "+brpop")
+        assert (await client.result(await client.submit("!say hello")))["cleaned_response_text"] == "hello"
+    finally:
+        await client.redis.execute_command("ACL", "DELUSER", "taker")
 
 
 async def test_a_worker_refuses_to_start_on_the_keys_of_another_installation(

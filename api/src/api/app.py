@@ -47,6 +47,7 @@ from shared.celery_app import make_celery
 from shared.store.conversations import Conversations
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
+from shared.store.outage import Outage
 from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
@@ -59,16 +60,19 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings) -> FastAPI:
     """The application of the public port. It connects in its lifespan, and starts without Redis too."""
 
+    outage = Outage()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             capacity_of_this_cluster(settings.capacity_selector) as capacity,
-            _running_backend(settings, capacity) as backend,
+            _running_backend(settings, capacity, outage) as backend,
         ):
             app.state.backend = backend
             yield
 
     app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
+    app.state.outage = outage
     # From the inside to the outside.
     app.add_middleware(
         ErrorReplies,
@@ -109,8 +113,8 @@ def create_internal_app(main: FastAPI) -> FastAPI:
 
 
 @asynccontextmanager
-async def _running_backend(settings: Settings, capacity: Capacity | None) -> AsyncIterator[Backend]:
-    redis = connect(settings, retries=1)  # every command of the API may run twice
+async def _running_backend(settings: Settings, capacity: Capacity | None, outage: Outage) -> AsyncIterator[Backend]:
+    redis = connect(settings, outage, retries=1)  # every command of the API may run twice
     keys = Keys(settings.key_prefix)
     ledger = TaskLedger(redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures)
     lists = TaskLists(redis, keys)
@@ -151,6 +155,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
         metrics=metrics,
         models=settings.models,
         lease_seconds=settings.lease_seconds,
+        outage=outage,
     )
     stored_conversations = Conversations(redis, keys)
     new_tasks = NewTasks(
@@ -175,6 +180,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None) -> Asy
     backend = Backend(
         settings=settings,
         redis=redis,
+        outage=outage,
         lists=lists,
         stream=stream,
         registry=registry,

@@ -16,6 +16,7 @@ from api.tasks.own_conversations import OwnConversations
 from api.tasks.own_task import OwnTasks
 from api.tasks.tokens import Tokens
 from shared.store.event_stream import EventStream
+from shared.store.outage import Outage
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 
@@ -26,6 +27,7 @@ class Backend:
 
     settings: Settings
     redis: Redis
+    outage: Outage
     lists: TaskLists
     stream: EventStream
     registry: WorkerRegistry

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import JsonValue
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from shared.conversation.rules import Place
+from shared.store.outage import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ UNKNOWN_MODEL = -32005
 CONTEXT_TOO_LONG = -32006
 """Prompt or answer cannot fit into the model's context."""
 UNAVAILABLE = -32007
-"""Redis does not answer, or takes no more data."""
+"""Redis does not answer, refuses this server, or takes no more data."""
 CONVERSATION_NOT_FOUND = -32008
 """There is no stored conversation of this name (any more)."""
 TOOL_LOOP = -32009
@@ -47,9 +46,8 @@ CONVERSATION_BUSY = -32010
 
 RETRY_UNAVAILABLE_SECONDS = 2
 """A restart of Redis or a failover by Sentinel takes a few seconds."""
-
-_PASSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "TRYAGAIN", "BUSY", "READONLY", "LOADING")
-"""First words of server replies that speak of the server's state and not of our command."""
+RETRY_FULL_SECONDS = 5
+"""Memory comes free as tasks expire."""
 
 
 class ApiError(Exception):
@@ -156,6 +154,10 @@ class Unavailable(ApiError, code=UNAVAILABLE, status=503, retryable=True):
     """The task store does not answer."""
 
 
+class Refusing(Unavailable, code=UNAVAILABLE, status=503, retryable=True):
+    """The task store refuses this server, for a reason that its operator reads in its log."""
+
+
 class StoreFull(ApiError, code=UNAVAILABLE, status=503, retryable=True):
     """The task store has no memory left for new work."""
 
@@ -222,16 +224,10 @@ def as_api_error(error: BaseException) -> ApiError:
     """The error that the client gets for an exception. One that is not meant for clients is only logged."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, RedisError):
-        if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
-            return StoreFull(retry_after=5)
-        passing: tuple[type[Exception], ...] = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
-        if isinstance(error, passing) or (isinstance(error, ResponseError) and str(error).startswith(_PASSING)):
-            log.warning("Redis is unavailable: %s", _brief(error))
-            return Unavailable(retry_after=RETRY_UNAVAILABLE_SECONDS)
+    if isinstance(error, RedisError) and (kind := kind_of(error)) is not None:
+        log.debug("Redis is unavailable: %s", kind.value)  # what is wrong with it is told once, by the outage
+        if kind is Kind.FULL:
+            return StoreFull(retry_after=RETRY_FULL_SECONDS)
+        return (Refusing if kind.refuses else Unavailable)(retry_after=RETRY_UNAVAILABLE_SECONDS)
     log.error("unexpected error: %s", type(error).__name__, exc_info=error)
     return InternalError()
-
-
-def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"

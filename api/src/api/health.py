@@ -53,9 +53,11 @@ async def readyz(backend: Started) -> dict[str, str]:
         async with answered_within(PING_SECONDS):
             await backend.redis.ping()
     except RedisTimeoutError:
-        raise NotReady(f"Redis did not answer within {PING_SECONDS:g} s") from None
+        raise NotReady(backend.outage.reason or f"Redis did not answer within {PING_SECONDS:g} s") from None
     except RedisError as error:
-        raise NotReady(f"Redis is unavailable: {type(error).__name__}") from None
+        raise _without_redis(backend, error) from None
+    if refusal := backend.outage.refusal:
+        raise NotReady(refusal)
     return {"status": "ready"}
 
 
@@ -76,5 +78,9 @@ async def scaling(backend: Started, model: str) -> JSONResponse:
         async with answered_within(backend.settings.redis_timeout):
             load, ready = await asyncio.gather(backend.lists.load(model), backend.registry.ready(model))
     except RedisError as error:
-        raise NotReady(f"Redis is unavailable: {type(error).__name__}") from None
+        raise _without_redis(backend, error) from None
     return JSONResponse({"work": load.work, "waiting": load.waiting, "running": load.running, "readyWorkers": ready})
+
+
+def _without_redis(backend: Backend, error: RedisError) -> NotReady:
+    return NotReady(backend.outage.reason or f"Redis is unavailable: {type(error).__name__}")

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import celery
+from kombu.exceptions import OperationalError
 from prometheus_client import Counter
 
 from shared.celery_app import close_celery, send_task
+from shared.store.outage import level
 from shared.wire.schemas import QueueClass
 from shared.wire.task_result import TaskResult
 
@@ -70,7 +72,8 @@ class Publisher:
                 await future
         except Exception as error:
             self._failures.inc()
-            log.warning("%s failed: %s: %s", what, type(error).__name__, str(error)[:200])
+            cause = error.__cause__ if isinstance(error, OperationalError) else error
+            log.log(level(cause or error), "%s failed: %s: %s", what, type(error).__name__, str(error)[:200])
             return False
         return True
 

@@ -115,7 +115,7 @@ async def _serve(settings: Settings, public_socket: socket.socket, internal_sock
         log.info("%s: http://%s:%d", what, f"[{host}]" if ":" in host else host, port)
     # Probes are answered from the first moment to the last: "starting", "shutting down".
     probes = asyncio.create_task(internal.serve(sockets=[internal_socket]))
-    claim = asyncio.create_task(claim_prefix(settings))
+    claim = asyncio.create_task(claim_prefix(settings, app.state.outage))
     claim.add_done_callback(end_if_refused)
     try:
         await asyncio.wait([claim], timeout=CLAIM_SECONDS)

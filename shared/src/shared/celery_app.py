@@ -1,5 +1,7 @@
 """The Celery application both services build, the task's name, and the queue of each model and class."""
 
+import logging
+from collections.abc import Iterator
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
@@ -8,7 +10,10 @@ from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import RedisError
 
 from shared.settings import SharedSettings
+from shared.store.outage import level
 from shared.wire.schemas import QueueClass
+
+log = logging.getLogger(__name__)
 
 TASK_NAME = "run_llm_inference_task"
 
@@ -102,6 +107,11 @@ class _ResultRules:
     def exception_safe_to_retry(self, error: Exception) -> bool:
         """Also when Redis is out of memory, read-only or loading: else a result that is not written is a FAILURE."""
         return isinstance(error, RedisError)
+
+    def on_connection_error(self, max_retries: int, exc: Exception, intervals: Iterator[float], retries: int) -> float:
+        """The pause before the next try. No line for each: the outage is told where it is found."""
+        log.log(level(exc), "the results cannot be reached: %s", exc)
+        return next(intervals)
 
 
 class SilentRedisBackend(_ResultRules, RedisBackend):  # type: ignore[misc]  # Celery has no types

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.telemetry.logs import Level, LogOptions
@@ -14,6 +15,9 @@ def _pairs(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return dict(pair.strip().partition("=")[::2] for pair in value.split(",") if pair.strip())
+
+
+ENCODE = "; in a user name or password, # / ? @ : and % must be percent-encoded (%23 %2F %3F %40 %3A %25)"
 
 
 class SharedSettings(BaseSettings):
@@ -49,6 +53,23 @@ class SharedSettings(BaseSettings):
     """`auto`: text on a terminal, JSON lines otherwise."""
     log_levels: Annotated[dict[str, Level], NoDecode, BeforeValidator(_pairs)] = {}
     """Levels of single loggers, which hold for those below them too: `celery=WARNING,shared.store=DEBUG`."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _names_a_server(cls, url: SecretStr) -> SecretStr:
+        """What follows is told to operators as the server's address: no part of a password may be taken for it."""
+        whole = url.get_secret_value()
+        for part in whole.split(";") if whole.startswith("sentinel:") else (whole,):
+            try:
+                split = urlsplit(part)
+                _ = split.port
+            except ValueError:
+                raise ValueError(f"has no readable host and port{ENCODE}") from None
+            if split.scheme not in ("redis", "rediss", "sentinel"):
+                raise ValueError("must begin with redis://, rediss:// or sentinel://")
+            if "@" in split.path + split.query + split.fragment:
+                raise ValueError(f"has an @ behind its host{ENCODE}")
+        return url
 
     def log_options(self, **fields: str) -> LogOptions:
         """How this process logs, with `fields` on all its lines."""

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from shared.celery_app import make_celery
 from shared.settings import wrong_settings
 from shared.store.installation import PrefixTaken
+from shared.store.outage import Outage
 from shared.telemetry.logs import set_up_logging
 from shared.telemetry.tracing import start_tracing
 from worker.consumer.celery_worker import make_worker, register_task, stop_worker
@@ -55,7 +56,8 @@ class WorkerProcess:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._loop = asyncio.new_event_loop()
-        self._worker_loop = WorkerLoop(settings, on_change=self._on_change)
+        self._outage = Outage()
+        self._worker_loop = WorkerLoop(settings, self._outage, on_change=self._on_change)
         self._gate = ConsumerGate(lambda: self._worker_loop.takes_tasks)
         gate = self._gate
         self._worker_loop.metrics.watch(connects=lambda: gate.connects, stalled_seconds=gate.stalled_seconds)
@@ -129,6 +131,7 @@ class WorkerProcess:
             model=settings.model_name,
             slots=settings.slots,
             gate=self._gate,
+            outage=self._outage,
             task_events=settings.task_events,
         )
         worker.start()
@@ -182,18 +185,20 @@ class WorkerProcess:
             return "the event loop does not turn"
         if worker.engine.silence > 2 * self._settings.engine_stall_seconds:
             return "the engine gives no sign of life"
-        # While Redis is away nobody can take tasks, and a restart would not help.
+        # While Redis is away or refuses, nobody can take tasks, and a restart would not help.
         stalled = min(self._gate.stalled_seconds(), worker.registration.redis_up_seconds)
-        if worker.takes_tasks and stalled > patience:
+        if worker.takes_tasks and stalled > patience and not self._outage.reason:
             return f"Redis answers, but this worker has not asked for work for {stalled:.0f} s"
         return ""
 
     def _unready(self) -> str:
         """Why no tasks are taken now; empty when they are."""
         worker = self._worker_loop
+        if not worker.registration.redis_up_seconds:
+            return self._outage.reason or "Redis does not answer"
         if not worker.takes_tasks:
             return f"not taking tasks: {worker.engine.progress.detail}"
-        return "" if worker.registration.redis_up_seconds else "Redis does not answer"
+        return self._outage.refusal
 
 
 def _give_up() -> None:

@@ -14,6 +14,7 @@ from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import EventStream
 from shared.store.installation import claim_prefix
 from shared.store.keys import Keys
+from shared.store.outage import Outage
 from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
 from shared.store.token_questions import TokenQuestions
@@ -41,11 +42,12 @@ TICK_SECONDS = 0.5
 class WorkerLoop:
     """Engine, tasks, leases and registration of one worker. `live` runs them; the other methods belong to its loop."""
 
-    def __init__(self, settings: WorkerSettings, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, settings: WorkerSettings, outage: Outage, *, on_change: Callable[[], None]) -> None:
         """`on_change` is called when the worker begins or ceases to be able to take tasks."""
         self._settings = settings
+        self._outage = outage
         self._on_change = on_change
-        self._redis = connect(settings)
+        self._redis = connect(settings, outage)
         keys = Keys(settings.key_prefix)
         self._ledger = TaskLedger(
             self._redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures
@@ -69,7 +71,7 @@ class WorkerLoop:
             on_change=self._on_engine,
         )
         self.registration = Registration(
-            self._registry, settings.worker_name, settings.model_name, settings.lease_seconds, self._card
+            self._registry, settings.worker_name, settings.model_name, settings.lease_seconds, self._card, outage
         )
         self.metrics = WorkerMetrics(
             settings.model_name,
@@ -87,7 +89,7 @@ class WorkerLoop:
     async def live(self, on_ready: Callable[[], None]) -> None:
         """Starts the engine, calls `on_ready`, and goes on until `stop`. Raises EngineUnavailable, PrefixTaken."""
         works = {asyncio.create_task(work) for work in (self._stop.wait(), self._tick(), self.registration.run())}
-        claim = asyncio.create_task(claim_prefix(self._settings))
+        claim = asyncio.create_task(claim_prefix(self._settings, self._outage))
         works |= {claim, asyncio.create_task(self._start(works, claim, on_ready))}
         try:
             done: set[asyncio.Task[Any]] = set()

@@ -20,8 +20,10 @@ from kombu.transport import virtual
 from redis.exceptions import OutOfMemoryError
 
 from shared.celery_app import send_task
+from shared.store.outage import Outage
 from testbed.valkey import Valkey
-from worker.consumer.gate import ConsumerGate, ReconnectingConsumer, let_requests_end_while_they_are_counted
+from worker.consumer.gate import ConsumerGate, let_requests_end_while_they_are_counted
+from worker.consumer.reconnecting import reconnecting_consumer
 
 
 def test_the_versions_are_the_ones_whose_faults_are_known() -> None:
@@ -37,7 +39,7 @@ def test_the_hooks_find_what_they_wrap() -> None:
     assert "channel.qos.can_consume()" in poller
     assert list(inspect.signature(virtual.QoS.append).parameters) == ["self", "message", "delivery_tag"]
     assert "self.ensure_connected(" in inspect.getsource(Consumer.connection_for_read)
-    assert issubclass(ReconnectingConsumer, Consumer)
+    assert issubclass(reconnecting_consumer(Outage()), Consumer)
     assert isinstance(state.reserved_requests, type(state.active_requests))
 
 

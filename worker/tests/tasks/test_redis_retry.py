@@ -1,9 +1,10 @@
 import asyncio
 import itertools
+import logging
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from worker.tasks.redis_retry import pauses, persist
 
@@ -16,7 +17,8 @@ async def test_what_redis_takes_at_once_was_done_once() -> None:
 
 
 async def test_what_redis_does_not_take_is_tried_until_it_does(caplog: pytest.LogCaptureFixture) -> None:
-    answers = iter([RedisConnectionError("away"), OutOfMemoryError("full"), None])
+    caplog.set_level(logging.DEBUG)
+    answers = iter([RedisConnectionError("away"), OutOfMemoryError("full", status_code="OOM"), None])
 
     async def call() -> str:
         if (error := next(answers)) is not None:
@@ -25,6 +27,14 @@ async def test_what_redis_does_not_take_is_tried_until_it_does(caplog: pytest.Lo
 
     assert await persist(call) == ("done", True)
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["away", "full"]
+
+
+async def test_what_redis_refuses_for_what_it_is_is_not_tried_for_ever() -> None:
+    async def call() -> None:
+        raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+    with pytest.raises(ResponseError):
+        await persist(call)
 
 
 async def test_a_fault_of_ones_own_is_not_tried_again() -> None:

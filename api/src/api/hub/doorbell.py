@@ -10,6 +10,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from shared.store.outage import level
+
 log = logging.getLogger(__name__)
 
 PING_SECONDS = 5.0
@@ -59,20 +61,19 @@ class Doorbell:
     async def run(self) -> None:
         """Until cancelled."""
         shortest, longest = RECONNECT_SECONDS
-        pause, lost = 0.0, False
+        pause = 0.0
         while True:
             try:
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's decorator
                 try:
-                    pause, lost = 0.0, False
+                    pause = 0.0
                     await self._converse(connection)
                 finally:
                     await connection.disconnect(nowait=True)
                     await self._pool.release(connection)
             except* (RedisError, OSError) as errors:
-                if not lost:
-                    log.warning("no pub/sub connection: %s", errors.exceptions[0])
-                lost = True
+                error = errors.exceptions[0]
+                log.log(level(error), "no pub/sub connection: %s", error)
             except* Exception as errors:
                 log.error("reading the pub/sub connection failed", exc_info=errors)
             await asyncio.sleep(pause)

@@ -13,6 +13,7 @@ from api.hub.frame import framed
 from api.hub.subscription import Subscription
 from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import START, Announcement, EntryId, EventStream
+from shared.store.outage import level
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,6 @@ class EventHub:
     async def _sweep(self) -> None:
         """Looks at the streams that are silent: perhaps they are not, and an announcement was lost."""
         loop = asyncio.get_running_loop()
-        blind = False
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._now = loop.time()
@@ -154,8 +154,5 @@ class EventHub:
                     tops = await self._stream.tops([feed.task_id for feed in feeds])
                     for feed, top in zip(feeds, tops, strict=True):
                         feed.look(top, now)
-                blind = blind and not due
             except (RedisError, OSError) as error:
-                if not blind:
-                    log.warning("cannot look at the streams: %s", error)
-                blind = True
+                log.log(level(error), "cannot look at the streams: %s", error)

@@ -19,6 +19,7 @@ from api.repair.lost_messages import LostMessages
 from api.repair.lost_results import LostResults
 from api.task_spans import export_lost_attempt
 from shared.store.keys import Keys
+from shared.store.outage import Outage, kind_of, level
 from shared.store.redis_client import answered_within
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
@@ -57,6 +58,7 @@ class Janitor:
         metrics: Metrics,
         models: Sequence[str],
         lease_seconds: float,
+        outage: Outage,
     ) -> None:
         """`lease_seconds`: of the workers' leases."""
         self._ledger = ledger
@@ -67,6 +69,7 @@ class Janitor:
         self._lost_results = lost_results
         self._metrics = metrics
         self._models = models
+        self._outage = outage
         self._lock = Lock(redis, keys.janitor, timeout=LOCK_SECONDS, thread_local=False)
         self._grace_seconds = max(lease_seconds, marks.renew_seconds + SWEEP_SECONDS)
         self._gap_seconds = max(lease_seconds / 2, 2 * SWEEP_SECONDS)
@@ -76,16 +79,12 @@ class Janitor:
 
     async def run(self) -> None:
         """Until cancelled."""
-        away = False
         try:
             while True:
                 try:
                     await self.take_turn()
-                    away = False
                 except (RedisError, OSError) as error:
-                    if not away:
-                        log.warning("the janitor rests: %s", error)
-                    away = True
+                    log.log(level(error), "the janitor rests: %s", error)
                 except Exception:
                     log.exception("a sweep failed")
                 await asyncio.sleep(SWEEP_SECONDS)
@@ -104,6 +103,7 @@ class Janitor:
             self._contact = None
             raise
         self._note_contact()
+        self._outage.worked()
 
     async def _has_lock(self) -> bool:
         if await self._lock.owned():
@@ -209,14 +209,16 @@ class Janitor:
 
 
 async def _each(items: Sequence[Item], act: Callable[[Item], Awaitable[None]]) -> None:
-    """Acts on every item; one that cannot be put right keeps nobody from the others. Raises what Redis raises."""
+    """Acts on every item; one that cannot be put right keeps nobody from the others. Raises what says that Redis is
+    away or refuses everybody.
+    """
 
     async def one(item: Item) -> None:
         try:
             await act(item)
-        except (RedisError, OSError):
-            raise
-        except Exception:
+        except Exception as error:
+            if kind_of(error) is not None:
+                raise
             log.exception("%s cannot be put right", item)
 
     for at in range(0, len(items), AT_ONCE):

@@ -6,8 +6,10 @@ from celery.backends.base import KeyValueStoreBackend
 from celery.states import STARTED
 from pydantic_core import from_json
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from api.publisher import Publisher
+from shared.store.redis_client import replies_of
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from shared.store.task_record import TaskRecord
@@ -49,8 +51,8 @@ class LostResults:
             pipeline = self._redis.pipeline(transaction=False)
             for task_id in ended:
                 pipeline.getrange(KeyValueStoreBackend.task_keyprefix + task_id, 0, HEAD_BYTES - 1)
-            heads = await pipeline.execute()
-            missing = [task_id for task_id, head in zip(ended, heads, strict=True) if not head or NOT_YET in head]
+            heads = await replies_of(pipeline)
+            missing = [task_id for task_id, head in zip(ended, heads, strict=True) if not _is_result(head)]
             lost += missing
             await self._lists.settled([task_id for task_id in ended if task_id not in missing])
             if missing or len(ended) < CHUNK:
@@ -80,3 +82,8 @@ class LostResults:
             case _:
                 error = from_json(record.outcome)  # not by its type: a newer worker may know more codes
                 return await self._publisher.fail_result(record.task_id, f"{error['code']}: {error['message']}")
+
+
+def _is_result(head: bytes | ResponseError) -> bool:
+    """By how it begins; what is no text at all is overwritten."""
+    return isinstance(head, bytes) and head != b"" and NOT_YET not in head

@@ -15,6 +15,7 @@ from api.hub.reader_marks import ReaderMarks
 from api.streaming.positions import Positions
 from api.streaming.reader import Reader
 from shared.store.event_stream import START, EntryId
+from shared.store.outage import level
 
 log = logging.getLogger(__name__)
 
@@ -144,17 +145,13 @@ async def _until_gone(disconnected: Callable[[], Awaitable[None]], reader: Reade
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
-    """Acts again and again; a Redis that is away does not end it, and is logged once."""
-    away = False
+    """Acts again and again; a Redis that is away does not end it."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await act()
-            away = False
         except (RedisError, OSError) as error:
-            if not away:
-                log.warning("readers get no news: %s", error)
-            away = True
+            log.log(level(error), "readers get no news: %s", error)
         except Exception:
             log.exception("looking after the readers failed")
 
@@ -163,4 +160,4 @@ async def _unless_redis_is_away(what: str, act: Awaitable[None]) -> None:
     try:
         await act
     except (RedisError, OSError) as error:
-        log.warning("could not %s: %s", what, error)
+        log.log(level(error), "could not %s: %s", what, error)

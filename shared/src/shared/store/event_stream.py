@@ -12,9 +12,10 @@ from importlib.resources import files
 from typing import NamedTuple, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from shared.store.keys import Keys
+from shared.store.redis_client import replies_of
 from shared.wire.schemas import TokenEvent
 
 CLOSED = 2**32 - 1
@@ -153,12 +154,13 @@ class EventStream:
         """The doorbell's pub/sub channel; it has the name of the stream."""
         return self._keys.events(task_id)
 
-    async def write(self, writes: Sequence[TokenWrite]) -> list[bool]:
+    async def write(self, writes: Sequence[TokenWrite]) -> list[bool | ResponseError]:
         """Writes at most one entry per attempt, all in one round trip; of each, whether its stream took it. It does not
-        when the lease is lost, or when Redis no longer has the entry before it.
+        when the lease is lost, or when Redis no longer has the entry before it. Where Redis refuses one entry for what
+        it is, the error stands in its place.
 
-        Raises redis.exceptions.RedisError when Redis does not answer or refuses (out of memory): call again with the
-        same writes, Redis keeps what it already has.
+        Raises redis.exceptions.RedisError when Redis does not answer or refuses all (out of memory): call again with
+        the same writes, Redis keeps what it already has.
         """
         if not writes:
             return []
@@ -168,14 +170,12 @@ class EventStream:
             token_ids = ",".join(map(str, entry.token_ids))
             arguments = (str(entry.id), entry.data, token_ids, str(write.previous), str(write.before))
             pipeline.evalsha(self._append_sha, 1, self._keys.events(write.task_id), *arguments)
-        replies = await pipeline.execute(raise_on_error=False)
-        if any(isinstance(reply, NoScriptError) for reply in replies):  # a new or restarted server
+        try:
+            replies = await replies_of(pipeline)
+        except NoScriptError:  # a new or restarted server
             await self._redis.script_load(self._append)
             return await self.write(writes)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return [reply is not None for reply in replies]
+        return [reply if isinstance(reply, ResponseError) else reply is not None for reply in replies]
 
     async def read(self, task_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
         """The entries behind `after`, oldest first; all of them or `count`."""
@@ -198,11 +198,12 @@ class EventStream:
         raise EntryLost
 
     async def tops(self, task_ids: Sequence[str]) -> list[EntryId]:
-        """The newest entry of each stream, in one round trip; START for a stream that is not there."""
+        """The newest entry of each stream, in one round trip; START for one that is not there or is no stream."""
         pipeline = self._redis.pipeline(transaction=False)
         for task_id in task_ids:
             pipeline.xrevrange(self._keys.events(task_id), count=1)
-        return [EntryId.parse(reply[0][0].decode()) if reply else START for reply in await pipeline.execute()]
+        tops = [None if isinstance(reply, ResponseError) else reply for reply in await replies_of(pipeline)]
+        return [EntryId.parse(top[0][0].decode()) if top else START for top in tops]
 
 
 _RawEntry = tuple[bytes, dict[bytes, bytes]]

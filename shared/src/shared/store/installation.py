@@ -6,6 +6,7 @@ from redis.exceptions import RedisError
 
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
+from shared.store.outage import Outage
 from shared.store.redis_client import connect
 
 RETRY_SECONDS = 0.5
@@ -15,7 +16,7 @@ class PrefixTaken(Exception):
     """Another installation has these keys; the message says which one, and what to do."""
 
 
-async def claim_prefix(settings: SharedSettings) -> None:
+async def claim_prefix(settings: SharedSettings, outage: Outage) -> None:
     """Writes the installation's name where another one would find it; waits for Redis as long as it takes.
 
     Returns at once where the installation has no name. Raises PrefixTaken.
@@ -24,13 +25,13 @@ async def claim_prefix(settings: SharedSettings) -> None:
     if not name:
         return
     key = Keys(settings.key_prefix).owner
-    redis = connect(settings)
+    redis = connect(settings, outage)
     try:
         while True:
             try:
                 await redis.set(key, name, nx=True)
                 owner = await redis.get(key)
-            except (RedisError, OSError):  # others say what is wrong with Redis
+            except (RedisError, OSError):  # the outage says what is wrong with Redis
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             assert owner is None or isinstance(owner, bytes)

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from shared.store.conversations import ConversationSave
 from shared.store.keys import Keys
+from shared.store.outage import kind_of
+from shared.store.redis_client import replies_of
 from shared.store.refusals import ConversationBusy, ConversationChanged, IdempotencyConflict, QueueFull, TenantFull
 from shared.store.scripts import Argument, Scripts
 from shared.store.task_record import Acceptance, Cancelled, Claim, NoClaim, Requeued, Resent, TaskRecord, parse_record
@@ -145,14 +148,16 @@ class TaskLedger:
         return Claim(record, attempt, now, bool(restart))
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], *, lease_seconds: float) -> list[HeartbeatReply]:
-        """Renews the leases of (task id, attempt) pairs; of each, whether it may go on."""
+        """Renews the leases of (task id, attempt) pairs; of each, whether it may go on. One whose record is none (any
+        more) is lost.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         for task_id, attempt in held:
             await self._scripts.add_to(
                 pipeline, "heartbeat", task_id, attempt=attempt, lease_ms=int(lease_seconds * 1000)
             )
-        replies = await pipeline.execute()
-        return [reply.decode() for reply in replies]
+        replies = await replies_of(pipeline)
+        return ["lost" if isinstance(reply, ResponseError) else reply.decode() for reply in replies]
 
     async def requeue(self, task_id: str, attempt: int, cause: RequeueCause, *, written: str | None = None) -> Requeued:
         """Closes the running attempt and puts the task back to its old place among the waiting ones.
@@ -251,8 +256,13 @@ class TaskLedger:
         return reply
 
     async def get(self, task_id: str) -> TaskRecord | None:
-        """The task's record; None when there is none (any more)."""
-        fields = await self._redis.hgetall(self._keys.task(task_id))
+        """The task's record; None when there is none (any more), or something else under its name."""
+        try:
+            fields = await self._redis.hgetall(self._keys.task(task_id))
+        except ResponseError as error:
+            if kind_of(error) is not None:
+                raise
+            return None
         return parse_record(task_id, fields) if fields else None
 
 

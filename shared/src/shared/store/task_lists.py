@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from shared.store.keys import Keys
-from shared.store.redis_client import now_ms
+from shared.store.redis_client import now_ms, replies_of
 from shared.store.scripts import Scripts
 from shared.store.task_record import Load, Message
 
@@ -24,11 +25,12 @@ class TaskLists:
         return (await self.positions([(task_id, model)]))[0]
 
     async def positions(self, tasks: Sequence[tuple[str, str]]) -> list[int | None]:
-        """As `position`, for many (task id, model) in one round trip."""
+        """As `position`, for many (task id, model) in one round trip; of a model whose list is none, None."""
         pipeline = self._redis.pipeline(transaction=False)
         for task_id, model in tasks:
             pipeline.zrank(self._keys.waiting(model), task_id)
-        return [None if rank is None else int(rank) + 1 for rank in await pipeline.execute()]
+        ranks = await replies_of(pipeline)
+        return [int(rank) + 1 if isinstance(rank, int) else None for rank in ranks]
 
     async def load(self, model: str) -> Load:
         """Waiting and running tasks of the model."""
@@ -57,19 +59,22 @@ class TaskLists:
         pipeline = self._redis.pipeline(transaction=False)
         for task_id in late:
             pipeline.hget(self._keys.task(task_id), "state")
-        states = zip(late, await pipeline.execute(), strict=True)
+        states = zip(late, await replies_of(pipeline), strict=True)
         return [task_id for task_id, state in states if state != b"running" or task_id in very_late]
 
     async def resend(self, task_ids: Sequence[str], *, model: str, after_seconds: float) -> list[Message]:
-        """Messages to send again: of those that still wait and were last sent that long ago; notes the time of it."""
+        """Messages to send again: of those that still wait and were last sent that long ago; notes the time of it.
+
+        A task whose record is gone, or is none, is forgotten.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         for task_id in task_ids:
             await self._scripts.add_to(pipeline, "resend", task_id, age_ms=int(after_seconds * 1000))
         messages = []
-        for task_id, (status, *rest) in zip(task_ids, await pipeline.execute(), strict=True):
-            if status == b"send":
-                messages.append(Message(task_id, *(part.decode() for part in rest)))
-            elif status == b"missing":
+        for task_id, reply in zip(task_ids, await replies_of(pipeline), strict=True):
+            if not isinstance(reply, ResponseError) and reply[0] == b"send":
+                messages.append(Message(task_id, *(part.decode() for part in reply[1:])))
+            elif isinstance(reply, ResponseError) or reply[0] == b"missing":
                 await self.forget(task_id, [model])
         return messages
 

@@ -14,9 +14,11 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
+from shared.store.outage import Outage, level
 from shared.telemetry.logs import begin_thread
 from shared.telemetry.tracing import message_headers, received
 from worker.consumer.gate import ConsumerGate, gate_step, let_requests_end_while_they_are_counted
+from worker.consumer.reconnecting import reconnecting_consumer
 from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, MessageEnd, Revoked
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,8 @@ def _send_again(app: Celery, task_id: str, model: str, context: str) -> None:
     try:
         send_task(app, task_id, model, "handover", message_headers(context))
     except OperationalError as error:
-        log.warning("The message of task %s could not be sent again, the janitor will: %s", task_id, error)
+        loud = level(error.__cause__ or error)
+        log.log(loud, "The message of task %s could not be sent again, the janitor will: %s", task_id, error)
 
 
 class QuietWorker(Worker):  # type: ignore[misc]  # Celery has no types
@@ -75,13 +78,13 @@ class QuietWorker(Worker):  # type: ignore[misc]  # Celery has no types
 
 
 def make_worker(
-    app: Celery, *, name: str, model: str, slots: int, gate: ConsumerGate, task_events: bool
+    app: Celery, *, name: str, model: str, slots: int, gate: ConsumerGate, outage: Outage, task_events: bool
 ) -> QuietWorker:
     """The worker, not started. `start()` blocks the main thread until `stop_worker`."""
     let_requests_end_while_they_are_counted()
     app.steps["consumer"].add(gate_step(gate))
     app.conf.update(
-        worker_consumer="worker.consumer.gate:ReconnectingConsumer",
+        worker_consumer=reconnecting_consumer(outage),
         worker_pool="threads",
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,

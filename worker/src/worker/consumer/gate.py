@@ -3,15 +3,15 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 from weakref import WeakSet
 
 from celery import bootsteps
 from celery.worker import state
-from celery.worker.consumer import Consumer
 from kombu.transport import virtual
 from redis.exceptions import ResponseError
+
+from shared.store.outage import level
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class ConsumerGate:
             except ResponseError as error:
                 # Out of memory: the message has already left the queue, and this would be the end of it and of Celery.
                 # The ledger knows the task; the broker's own record of unfinished messages is not needed.
-                log.warning("The broker refused to note a message: %s", error)
+                log.log(level(error), "The broker refused to note a message: %s", error)
                 virtual.QoS.append(qos, message, delivery_tag)  # type: ignore[no-untyped-call]  # kombu has no types
 
         def acknowledged(delivery_tag: str) -> None:
@@ -128,13 +128,3 @@ def gate_step(gate: ConsumerGate) -> type[bootsteps.StartStopStep]:
             gate.attach(parent)
 
     return AttachGate
-
-
-class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Reconnects every two seconds at most; Celery's own pauses grow to thirty."""
-
-    def ensure_connected(self, conn: Any) -> Any:
-        conn.ensure_connection = partial(
-            conn.ensure_connection, interval_start=0.2, interval_step=0.3, interval_max=2.0
-        )
-        return super().ensure_connected(conn)

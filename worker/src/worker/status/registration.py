@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from shared.store.outage import Outage, level
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelCard
 
@@ -23,6 +24,7 @@ class Registration:
         model: str,
         lease_seconds: float,
         card: Callable[[], ModelCard | str],
+        outage: Outage,
     ) -> None:
         """`card`: the model's card when tasks are taken, else what the worker is doing instead; empty: leaving."""
         self._registry = registry
@@ -30,6 +32,7 @@ class Registration:
         self._model = model
         self._pause = lease_seconds / 3
         self._card = card
+        self._outage = outage
         self._changed = asyncio.Event()
         self._answering_since: float | None = None
 
@@ -49,10 +52,11 @@ class Registration:
             self._changed.clear()
             try:
                 await self._announce()
+                self._outage.worked()
                 if self._answering_since is None:
                     self._answering_since = time.monotonic()
             except RedisError as error:
-                log.warning("Redis does not hear that this worker is here: %s", error)
+                log.log(level(error), "Redis does not hear that this worker is here: %s", error)
                 self._answering_since = None
                 pause = min(pause, 1.0)
             try:

@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
+from shared.store.outage import level
 from worker.panics import LEAVING
 from worker.tasks.redis_retry import pauses
 
@@ -56,7 +57,9 @@ class Emitter:
             self._writing, self._dirty = self._dirty, set()
             writes = {writer: write for writer in self._writing if (write := self._taken(writer)) is not None}
             for writer, taken in zip(writes, await self._write(list(writes.values())), strict=True):
-                if not taken:
+                if isinstance(taken, ResponseError):
+                    self._refused(writer, taken)
+                elif not taken:
                     self._on_lost(writer)
             async with self._written:
                 self._writing = set()
@@ -72,12 +75,20 @@ class Emitter:
             self._on_broken(writer)
             return None
 
-    async def _write(self, writes: Sequence[TokenWrite]) -> list[bool]:
+    def _refused(self, writer: TokenWriter, error: ResponseError) -> None:
+        """Redis takes no entry of this task's; the others have nothing to do with it."""
+        try:
+            raise error
+        except ResponseError:
+            self._broken.add(writer)
+            self._on_broken(writer)
+
+    async def _write(self, writes: Sequence[TokenWrite]) -> list[bool | ResponseError]:
         """Tries until Redis takes the batch. What gathers meanwhile is bounded by the tasks' token limits."""
         pause = pauses()
         while True:
             try:
                 return await self._stream.write(writes)
             except RedisError as error:
-                log.warning("Redis does not take %d entries, they are kept: %s", len(writes), error)
+                log.log(level(error), "Redis does not take %d entries, they are kept: %s", len(writes), error)
                 await asyncio.sleep(next(pause))

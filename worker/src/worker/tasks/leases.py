@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.store.keys import Keys
+from shared.store.outage import level
 from shared.store.task_ledger import TaskLedger
 from worker.tasks.outcomes import Cancelled, Lost
 from worker.tasks.redis_retry import pauses
@@ -34,7 +35,7 @@ class Leases:
             try:
                 replies = await self._ledger.heartbeat(held, lease_seconds=self._lease_seconds)
             except RedisError as error:
-                log.warning("The leases of %d tasks could not be renewed: %s", len(held), error)
+                log.log(level(error), "The leases of %d tasks could not be renewed: %s", len(held), error)
                 await asyncio.sleep(min(0.5, self._lease_seconds / 10))
                 continue
             for attempt, reply in zip(attempts, replies, strict=True):
@@ -55,7 +56,7 @@ class Leases:
                         if message is not None:
                             self._cancel(message["data"].decode())
             except RedisError as error:
-                log.warning("The cancel channel is cut: %s", error)
+                log.log(level(error), "The cancel channel is cut: %s", error)
                 await asyncio.sleep(next(pause))
 
     def _cancel(self, task_id: str) -> None:

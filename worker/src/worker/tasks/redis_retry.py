@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
+from shared.store.outage import kind_of
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -20,6 +22,7 @@ def pauses() -> Iterator[float]:
 
 async def persist(call: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
     """The result of the first call that Redis answers; True beside it when an earlier one may have had its effect too.
+    Raises redis.exceptions.ResponseError where it refuses this one call for what it is: it would do so for ever.
 
     There is no limit of time here: a worker that gives up would leave a task without an ending. The lease, the deadline
     and the drain end the wait from outside.
@@ -29,7 +32,9 @@ async def persist(call: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         try:
             return await call(), repeated
         except RedisError as error:
-            log.warning("Redis does not answer, trying again: %s", error)
+            if kind_of(error) is None:
+                raise
+            log.debug("Redis does not answer, trying again: %s", error)
             repeated = True
             await asyncio.sleep(pause)
     raise AssertionError("pauses() has no end")

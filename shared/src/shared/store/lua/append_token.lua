@@ -4,6 +4,7 @@
 -- KEYS[1] stream and channel; ARGV: id of the entry, data, token ids, id of the entry before it that carries data, id of
 -- the entry before it. Answers the id, or nothing when it is refused.
 local id, data, token_ids, previous, before = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then return false end -- gone, or somebody has put something else there
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if not newest then return false end
 if newest[1] == id then return id end -- written before, and the reply was lost

@@ -43,8 +43,13 @@ local function open_turn(conversation)
   return state and state ~= 'ended' and turn or nil
 end
 
--- The id of the newest entry of the task's stream, as attempt and sequence.
+-- The id of the newest entry of the task's stream, as attempt and sequence. Something else under the stream's name has
+-- taken its place: it is lost, and what the task still has to say needs a stream.
 local function top()
+  if redis.call('TYPE', events).ok ~= 'stream' then
+    redis.call('DEL', events)
+    return 0, 0
+  end
   local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
   if not newest then return 0, 0 end
   local attempt, sequence = string.match(newest[1], '^(%d+)-(%d+)$')
