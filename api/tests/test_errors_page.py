@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from api import errors
@@ -25,6 +26,8 @@ from shared.store.task_ledger import TaskLedger
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ErrorCode, ModelCard
 from testbed.api_app import StartApp
+from testbed.impostors import http_server
+from testbed.ports import free_port
 from testbed.valkey import Valkey
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
@@ -341,6 +344,36 @@ async def _(world: World) -> httpx.Response:
             return await create(http)
         finally:
             os.kill(world.valkey.pid, signal.SIGCONT)
+
+
+@scenario("a server that is not Redis at its address")
+async def _(world: World) -> httpx.Response:
+    async with (
+        http_server() as port,
+        world.start(redis_url=SecretStr(f"redis://127.0.0.1:{port}/0")) as http,
+    ):
+        return await create(http)
+
+
+@scenario("Redis with another password")
+async def _(world: World) -> httpx.Response:
+    await world.redis.config_set("requirepass", "right")
+    try:
+        async with world.start(redis_url=SecretStr(world.valkey.url.replace("//", "//:wrong@"))) as http:
+            return await create(http)
+    finally:
+        await world.redis.config_set("requirepass", "")
+
+
+@scenario("a Redis that is read-only")
+async def _(world: World) -> httpx.Response:
+    async with world.start() as http:
+        await create(http)
+        await world.redis.replicaof("127.0.0.1", str(free_port()))
+        try:
+            return await create(http)
+        finally:
+            await world.redis.replicaof("NO", "ONE")
 
 
 @scenario("a fault of the server")

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 from redis import Redis as SyncRedis
+from redis.asyncio import Redis
 
 from testbed.impostors import echo, http_server, impostor
 from testbed.task_client import TaskClient
@@ -270,10 +271,15 @@ async def test_a_worker_whose_redis_is_none_says_so_once_and_lives(
         assert await worker.exit_code() == 0
 
 
+async def allow(redis: Redis, *rules: str) -> None:
+    """Changes what the user `taker` may do."""
+    await redis.execute_command("ACL", "SETUSER", "taker", *rules)  # type: ignore[no-untyped-call]
+
+
 async def test_a_worker_that_may_not_take_messages_says_so_once_and_does_not_run_hot(
     valkey: Valkey, client: TaskClient, start_worker: StartWorker, unused_tcp_port: int
 ) -> None:
-    await client.redis.execute_command("ACL", "SETUSER", "taker", "on", ">pw", "~*", "&*", "+@all", "-brpop")
+    await allow(client.redis, "on", ">pw", "~*", "&*", "+@all", "-brpop")
     try:
         url = SecretStr(f"redis://taker:pw@127.0.0.1:{valkey.port}/0")
         worker = await start_worker(redis_url=url, internal_port=unused_tcp_port)
@@ -283,10 +289,10 @@ async def test_a_worker_that_may_not_take_messages_says_so_once_and_does_not_run
         await asyncio.sleep(3)  # in which it goes on trying
         assert sum(psutil.Process(worker.pid).cpu_times()[:2]) - before < 1.5
         assert [line.startswith(cause) for line in alarms(worker)] == [True]
-        await client.redis.execute_command("ACL", "SETUSER", "taker", "+brpop")
+        await allow(client.redis, "+brpop")
         assert (await client.result(await client.submit("!say hello")))["cleaned_response_text"] == "hello"
     finally:
-        await client.redis.execute_command("ACL", "DELUSER", "taker")
+        await client.redis.acl_deluser("taker")
 
 
 async def test_a_worker_refuses_to_start_on_the_keys_of_another_installation(

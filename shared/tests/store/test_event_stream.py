@@ -1,5 +1,7 @@
 """Both ends of a task's stream, on a real Valkey."""
 
+import asyncio
+
 import pytest
 from redis.asyncio import Redis
 
@@ -7,6 +9,7 @@ from shared.store.event_stream import Announcement, EntryId, EntryLost, EventStr
 from shared.store.keys import Keys
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
+from shared.store.task_lists import TaskLists
 from testbed.ledger_steps import accept, answer, claim, roll_back, taken, token
 
 
@@ -32,6 +35,46 @@ async def test_a_stream_that_redis_lost_is_not_begun_in_the_middle(
     await redis.flushall()
     assert await stream.write(taken(writer)) == [False]
     assert await stream.read(task_id) == []
+
+
+async def test_something_else_under_a_streams_name_is_its_tasks_loss_alone(
+    ledger: TaskLedger, stream: EventStream, redis: Redis, keys: Keys
+) -> None:
+    writers = []
+    for _ in range(3):
+        task_id = await accept(ledger)
+        await claim(ledger, task_id)
+        writers.append(TokenWriter(task_id, 1, 0))
+    sick = writers[1].task_id
+    await redis.set(keys.events(sick), "somebody else's")
+    writes = []
+    for writer in writers:
+        writer.add([1], "a")
+        writes += taken(writer)
+    assert await stream.write(writes) == [True, False, True]
+    tops = await stream.tops([writer.task_id for writer in writers])
+    assert tops == [EntryId(1, 1), EntryId(0, 0), EntryId(1, 1)]
+    await ledger.tell_lost(sick, 1, "1-1")
+    *_, error, _, end = await stream.read(sick)
+    assert b'"data_lost"' in error.data
+    assert end.type == "end"
+    record = await ledger.get(sick)
+    assert record is not None
+    assert record.wire_state == "FAILURE"
+
+
+async def test_something_else_under_a_records_name_is_its_tasks_loss_alone(
+    ledger: TaskLedger, lists: TaskLists, redis: Redis, keys: Keys
+) -> None:
+    sick, well = [await accept(ledger, timeout_seconds=1) for _ in range(2)]
+    for task_id in (sick, well):
+        await claim(ledger, task_id)
+    await redis.set(keys.task(sick), "somebody else's")
+    assert await ledger.heartbeat([(sick, 1), (well, 1)], lease_seconds=1) == ["lost", "ok"]
+    assert await ledger.get(sick) is None
+    await asyncio.sleep(1)  # both are past their deadline
+    assert set(await lists.overdue(running_grace_seconds=0)) == {sick, well}
+    assert await lists.resend([sick, well], model="m", after_seconds=0) == []
 
 
 async def test_a_reader_ahead_of_the_stream_is_told(

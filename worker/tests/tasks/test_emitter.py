@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
 from worker.tasks.emitter import BrokenWriter, Emitter
@@ -18,14 +19,15 @@ class Stream:
         self.open.set()
         self.failures = 0
         self.refused: set[str] = set()
+        self.errors: dict[str, ResponseError] = {}
 
-    async def write(self, writes: Sequence[TokenWrite]) -> list[bool]:
+    async def write(self, writes: Sequence[TokenWrite]) -> list[bool | ResponseError]:
         await self.open.wait()
         if self.failures:
             self.failures -= 1
             raise RedisConnectionError("away")
         self.batches.append(list(writes))
-        return [write.task_id not in self.refused for write in writes]
+        return [self.errors.get(write.task_id, write.task_id not in self.refused) for write in writes]
 
 
 async def _with_emitter(stream: Stream, lost: list[TokenWriter], steps: Any) -> None:
@@ -73,6 +75,25 @@ async def test_a_batch_that_redis_does_not_take_is_written_again_unchanged() -> 
     await _with_emitter(stream, [], steps)
 
     assert [write.entry.token_ids for batch in stream.batches for write in batch] == [(7,)]
+
+
+async def test_an_entry_that_redis_refuses_for_what_it_is_ends_its_own_task_alone() -> None:
+    stream, broken = Stream(), list[TokenWriter]()
+    stream.errors["sick"] = ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+    sick, healthy = TokenWriter("sick", 1, 0), TokenWriter("healthy", 1, 0)
+
+    async def steps(emitter: Emitter) -> None:
+        for writer in (sick, healthy):
+            writer.add([1], "a")
+            emitter.mark(writer)
+        await emitter.flush(healthy)
+        with pytest.raises(BrokenWriter):
+            await emitter.flush(sick)
+
+    await _with_emitter(stream, broken, steps)
+
+    assert broken == [sick]
+    assert len([batch for batch in stream.batches if batch]) == 1, "nothing is written again"
 
 
 async def test_a_writer_whose_stream_refuses_it_is_reported() -> None:
