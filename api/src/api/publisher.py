@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import celery
-from kombu.exceptions import OperationalError
 from prometheus_client import Counter
 
 from shared.celery_app import close_celery, send_task
@@ -72,7 +71,7 @@ class Publisher:
                 await future
         except Exception as error:
             self._failures.inc()
-            cause = error.__cause__ if isinstance(error, OperationalError) else error
+            cause = error.__cause__  # kombu wraps redis-py's
             log.log(level(cause or error), "%s failed: %s: %s", what, type(error).__name__, str(error)[:200])
             return False
         return True
