@@ -175,6 +175,7 @@ class Cluster:
                 return str(running.read_stdout()).strip()
             finally:
                 running.close()
+                running.sock.shutdown()  # the client leaves a socket open whose other end has said goodbye first
 
     def run_python(self, name: str, image: str, pull_policy: str, files: dict[str, str], *args: str) -> None:
         """A pod that runs the first of these Python files, under a Service of its own name, port 8080 and 4318."""

@@ -21,9 +21,6 @@ ROOT = HERE.parent
 def pytest_configure(config: pytest.Config) -> None:
     # Local clusters have certificates that nobody signed; the kubeconfig decides whether that matters.
     config.addinivalue_line("filterwarnings", "ignore::urllib3.exceptions.InsecureRequestWarning")
-    # The Kubernetes client leaves connections that the API server has closed to the garbage collector.
-    unclosed = r"ignore:Exception ignored in. <ssl\.SSLSocket:pytest.PytestUnraisableExceptionWarning"
-    config.addinivalue_line("filterwarnings", unclosed)
     for name in ("KUBECONFIG", "K8S_TEST_VALUES"):  # the tests run in an empty folder
         if paths := os.environ.get(name):
             os.environ[name] = os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))
