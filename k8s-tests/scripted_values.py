@@ -1,12 +1,10 @@
 """Values of an installation whose engines need no model, and the image of pods that run a script beside it."""
 
-from pathlib import Path
-
 import yaml
+from helm_python import Chart
 
-from .release import Json
+from .release import CHART, Json
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = "script"
 WANTS_GPUS = "wants-gpus"
 SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}}
@@ -28,8 +26,8 @@ SCRIPTED: Json = {
 
 
 def python_image(values: Json, part: str = "api") -> tuple[str, str]:
-    """Image and pull policy of pods that run a script: the API's image, or the worker's where a script needs torch."""
-    chart = yaml.safe_load((ROOT / "charts" / "headrace" / "Chart.yaml").read_text())
-    named = values["modelDefaults" if part == "worker" else part]["image"]
-    image = named or f"headrace-{part}:{chart['appVersion']}"
-    return image, str(values.get("image", {}).get("pullPolicy", "IfNotPresent"))
+    """Image and pull policy of pods that run a script, as the chart names them; `worker`: a script needs torch."""
+    files = Chart.load(CHART).render(values, name="images", namespace="images")
+    deployment = next(filter(None, yaml.safe_load_all(files[f"headrace/templates/{part}/deployment.yaml"])))
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    return container["image"], container["imagePullPolicy"]
