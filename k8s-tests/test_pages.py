@@ -20,6 +20,10 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "kubernetes.md"
 RELEASE = "headrace"
 """The page's name for it, and for its namespace."""
+WHAT_IS_LEFT = (
+    "kubectl -n headrace get -l app.kubernetes.io/instance=headrace -o name "
+    "all,pvc,secrets,configmaps,serviceaccounts,roles,rolebindings,pdb"
+)
 
 Paste = Callable[[str], str]
 
@@ -90,3 +94,4 @@ def test_page_and_notes_install_ask_upgrade_and_uninstall(paste: Paste, base_val
     if base_values.get("redis", {}).get("bundled", {}).get("persistence", {}).get("enabled") is False:
         removal = re.sub(r"^.* delete pvc .*$", "", removal, flags=re.MULTILINE)
     paste(removal)
+    until(lambda: not paste(WHAT_IS_LEFT).strip(), START_SECONDS, "an empty namespace")
