@@ -14,7 +14,9 @@ from shared.wire.schemas import (
     FinalTextEvent,
     FinishReason,
     InferenceRequest,
+    LikelyToken,
     Timings,
+    TokenLogprob,
     ToolCall,
     ToolCallsEvent,
     Usage,
@@ -66,11 +68,15 @@ class FakeWorker:
         await self.claim(task_id)
         return task_id
 
-    async def say(self, task_id: str, *texts: str) -> None:
-        """One token and one write for each text."""
+    async def say(self, task_id: str, *texts: str, logprob: float | None = None) -> None:
+        """One token and one write for each text; `logprob`: of these tokens, which are the likeliest then."""
         writer = self.writers[task_id]
         for text in texts:
             writer.add([7], text)
+            if logprob is not None:
+                likeliest = [LikelyToken(token=text, logprob=logprob)]
+                own = TokenLogprob(token=text, logprob=logprob, top_logprobs=likeliest)
+                writer.add_logprobs([own], [own], untold=False)
             write = writer.take()
             assert write is not None
             assert all(await self.stream.write([write]))

@@ -35,7 +35,7 @@ async def claimed(client: TaskClient, task_id: str, *, revision: str = "r", work
     telemetry = AttemptTelemetry(no_metrics(), model=SCRIPTED_MODEL, task_id=task_id, context="")
     attempt = Attempt(claim, request, telemetry)
     prompt_ids, most = CODEC.prompts.prompt_ids(request), request.max_tokens or 1000
-    attempt.begin(Prepared(prompt_ids, most, None, CODEC.answer(task_id, request)))
+    attempt.begin(Prepared(prompt_ids, most, None, CODEC.answer(task_id, request), CODEC.logprobs))
     return attempt
 
 

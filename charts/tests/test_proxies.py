@@ -1,7 +1,7 @@
 """A real Envoy and a real nginx in front of a real API, with the time-outs that the chart writes for them.
 
 A stream of minutes, many times faster: proxies' idle time-outs of 300 s (Envoy) and 60 s (nginx) become 1.5 s, the
-comment of every 15 s becomes one of every 0.3 s. Nobody speaks for longer than the proxy waits.
+comment of every 10 s becomes one of every 0.3 s. Nobody speaks for longer than the proxy waits.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from api.responses.requests import ResponseRequest
 from docs.generate.schema_words import in_words
 
 _REFUSED_UNLESS_PLAIN = {"n", "audio", "modalities", "functions", "function_call", "web_search_options",
-                         "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs"}  # fmt: skip
+                         "frequency_penalty", "presence_penalty", "logit_bias"}  # fmt: skip
 """Read only to be refused (`api.openai.conversation.refuse_unsupported`)."""
 
 

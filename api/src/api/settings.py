@@ -107,7 +107,7 @@ class Settings(SharedSettings):
     """Whether `/` is the chat page; off, there is nothing."""
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     """Origins whose pages may call the API from a browser, comma-separated or a JSON list; `*` for any."""
-    comment_seconds: Annotated[float, Field(gt=0)] = 15.0
+    comment_seconds: Annotated[float, Field(gt=0)] = 10.0
     """Seconds of silence on a stream after which a comment keeps proxies from closing the connection."""
     send_timeout: Annotated[float, Field(gt=0)] = 30.0
     """Seconds after which a client that takes nothing of what is sent to it is cut off."""

@@ -67,3 +67,12 @@ def test_a_whole_message_is_what_the_client_knows() -> None:
     assert cut.stop_reason == "max_tokens"
     stopped = Message.model_validate(message("task", "m", final("x", "stop_sequence", stopSequence="END")))
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "END")
+    calls_cut = Message.model_validate(message("task", "m", calls() | {"finishReason": "length"}))
+    assert calls_cut.stop_reason == "max_tokens"
+
+
+def test_what_loop_prevention_did_is_told() -> None:
+    guard = {"toolsWithheld": True}
+    assert Message.model_validate(message("task", "m", final("x", guard=guard))).to_dict()["guard"] == guard
+    start, *_ = streamed({"type": "status", "state": "PENDING", "guard": guard}, final("x"))
+    assert start["message"]["guard"] == guard

@@ -52,3 +52,14 @@ def test_merged_tokens_keep_their_reasoning() -> None:
     (frame,) = frames_of([*thoughts, token(3, "Yes.")], merge=True)
     merged = json.loads(frame.data)
     assert (merged["text"], merged["reasoning"], merged["index"]) == ("Yes.", "Hm. ", 3)
+
+
+def test_merged_tokens_keep_their_logprobs() -> None:
+    said = [
+        Entry(
+            EntryId(1, at), "token", json.dumps({"type": "token", "text": "a", "index": at, "logprobs": [at]}).encode()
+        )
+        for at in (1, 2)
+    ]
+    (frame,) = frames_of([*said, token(3, "c")], merge=True)
+    assert json.loads(frame.data)["logprobs"] == [1, 2]

@@ -103,3 +103,17 @@ def test_a_whole_answer_reads_as_its_chunks_do() -> None:
 
 def test_an_event_that_shows_nothing_makes_no_chunk() -> None:
     assert streamed({"type": "status", "state": "STARTED", "attempt": 1}, token("", 3)) == []
+
+
+def test_calls_that_were_cut_short_end_as_length() -> None:
+    cut = calls() | {"finishReason": "length"}
+    assert streamed(cut)[-1].choices[0].finish_reason == "length"
+    assert chat_completion(IDENTITY, cut)["choices"][0]["finish_reason"] == "length"  # type: ignore[index, call-overload]
+
+
+def test_a_token_that_is_a_part_of_a_character_has_its_bytes() -> None:
+    part = {"token": "\\xf0\\x9f", "bytes": [0xF0, 0x9F], "logprob": -1.0, "topLogprobs": []}
+    [_, chunk] = streamed(token("", 1, logprobs=[part]))
+    assert chunk.choices[0].logprobs is not None
+    assert chunk.choices[0].logprobs.content is not None
+    assert chunk.choices[0].logprobs.content[0].bytes == [0xF0, 0x9F]

@@ -267,7 +267,17 @@ async def test_a_takeover_shows_in_nothing_but_a_pause(start_replica: StartRepli
         ({"temperature": 3}, 400, "temperature", None),
         ({"n": 2}, 400, "n", None),
         ({"logit_bias": {"1": 5}}, 400, "logit_bias", None),
-        ({"logprobs": True}, 400, "logprobs", None),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", None),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, 400, "tools[0].function.name", None),
+        ({"tools": [{"type": "function", "function": {"name": "x" * 65}}]}, 400, "tools[0].function.name", None),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "x" * 65}}},
+            400,
+            "tool_choice.function.name",
+            None,
+        ),
+        ({"loop_prevention": "on"}, 400, "loop_prevention", None),
+        ({"loop_prevention": {"polling_tools": ["a b"]}}, 400, "loop_prevention.polling_tools[0]", None),
         ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop", None),
         ({"stop": [""]}, 400, "stop[0]", None),
         ({"metadata": {str(number): "" for number in range(17)}}, 400, "metadata", None),
@@ -319,6 +329,60 @@ async def test_what_clients_send_is_accepted(
     await worker.claim(task_id)
     await worker.end(task_id)
     assert (await asked).status_code == 200, (await asked).text
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_logprobs_are_told_of_all_tokens_streamed_and_whole(
+    start_replica: StartReplica, worker: FakeWorker, streamed: bool
+) -> None:
+    replica = await start_replica()
+    async with sdk(replica) as client:
+        asked = asyncio.create_task(
+            client.chat.completions.create(**HELLO, stream=streamed, logprobs=True, top_logprobs=1)
+        )
+        [task_id] = await waiting(replica, 1)
+        record = await worker.ledger.get(task_id)
+        assert record is not None
+        assert json.loads(record.request)["logprobs"] == 1
+        await worker.claim(task_id)
+        await worker.say(task_id, "Gr", "ü", logprob=-0.5)
+        await worker.end(task_id)
+        answer: Any = await asked
+        choices = [chunk.choices[0] async for chunk in answer] if streamed else answer.choices
+    told = [token for choice in choices if choice.logprobs for token in choice.logprobs.content]
+    assert [(token.token, token.logprob, token.bytes) for token in told] == [
+        ("Gr", -0.5, [71, 114]),
+        ("ü", -0.5, [195, 188]),
+    ]
+    assert [token.top_logprobs[0].token for token in told] == ["Gr", "ü"]
+    if not streamed:
+        return
+    assert [choice.delta.content for choice in choices if choice.logprobs] == ["Gr", "ü"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_loop_prevention_did_is_told_and_it_can_be_switched_off(
+    start_replica: StartReplica, worker: FakeWorker, stream: bool
+) -> None:
+    replica = await start_replica()
+    messages: list[Any] = [{"role": "user", "content": "Is it done?"}]
+    for at in range(8):
+        call = {"id": f"c{at}", "type": "function", "function": {"name": "job", "arguments": "{}"}}
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": f"c{at}", "content": "no"})
+    tools = [{"type": "function", "function": {"name": "job"}}]
+    for extra in ({}, {"loop_prevention": "off"}, {"loop_prevention": {"polling_tools": ["job"]}}):
+        async with sdk(replica) as client:
+            body: Any = HELLO | {"messages": messages, "tools": tools, "stream": stream, "extra_body": extra}
+            asked = asyncio.create_task(client.chat.completions.create(**body))
+            [task_id] = await waiting(replica, 1)
+            await worker.claim(task_id)
+            await worker.end(task_id)
+            answer: Any = await asked
+            first, *_ = [chunk async for chunk in answer] if stream else [answer]
+        guard = (first.model_extra or {}).get("guard")
+        assert (guard is None) == bool(extra)
+        assert guard is None or guard["toolsWithheld"]
 
 
 async def test_models_are_listed_as_clients_know_them(start_replica: StartReplica) -> None:

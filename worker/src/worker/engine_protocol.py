@@ -51,6 +51,10 @@ class Generate:
     seed: int = 0
     """The token at position i of the answer is drawn from (seed, i), whatever else is in the batch."""
     grammar: Grammar | None = None
+    logprobs: int | None = None
+    """Tell the logprobs of each token, with so many alternatives; None: not at all."""
+    scores_prompt: bool = False
+    """With `logprobs`: tell those of the prompt's tokens too, before the first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,16 @@ class StartFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprobs:
+    """How likely a token was by the model alone: before temperature, top-p, top-k and grammar."""
+
+    own: float | None
+    """The natural logarithm of its probability; None for a prompt's first token, which nothing stands before."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens in its place and theirs, best first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What one request got in one step."""
 
@@ -134,6 +148,10 @@ class Output:
     """Prompt tokens found in the prefix cache; set on the first output of a request."""
     admitted_at: float = 0.0
     """When the request first entered the batch, by CLOCK_MONOTONIC; set on its first output, 0 where it never did."""
+    logprobs: tuple[Logprobs, ...] = ()
+    """Of these tokens, where the request asks for them."""
+    prompt_logprobs: tuple[Logprobs, ...] = ()
+    """Of the prompt's next tokens. No output follows the first token that has any."""
 
     @property
     def ends(self) -> bool:

@@ -206,6 +206,49 @@ def test_sigint_is_left_to_the_parent(engine: RealEngine) -> None:
     assert len(engine.tokens(Generate("r", engine.prompt(STORY), max_new_tokens=3))) == 3
 
 
+def test_logprobs_come_with_the_tokens_they_are_of_and_with_no_others(engine: RealEngine, ways: Ways) -> None:
+    requests = [dataclasses.replace(request, logprobs=at) for at, (request, _, _) in enumerate(ways.values())]
+    engine.send(*requests, Generate("plain", engine.prompt(STORY), max_new_tokens=20))
+    outputs = engine.follow("plain", *ways)
+    assert not any(output.logprobs for output in outputs["plain"])
+    for request, (_, tokens, _) in zip(requests, ways.values(), strict=True):
+        own = outputs[request.request_id]
+        assert [token for output in own for token in output.token_ids] == tokens, "asking changes no answer"
+        assert all(len(output.logprobs) == len(output.token_ids) for output in own)
+        told = [logprobs for output in own for logprobs in output.logprobs]
+        for token, logprobs in zip(tokens, told, strict=True):
+            assert logprobs.own is not None
+            assert logprobs.own <= 0
+            assert len(logprobs.top) == request.logprobs
+            values = [logprob for _, logprob in logprobs.top]
+            assert values == sorted(values, reverse=True)
+            assert dict(logprobs.top).get(token, logprobs.own) == logprobs.own
+
+
+def test_the_tokens_of_a_prompt_are_scored_each_once_and_before_the_first_token(engine: RealEngine) -> None:
+    prompt = engine.prompt("A long text about rivers. " * 30)
+    neighbour = Generate("neighbour", engine.prompt(STORY), max_new_tokens=40)
+    alone = engine.tokens(neighbour)
+    first = engine.tokens(Generate("r", prompt, max_new_tokens=3))
+    scored = Generate("scored", prompt, max_new_tokens=3, logprobs=2, scores_prompt=True)
+    short = Generate("short", prompt[:1], max_new_tokens=1, logprobs=2, scores_prompt=True)
+    engine.send(neighbour, scored, short)
+    outputs = engine.follow("neighbour", "scored", "short")
+    told = [logprobs for output in outputs["scored"] for logprobs in output.prompt_logprobs]
+    assert [logprobs.own is None for logprobs in told] == [True] + [False] * (len(prompt) - 1)
+    assert all(len(logprobs.top) == 2 for logprobs in told[1:])
+    with_tokens = [at for at, output in enumerate(outputs["scored"]) if output.token_ids]
+    with_scores = [at for at, output in enumerate(outputs["scored"]) if output.prompt_logprobs]
+    assert max(with_scores) <= min(with_tokens)
+    assert [token for output in outputs["scored"] for token in output.token_ids] == first
+    assert [token for output in outputs["neighbour"] for token in output.token_ids] == alone
+    assert [logprobs.own for output in outputs["short"] for logprobs in output.prompt_logprobs] == [None]
+    # Once more: nothing of it is taken from a prefix cache, and the values are the same.
+    engine.send(dataclasses.replace(scored, request_id="again"))
+    again = [logprobs for output in engine.follow("again")["again"] for logprobs in output.prompt_logprobs]
+    assert [logprobs.own for logprobs in again[1:]] == pytest.approx([logprobs.own for logprobs in told[1:]], abs=1e-3)
+
+
 def tokens_of(step: Step, request_id: str) -> list[int]:
     return [token for output in step.outputs if output.request_id == request_id for token in output.token_ids]
 

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 
-from shared.store.event_stream import Entry, EntryId
+from shared.store.event_stream import Entry, EntryId, TokenWrite
 from shared.wire.chat import FunctionDefinition, Tool
 from shared.wire.schemas import FinalTextEvent, FinishReason, StatusEvent, TokenEvent, ToolCallsEvent
 from testbed.lone_attempt import attempt_at, claimed, generated, spelled
 from testbed.task_client import TaskClient
-from worker.engine_protocol import Output
+from worker.engine_protocol import Logprobs, Output
 from worker.engines.scripted.script import EOS
 from worker.tasks.attempt import Attempt
 from worker.tasks.outcomes import Cancelled, Errored, Finished, GivenBack, Lost
@@ -166,3 +166,76 @@ async def test_an_ending_can_be_waited_for(client: TaskClient) -> None:
     attempt = await attempt_at(client, "hello")
     asyncio.get_running_loop().call_later(0.01, attempt.end, GivenBack())
     assert await asyncio.wait_for(attempt.ended, 5) == GivenBack()
+
+
+def likely(text: str) -> tuple[Logprobs, ...]:
+    return tuple(Logprobs(-float(token), ((token, -float(token)),)) for token in spelled(text))
+
+
+def told_by(*writes: TokenWrite | None) -> str:
+    """The tokens whose logprobs are told."""
+    events = [TokenEvent.model_validate_json(write.entry.data) for write in writes if write and write.entry.data]
+    return "".join(logprob.token for event in events for logprob in event.logprobs or ())
+
+
+async def test_logprobs_come_with_the_text_of_their_tokens(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", stop=["STOP"], logprobs=1)
+    attempt.take(generated(attempt, "one ST", logprobs=likely("one ST")))
+    write = attempt.writer.take()
+    assert write is not None
+    event = TokenEvent.model_validate_json(write.entry.data)
+    assert (event.text, told_by(write)) == ("one ", "one ")
+    assert event.logprobs is not None
+    first = event.logprobs[0]
+    assert (first.token, first.logprob, first.top_logprobs[0].token) == ("o", -float(spelled("o")[0]), "o")
+    attempt.take(generated(attempt, "ay", "stop", logprobs=(*likely("ay"), Logprobs(0.0))))
+    attempt.outcome("stop")
+    last = attempt.writer.take()
+    assert last is not None
+    assert told_by(last) == "STay"
+    assert last.entry.logprobs == b"", "nothing is left for another attempt to tell"
+
+
+async def test_logprobs_that_wait_for_their_text_survive_a_takeover(client: TaskClient) -> None:
+    """The last token that the first attempt wrote was held back; what it knew of it stands in the stream."""
+    first = await attempt_at(client, "hello", stop=["STOP"], logprobs=1)
+    entries = []
+    for text in ("on", "e ST", "O"):
+        first.take(generated(first, text, logprobs=likely(text)))
+        write = first.writer.take()
+        assert write is not None
+        entries.append(write.entry)
+    assert [bool(entry.logprobs) for entry in entries] == [False, True, True]
+    await client.ledger.requeue(first.task_id, 1, "handover")
+    second = await claimed(client, first.task_id)
+    second.resume(entries, [EOS])
+    assert second.writer.take() is None
+    second.take(generated(second, "re", "stop", logprobs=(*likely("re"), Logprobs(0.0))))
+    second.outcome("stop")
+    assert told_by(second.writer.take()) == "STOre"
+
+
+async def test_the_stop_string_that_ended_it_is_told(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", stop=["END", "STOP"])
+    attempt.take(generated(attempt, "one STOP"))
+    outcome = attempt.outcome("stop_sequence")
+    assert outcome.stop_sequence == "STOP"
+
+
+async def test_an_answer_of_one_call_ends_behind_it(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", tools=[TOOL], parallel_tool_calls=False)
+    attempt.take(generated(attempt, f"Let me see.{CALL}"))
+    assert await attempt.ended == Finished("stop")
+    attempt.take(generated(attempt, f"{CALL}{CALL}", "stop"))
+    outcome = attempt.outcome("stop")
+    assert isinstance(outcome, ToolCallsEvent)
+    assert (len(outcome.tool_calls), outcome.finish_reason) == (1, "tool_calls")
+
+
+async def test_of_calls_that_come_in_one_piece_the_first_is_the_answer(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", tools=[TOOL], parallel_tool_calls=False)
+    one = '{"name": "add", "arguments": {"a": 1}}'
+    attempt.take(generated(attempt, f"[TOOL_CALLS][{one}, {one}]", "stop"))
+    outcome = attempt.outcome("stop")
+    assert isinstance(outcome, ToolCallsEvent)
+    assert len(outcome.tool_calls) == 1

@@ -109,11 +109,15 @@ def _tool(tool: OfferedTool, place: Place) -> Tool:
     try:
         return Tool(type="function", function=FunctionDefinition.model_validate(definition))
     except ValueError:
-        raise invalid_param((*place, "name"), f"{tool.name[:64]!r} is no name for a tool") from None
+        raise invalid_param((*place, "name"), _not_a_name(tool.name)) from None
+
+
+def _not_a_name(name: str) -> str:
+    return f"{name[:80]!r} is not 1 to 64 letters, digits, '_' and '-'"
 
 
 def tool_choice_of(request: Conversation) -> chat.ToolChoice | None:
-    """`tool_choice` in Headrace's form; None where the request has none."""
+    """`tool_choice` in Headrace's form; None where the request has none. Raises InvalidParams."""
     choice = request.tool_choice
     if choice is None:
         return None
@@ -121,8 +125,16 @@ def tool_choice_of(request: Conversation) -> chat.ToolChoice | None:
         case "tool":
             if not choice.name:
                 raise invalid_param(("tool_choice", "name"), "is required")
-            return NamedToolChoice(type="function", function=NamedFunction(name=choice.name))
+            try:
+                return NamedToolChoice(type="function", function=NamedFunction(name=choice.name))
+            except ValueError:
+                raise invalid_param(("tool_choice", "name"), _not_a_name(choice.name)) from None
         case "any":
             return "required"
         case kind:
             return kind
+
+
+def parallel_calls_of(request: Conversation) -> bool | None:
+    """False where the answer shall end with its first call; None where the request does not say."""
+    return False if request.tool_choice is not None and request.tool_choice.disable_parallel_tool_use else None

@@ -23,11 +23,13 @@ def message(task_id: str, model: str, outcome: Event) -> Json:
     if outcome["text"] or not calls:
         content.append(_text(outcome["text"]))
     content += [_tool_use(call, call["arguments"]) for call in calls]
-    return _message(task_id, model, content, _usage(outcome)) | _ending(outcome)
+    return _message(task_id, model, content, _usage(outcome), outcome.get("guard")) | _ending(outcome)
 
 
-def _message(task_id: str, model: str, content: list[JsonValue], usage: Json) -> Json:
-    return {
+def _message(task_id: str, model: str, content: list[JsonValue], usage: Json, guard: JsonValue) -> Json:
+    """`guard`: what loop prevention did, as a field that Anthropic's API does not have; None where it did nothing."""
+    said: Json = {} if guard is None else {"guard": guard}
+    return said | {
         "id": f"msg_{task_id.replace('-', '')}",
         "type": "message",
         "role": "assistant",
@@ -39,7 +41,7 @@ def _message(task_id: str, model: str, content: list[JsonValue], usage: Json) ->
 
 
 def _ending(outcome: Event) -> Json:
-    if outcome["type"] == "tool_calls":
+    if outcome["type"] == "tool_calls" and outcome["finishReason"] != "length":
         return _stop("tool_use")
     reason = _STOP_REASONS.get(outcome["finishReason"], "end_turn")
     return _stop(reason, outcome.get("stopSequence") if reason == "stop_sequence" else None)
@@ -92,10 +94,13 @@ class MessageEvents:
         self._open: str | None = None
         """The type of the block that is open."""
         self._blocks = 0
+        self._guard: JsonValue = None
 
     def of_event(self, event: Event) -> Iterator[Json]:
         """The events that one of the task's stream becomes."""
         match event["type"]:
+            case "status":
+                self._guard = event.get("guard", self._guard)
             case "token":
                 if event.get("reasoning"):
                     thinking: Json = {"type": "thinking", "thinking": "", "signature": ""}
@@ -131,7 +136,7 @@ class MessageEvents:
             self.begun = True
             # Nobody has counted the prompt's tokens yet: the last delta has the numbers.
             usage = _usage({"usage": {"promptTokens": 0, "completionTokens": 0, "cachedTokens": 0}})
-            yield {"type": "message_start", "message": _message(self._task_id, self._model, [], usage)}
+            yield {"type": "message_start", "message": _message(self._task_id, self._model, [], usage, self._guard)}
 
     def _close(self) -> Iterator[Json]:
         if self._open is not None:

@@ -6,13 +6,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from api.anthropic.conversation import messages_of, tool_choice_of, tools_of
+from api.anthropic.conversation import messages_of, parallel_calls_of, tool_choice_of, tools_of
 from api.anthropic.error_body import error_body
 from api.anthropic.message_answer import Json, MessageEvents, message
 from api.anthropic.requests import Conversation, MessageRequest
 from api.http.answer_replies import Translation, answer_reply
 from api.http.dependencies import backend_of, caller_of_either, trace_context_of
 from api.http.lenient_body import checked, within_bounds
+from api.http.loop_prevention import loop_prevention_of
 from api.http.request_body import read_body
 from api.http.resent import resent
 from api.json_body import LARGE_BYTES
@@ -76,6 +77,8 @@ def _params(wanted: MessageRequest, idempotency_key: str | None) -> CreateMessag
         stop=wanted.stop_sequences or None,
         idempotency_key=idempotency_key or None,
         cancel_on_disconnect=True,
+        parallel_tool_calls=parallel_calls_of(wanted),
+        loop_prevention=loop_prevention_of(wanted.loop_prevention),
     )
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from api.http.loop_prevention import WantedLoopPrevention
 from shared.wire.chat import MAX_TOOLS
 
 
@@ -76,3 +77,5 @@ class MessageRequest(Conversation):
     metadata: dict[str, Any] | None = None
     thinking: JsonValue = None
     """Ignored: whether a model thinks is its own and its template's decision; what it thinks comes as `thinking`."""
+    loop_prevention: WantedLoopPrevention | None = None
+    """Not Anthropic's: what repeated tool calls may do in this request."""

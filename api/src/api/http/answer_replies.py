@@ -39,7 +39,7 @@ class Chunks(Protocol):
     """True when the client has seen something of the answer."""
 
     def of_event(self, event: Event) -> Iterator[Json]:
-        """What a `token` event adds, or the event that ends the task well."""
+        """What a `status` or `token` event adds, or the event that ends the task well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class Translation:
 async def answer_reply(
     request: Request, started: Started, *, stream: Translation | None, whole: Callable[[Event], Json]
 ) -> Response:
-    """The reply to a request whose answer is its task's: `stream` sends it as it grows, without one it is made `whole`.
+    """The reply to a request whose answer is its task's: `stream` sends it as it grows, without one it is made `whole`:
+    of the event that ended the task well, and with it what stands in the stream alone: `logprobs` and `guard`.
 
     Raises ApiError where a whole answer does not come about.
     """
@@ -81,18 +82,27 @@ async def answer_reply(
 async def _outcome(readers: Readers, receive: Receive, started: Started) -> Event | None:
     """The event that ended the task well; None when the client has gone. Raises ApiError for every other ending."""
     async with _following(readers, receive, started) as reader:
-        outcome: Event | None = None
+        outcome: dict[str, Any] | None = None
+        logprobs: list[Json] = []
+        guard: JsonValue = None
         async for frames in reader.subscription:
             reader.note(frames)
             for frame in frames:
                 if frame.type in OUTCOMES:
                     outcome = json.loads(frame.data)
+                elif frame.type == b"token" and b'"logprobs":' in frame.data:
+                    logprobs += json.loads(frame.data).get("logprobs", ())
+                elif frame.type == b"status":
+                    status = json.loads(frame.data)
+                    guard = status.get("guard", guard)
+                    if status.get("restart"):
+                        logprobs.clear()
         if reader.ended:
             if outcome is None:
                 raise TaskCancelled
             if outcome["type"] == "error":
                 raise failure_of(outcome)
-            return outcome
+            return outcome | {"logprobs": logprobs or None, "guard": guard}
         if reader.gone:
             return None
         raise ReplicaStops
@@ -141,9 +151,12 @@ class StreamedAnswer(Response):
             case b"" if frame.wire.startswith(b":"):
                 yield frame.wire
             case b"status":
-                if self._translation.chunks.begun and json.loads(frame.data).get("restart"):
+                event = json.loads(frame.data)
+                if self._translation.chunks.begun and event.get("restart"):
                     # What the client has read is void, and this form has no way to say so.
                     yield self._fail(reader, AnswerRestarted())
+                else:
+                    yield from self._translation.of_event(event)
             case b"token":
                 yield from self._translation.of_event(json.loads(frame.data))
             case b"final_text" | b"tool_calls":

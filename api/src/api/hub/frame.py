@@ -39,6 +39,8 @@ def frames_of(entries: Sequence[Entry], *, merge: bool) -> list[Frame]:
             merged = events[-1] | {"text": "".join(event["text"] for event in events)}
             if reasoning := "".join(event.get("reasoning", "") for event in events):
                 merged["reasoning"] = reasoning
+            if logprobs := [one for event in events for one in event.get("logprobs", ())]:
+                merged["logprobs"] = logprobs
             data = json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
             same = [Entry(same[-1].id, kind, data)]
         frames += [framed(str(entry.id).encode(), kind.encode(), entry.data) for entry in same]

@@ -12,9 +12,6 @@ Event = Mapping[str, Any]
 """An event of the task's stream, as docs/events.md has it."""
 Json = dict[str, JsonValue]
 
-FINISH_REASONS = {"length": "length", "tool_calls": "tool_calls"}
-"""Of ours that OpenAI's clients know; all others are `stop` there."""
-
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -34,6 +31,11 @@ class Identity:
             "model": self.model,
         }
         return head if self.fingerprint is None else head | {"system_fingerprint": self.fingerprint}
+
+
+def guarded(guard: JsonValue) -> Json:
+    """What loop prevention did, as a field that OpenAI's API does not have; nothing where it did nothing."""
+    return {} if guard is None else {"guard": guard}
 
 
 def usage_of(outcome: Event) -> Json:
@@ -56,6 +58,6 @@ def usage_of(outcome: Event) -> Json:
 
 def finish_reason(outcome: Event) -> str:
     """Why the answer ended, as OpenAI's clients know it."""
-    if outcome["type"] == "tool_calls":
-        return "tool_calls"
-    return FINISH_REASONS.get(outcome["finishReason"], "stop")
+    if outcome["finishReason"] == "length":
+        return "length"
+    return "tool_calls" if outcome["type"] == "tool_calls" else "stop"

@@ -5,15 +5,12 @@ from collections.abc import Iterator
 
 from pydantic import JsonValue
 
-from api.openai.answer import Event, Identity, Json, finish_reason, usage_of
+from api.openai.answer import Event, Identity, Json, finish_reason, guarded, usage_of
 
 
-def chat_completion(identity: Identity, outcome: Event, *, most_calls: int | None = None) -> Json:
-    """The reply to a request that does not stream, from the event that ended its task well.
-
-    `most_calls`: further ones are left out; None for all.
-    """
-    calls = outcome.get("toolCalls", ())[:most_calls]
+def chat_completion(identity: Identity, outcome: Event) -> Json:
+    """The reply to a request that does not stream, from the event that ended its task well."""
+    calls = outcome.get("toolCalls", ())
     message: Json = {
         "role": "assistant",
         "content": outcome["text"] or (None if calls else ""),
@@ -30,26 +27,32 @@ def chat_completion(identity: Identity, outcome: Event, *, most_calls: int | Non
         "logprobs": _logprobs(outcome),
         "finish_reason": finish_reason(outcome),
     }
-    return identity.head("chatcmpl", "chat.completion") | {
-        "choices": [choice],
-        "usage": usage_of(outcome),
-        "service_tier": "default",
-    }
+    return (
+        identity.head("chatcmpl", "chat.completion")
+        | {
+            "choices": [choice],
+            "usage": usage_of(outcome),
+            "service_tier": "default",
+        }
+        | guarded(outcome.get("guard"))
+    )
 
 
 class ChatChunks:
     """The chunks of one streamed answer, in OpenAI's order: role, contents, tools, finish, usage."""
 
-    def __init__(self, identity: Identity, *, include_usage: bool, most_calls: int | None = None) -> None:
-        self._most_calls = most_calls
+    def __init__(self, identity: Identity, *, include_usage: bool) -> None:
         self._head = identity.head("chatcmpl", "chat.completion.chunk")
         self._include_usage = include_usage
+        self._guard: JsonValue = None
         self.begun = False
         """True when the client has seen something of the answer."""
 
     def of_event(self, event: Event) -> Iterator[Json]:
         """The chunks that an event of the task's stream adds."""
         match event["type"]:
+            case "status":
+                self._guard = event.get("guard", self._guard)
             case "token":
                 delta: Json = {"content": event["text"]} if event.get("text") else {}
                 if event.get("reasoning"):
@@ -62,7 +65,7 @@ class ChatChunks:
                 yield from self._end(event)
             case "tool_calls":
                 yield from self._begin(None)
-                for index, call in enumerate(event["toolCalls"][: self._most_calls]):
+                for index, call in enumerate(event["toolCalls"]):
                     head: Json = {"name": call["name"], "arguments": ""}
                     yield self._chunk({"tool_calls": [{"index": index} | _call(call) | {"function": head}]})
                     # Nothing that stood in the first: clients append field by field.
@@ -73,7 +76,7 @@ class ChatChunks:
     def _begin(self, content: str | None) -> Iterator[Json]:
         if not self.begun:
             self.begun = True
-            yield self._chunk({"role": "assistant", "content": content, "refusal": None})
+            yield self._chunk({"role": "assistant", "content": content, "refusal": None}) | guarded(self._guard)
 
     def _end(self, outcome: Event) -> Iterator[Json]:
         yield self._chunk({}, finish_reason(outcome))
@@ -98,4 +101,14 @@ def _reasoning(text: str) -> Json:
 
 def _logprobs(event: Event) -> JsonValue:
     tokens = event.get("logprobs")
-    return {"content": list(tokens), "refusal": None} if tokens else None
+    return {"content": [_logprob(token) for token in tokens], "refusal": None} if tokens else None
+
+
+def _logprob(token: Event) -> Json:
+    top: list[JsonValue] = [_likely(likely) for likely in token["topLogprobs"]]
+    return _likely(token) | {"top_logprobs": top}
+
+
+def _likely(token: Event) -> Json:
+    spelled = token.get("bytes") or list(token["token"].encode())
+    return {"token": token["token"], "logprob": token["logprob"], "bytes": spelled}

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from api.http.answer_replies import Translation, answer_reply
 from api.http.dependencies import backend_of, caller_of, trace_context_of
 from api.http.lenient_body import checked, within_bounds
+from api.http.loop_prevention import loop_prevention_of
 from api.http.openai_errors import error_body
 from api.http.request_body import read_body
 from api.http.resent import resent
@@ -43,9 +44,8 @@ async def chat_completions(request: Request) -> Response:
     )
     identity = Identity(started.task_id, wanted.model, started.revision)
     usage = wanted.stream_options is not None and bool(wanted.stream_options.include_usage)
-    most_calls = 1 if wanted.parallel_tool_calls is False else None
-    chunks = ChatChunks(identity, include_usage=usage, most_calls=most_calls)
-    whole = partial(chat_completion, identity, most_calls=most_calls)
+    chunks = ChatChunks(identity, include_usage=usage)
+    whole = partial(chat_completion, identity)
     stream = Translation(chunks, data, error_body, end=b"data: [DONE]\n\n") if wanted.stream else None
     return await answer_reply(request, started, stream=stream, whole=whole)
 
@@ -67,6 +67,10 @@ def _params(wanted: ChatRequest, idempotency_key: str | None) -> CreateMessagePa
         stop=wanted.stop or None,
         seed=wanted.seed,
         idempotency_key=idempotency_key or None,
+        parallel_tool_calls=wanted.parallel_tool_calls,
+        logprobs=bool(wanted.logprobs),
+        top_logprobs=wanted.top_logprobs,
+        loop_prevention=loop_prevention_of(wanted.loop_prevention),
         metadata={name: str(value) for name, value in (wanted.metadata or {}).items()} or None,
         cancel_on_disconnect=True,
     )

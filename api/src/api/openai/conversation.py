@@ -116,15 +116,22 @@ def _tool(tool: OfferedTool, place: Place) -> Tool:
     try:
         return Tool(type="function", function=FunctionDefinition.model_validate(definition))
     except ValueError:
-        reason = f"{function.name[:64]!r} is not 1 to {128} letters, digits, '_' and '-'"
-        raise invalid_param((*place, "function", "name"), reason) from None
+        raise invalid_param((*place, "function", "name"), not_a_name(function.name)) from None
+
+
+def not_a_name(name: str) -> str:
+    """Why it is no name of a tool."""
+    return f"{name[:80]!r} is not 1 to 64 letters, digits, '_' and '-'"
 
 
 def tool_choice_of(request: ChatRequest) -> chat.ToolChoice | None:
-    """`tool_choice` in Headrace's form; None where the request has none."""
+    """`tool_choice` in Headrace's form; None where the request has none. Raises InvalidParams."""
     match request.tool_choice:
         case NamedTool(function=function):
-            return NamedToolChoice(type="function", function=NamedFunction(name=function.name))
+            try:
+                return NamedToolChoice(type="function", function=NamedFunction(name=function.name))
+            except ValueError:
+                raise invalid_param(("tool_choice", "function", "name"), not_a_name(function.name)) from None
         case AllowedToolsChoice(allowed_tools=allowed):
             return allowed.mode
         case choice:
@@ -161,7 +168,6 @@ def refuse_unsupported(request: ChatRequest) -> None:
         ("web_search_options", request.web_search_options is not None, "is not supported"),
         ("frequency_penalty", bool(request.frequency_penalty), "is not supported: only 0 is"),
         ("presence_penalty", bool(request.presence_penalty), "is not supported: only 0 is"),
-        ("logprobs", bool(request.logprobs), "is not supported"),
         ("logit_bias", bool(request.logit_bias), "is not supported"),
     ]
     for name, sent, reason in unsupported:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from api.http.loop_prevention import WantedLoopPrevention
 from shared.wire.chat import MAX_TOOLS
 
 
@@ -159,6 +160,8 @@ class ChatRequest(Generation):
     functions: JsonValue = None
     function_call: JsonValue = None
     web_search_options: JsonValue = None
+    loop_prevention: WantedLoopPrevention | None = None
+    """Not OpenAI's: what repeated tool calls may do in this request."""
 
     @model_validator(mode="after")
     def _top_logprobs_of_logprobs(self) -> "ChatRequest":

@@ -39,7 +39,7 @@ def thread_params(
         instructions=wanted.instructions or None,
         tools=tools_of(wanted) or None,
         tool_choice=tool_choice_of(wanted),
-        parallel_tool_calls=wanted.parallel_tool_calls is not False,
+        parallel_tool_calls=wanted.parallel_tool_calls,
         response_format=format_of(wanted),
         model=wanted.model,
         max_tokens=wanted.max_output_tokens,

@@ -35,7 +35,6 @@ def inference_request(
     saved_as = saved_as or params.conversation_id
     if saved_as is not None:
         check_kept(assembled.conversation, most_kept)
-    thread = params if isinstance(params, ThreadParams) else ThreadParams()
     sampling = {name: getattr(params, name) for name in Sampling.model_fields}
     request = InferenceRequest(
         **sampling,
@@ -49,8 +48,9 @@ def inference_request(
         cancel_on_disconnect=params.cancel_on_disconnect,
         conversation_id=saved_as,
         conversation=assembled.conversation if saved_as else [],
-        parallel_tool_calls=None if thread.parallel_tool_calls else False,
         guard=assembled.guard,
+        parallel_tool_calls=params.parallel_tool_calls,
+        logprobs=(params.top_logprobs or 0) if params.logprobs else None,
     )
     if card is not None:
         _check_context(request, card)

@@ -13,8 +13,6 @@ class ThreadParams(CreateMessageParams):
     later requests to go on from."""
     instructions: str | None = None
     """A system message in front of everything, for this answer alone: no later one sees it."""
-    parallel_tool_calls: bool = True
-    """False: of several calls only the first one counts."""
     note: str = ""
     """What the door wants to find again with the task (`TaskRecord.note`)."""
 

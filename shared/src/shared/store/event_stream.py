@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import NamedTuple, cast
 
+from pydantic import TypeAdapter
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from shared.store.keys import Keys
 from shared.store.redis_client import replies_of
-from shared.wire.schemas import TokenEvent
+from shared.wire.schemas import TokenEvent, TokenLogprob
+
+LOGPROBS: TypeAdapter[list[TokenLogprob]] = TypeAdapter(list[TokenLogprob])
 
 CLOSED = 2**32 - 1
 """Sequence number that closes an attempt; its ending follows at CLOSED + 1. No answer has as many tokens."""
@@ -60,6 +63,8 @@ class Entry:
     data: bytes
     """The event's JSON, one line; empty when these tokens gave no text to show (yet)."""
     token_ids: tuple[int, ...] = ()
+    logprobs: bytes = b""
+    """JSON of these tokens' log-probabilities, where some of them are still to be told: for whoever takes over."""
 
     @property
     def restarts(self) -> bool:
@@ -108,12 +113,22 @@ class TokenWriter:
         self._ids: list[int] = []
         self._text = ""
         self._reasoning = ""
+        self._told: list[TokenLogprob] = []
+        self._drawn: list[TokenLogprob] = []
+        self._untold = False
 
     def add(self, token_ids: Sequence[int], text: str, reasoning: str = "") -> None:
         """Adds tokens, and the text and reasoning they made visible."""
         self._ids.extend(token_ids)
         self._text += text
         self._reasoning += reasoning
+
+    def add_logprobs(self, drawn: Sequence[TokenLogprob], told: Sequence[TokenLogprob], *, untold: bool) -> None:
+        """Adds those of all tokens that were added, and those whose text became visible; `untold`: that of some tokens
+        has not yet."""
+        self._drawn.extend(drawn)
+        self._told.extend(told)
+        self._untold = untold
 
     @property
     def written(self) -> EntryId:
@@ -122,7 +137,7 @@ class TokenWriter:
 
     def take(self) -> TokenWrite | None:
         """What was added since the last call, as one entry; None when nothing was."""
-        if not (self._ids or self._text or self._reasoning):
+        if not (self._ids or self._text or self._reasoning or self._told):
             return None
         self.index += len(self._ids)
         # Text that was held back can become visible without a new token: the entry still needs an id of its own.
@@ -130,14 +145,22 @@ class TokenWriter:
         sequence = max(self.index, before.sequence + 1)
         self._written = EntryId(before.attempt, sequence)
         data = b""
-        if self._text or self._reasoning:
-            reasoning = self._reasoning or None
-            event = TokenEvent(task_id=self.task_id, text=self._text, reasoning=reasoning, index=self.index)
+        if self._text or self._reasoning or self._told:
+            event = TokenEvent(
+                task_id=self.task_id,
+                text=self._text,
+                reasoning=self._reasoning or None,
+                index=self.index,
+                logprobs=self._told or None,
+            )
             data = event.model_dump_json(exclude_none=True).encode()
-        write = TokenWrite(self.task_id, Entry(self._written, "token", data, tuple(self._ids)), self._shown, before)
+        kept = LOGPROBS.dump_json(self._drawn, exclude_defaults=True) if self._untold and self._drawn else b""
+        entry = Entry(self._written, "token", data, tuple(self._ids), kept)
+        write = TokenWrite(self.task_id, entry, self._shown, before)
         if data:
             self._shown = self._written
         self._ids, self._text, self._reasoning = [], "", ""
+        self._told, self._drawn = [], []
         return write
 
 
@@ -168,7 +191,14 @@ class EventStream:
         for write in writes:
             entry = write.entry
             token_ids = ",".join(map(str, entry.token_ids))
-            arguments = (str(entry.id), entry.data, token_ids, str(write.previous), str(write.before))
+            arguments = (
+                str(entry.id),
+                entry.data,
+                token_ids,
+                str(write.previous),
+                str(write.before),
+                entry.logprobs,
+            )
             pipeline.evalsha(self._append_sha, 1, self._keys.events(write.task_id), *arguments)
         try:
             replies = await replies_of(pipeline)
@@ -216,4 +246,5 @@ def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
         fields[b"t"].decode(),
         fields[b"d"],
         tuple(int(token) for token in ids.split(b",")) if ids else (),
+        fields.get(b"l", b""),
     )

@@ -37,6 +37,8 @@ def _whole(number: Any) -> Any:
 
 
 WHOLE = BeforeValidator(_whole)
+MAX_ALTERNATIVES = 20
+"""OpenAI's own limit on the likeliest tokens that are told in one token's place."""
 StopString = Annotated[str, Field(min_length=1)]
 
 
@@ -106,12 +108,25 @@ class CreateMessageParams(Sampling, ConversationParams):
     loop_prevention: Literal["off"] | LoopPrevention | None = None
     """What repeated tool calls may do in this request: anything (`off`), or wait (the tools that poll). Null: neither,
     where the server has loop prevention on."""
+    parallel_tool_calls: bool | None = None
+    """False: the answer ends with its first tool call."""
+    logprobs: bool = False
+    """Tell with the answer's tokens how likely each was."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES), WHOLE] | None = None
+    """With `logprobs`: tell so many of the likeliest tokens in each one's place."""
 
-    @field_validator("priority", "cancel_on_disconnect", mode="before")
+    @field_validator("priority", "cancel_on_disconnect", "logprobs", mode="before")
     @classmethod
     def _null_is_not_given(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
         return cls.model_fields[info.field_name].default if value is None else value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs: true")
+        return value
 
 
 class TaskParams(WireType):
@@ -150,7 +165,9 @@ class InferenceRequest(Sampling):
     """With `conversation_id`: the conversation as the client sees it, saved with the answer when the task succeeds."""
     guard: Guard | None = None
     parallel_tool_calls: bool | None = None
-    """False: of several calls of the answer only the first one counts."""
+    """False: the answer ends with its first tool call."""
+    logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
+    """Tell how likely each token was, with so many alternatives; None: not at all."""
 
 
 class Usage(WireType):
@@ -205,6 +222,29 @@ class StatusEvent(TaskEvent):
     guard: Guard | None = None
 
 
+class LikelyToken(WireType):
+    """One token that could stand at a place of the answer."""
+
+    token: str
+    """Its text; of one that is only a part of a character its bytes, `\\xf0\\x9f`."""
+    bytes: list[int] | None = None
+    """Of such a part of a character."""
+    logprob: float
+    """The natural logarithm of its probability by the model alone: before temperature, `topP`, `topK` and a form that
+    is enforced. -9999 stands for everything below."""
+
+
+class TokenLogprob(WireType):
+    """How likely a token of the answer's text was."""
+
+    token: str
+    bytes: list[int] | None = None
+    logprob: float | None = None
+    """As in LikelyToken; null for a prompt's first token, which nothing stands before."""
+    top_logprobs: list[LikelyToken] = []
+    """The likeliest tokens in its place, best first."""
+
+
 class TokenEvent(TaskEvent):
     """New text."""
 
@@ -214,6 +254,9 @@ class TokenEvent(TaskEvent):
     """What is new of the model's reasoning; it is no part of the answer's text."""
     index: int
     """Tokens of the answer so far."""
+    logprobs: list[TokenLogprob] | None = None
+    """Where they were asked for: of the tokens that made the new text. Tokens of reasoning, of tool calls and of stop
+    strings have none."""
 
 
 class FinalText(WireType):
@@ -223,6 +266,8 @@ class FinalText(WireType):
     reasoning: str | None = None
     """What the model wrote for itself before it answered."""
     finish_reason: FinishReason
+    stop_sequence: str | None = None
+    """Of the request's `stop`, the one that ended the answer."""
     usage: Usage
     timings: Timings
 
@@ -242,6 +287,8 @@ class ToolCalls(WireType):
     reasoning: str | None = None
     finish_reason: FinishReason = "tool_calls"
     """`tool_calls`; or what cut the answer short behind these calls, and maybe in front of others."""
+    stop_sequence: str | None = None
+    """Of the request's `stop`, the one that ended the answer."""
     usage: Usage
     timings: Timings
 

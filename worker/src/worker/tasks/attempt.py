@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shared.store.event_stream import Entry, TokenWriter
+from shared.store.event_stream import LOGPROBS, Entry, TokenWriter
 from shared.store.task_record import Claim
 from shared.wire.schemas import (
     FinalTextEvent,
@@ -14,6 +14,7 @@ from shared.wire.schemas import (
     InferenceRequest,
     Timings,
     TokenEvent,
+    TokenLogprob,
     ToolCallsEvent,
     Usage,
 )
@@ -69,15 +70,16 @@ class Attempt:
 
     def resume(self, entries: Sequence[Entry], eos_token_ids: Sequence[int]) -> None:
         """Goes on behind what earlier attempts streamed, which may already be the whole answer."""
-        ids, shown = _streamed(entries)
+        ids, logprobs, shown = _streamed(entries)
         if not ids:
             return
         self.earlier_ids = tuple(ids)
         self._generated = len(ids)
         self.writer = TokenWriter(self.task_id, self.number, len(ids))
-        said, finish = self.prepared.answer.add(ids)
+        said, finish = self.prepared.answer.add(ids, logprobs)
         # The same tokens give the same text, but the last attempt may have died before it streamed all of it.
         self.writer.add((), said.text[shown.text :], said.reasoning[shown.reasoning :])
+        self._tell_logprobs((), after=shown.logprobs)
         finish = finish or self.prepared.complete(ids, eos_token_ids)
         if finish is not None:
             self.end(Finished(finish))
@@ -91,18 +93,30 @@ class Attempt:
             self._first_token = time.monotonic() - self._claimed
         self._generated += len(output.token_ids)
         self._cached = output.cached_tokens or self._cached
-        said, finish = self.prepared.answer.add(output.token_ids)
+        logprobs = self._logprobs_of(output)
+        said, finish = self.prepared.answer.add(output.token_ids, logprobs)
         self.writer.add(output.token_ids, said.text, said.reasoning)
+        self._tell_logprobs(logprobs)
         if output.error is not None:
             self.end(Errored("engine_failed", output.error))
         elif reason := finish or output.finish:
             self.end(Finished(reason))
+
+    def _logprobs_of(self, output: Output) -> list[TokenLogprob]:
+        return self.prepared.logprobs(output.token_ids, output.logprobs) if output.logprobs else []
+
+    def _tell_logprobs(self, drawn: Sequence[TokenLogprob], *, after: int = 0) -> None:
+        """`after`: those of so many tokens have been told before."""
+        answer = self.prepared.answer
+        told = [logprob for logprob in answer.told()[after:] if logprob is not None]
+        self.writer.add_logprobs(drawn, told, untold=answer.untold)
 
     def outcome(self, finish: FinishReason) -> FinalTextEvent | ToolCallsEvent:
         """The event that ends a finished answer; text that was held back goes to the writer."""
         answer = self.prepared.answer
         said = answer.finish(complete=finish == "stop")
         self.writer.add((), said.text, said.reasoning)
+        self._tell_logprobs(())
         usage = Usage(
             prompt_tokens=len(self.prepared.prompt_ids),
             completion_tokens=self._generated,
@@ -119,31 +133,46 @@ class Attempt:
                 text=text,
                 reasoning=reasoning,
                 finish_reason="tool_calls" if finish == "stop" else finish,
+                stop_sequence=answer.stop_sequence,
                 usage=usage,
                 timings=timings,
             )
         return FinalTextEvent(
-            task_id=self.task_id, text=text, reasoning=reasoning, finish_reason=finish, usage=usage, timings=timings
+            task_id=self.task_id,
+            text=text,
+            reasoning=reasoning,
+            finish_reason=finish,
+            stop_sequence=answer.stop_sequence,
+            usage=usage,
+            timings=timings,
         )
 
 
 class _Shown(NamedTuple):
-    """Characters."""
+    """Characters, and tokens whose logprobs were told."""
 
     text: int = 0
     reasoning: int = 0
+    logprobs: int = 0
 
 
-def _streamed(entries: Sequence[Entry]) -> tuple[list[int], _Shown]:
-    """The tokens of earlier attempts that still count, and how much of their text was shown."""
+def _streamed(entries: Sequence[Entry]) -> tuple[list[int], list[TokenLogprob | None], _Shown]:
+    """The tokens of earlier attempts that still count, what was kept of their logprobs because it was not told yet, and
+    how much of their text was shown."""
     token_ids: list[int] = []
+    logprobs: list[TokenLogprob | None] = []
     shown = _Shown()
     for entry in entries:
         if entry.restarts:
-            token_ids, shown = [], _Shown()
+            token_ids, logprobs, shown = [], [], _Shown()
         elif entry.type == "token":
             token_ids += entry.token_ids
+            logprobs += LOGPROBS.validate_json(entry.logprobs) if entry.logprobs else [None] * len(entry.token_ids)
             if entry.data:
                 event = TokenEvent.model_validate_json(entry.data, extra="ignore")
-                shown = _Shown(shown.text + len(event.text), shown.reasoning + len(event.reasoning or ""))
-    return token_ids, shown
+                shown = _Shown(
+                    shown.text + len(event.text),
+                    shown.reasoning + len(event.reasoning or ""),
+                    shown.logprobs + len(event.logprobs or ()),
+                )
+    return token_ids, logprobs, shown

@@ -1,10 +1,10 @@
 """A request made ready for the engine. What needs no engine is decided here, once for all engines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shared.wire.schemas import FinishReason, InferenceRequest
-from worker.engine_protocol import Grammar, Ready
+from shared.wire.schemas import FinishReason, InferenceRequest, TokenLogprob
+from worker.engine_protocol import Grammar, Logprobs, Ready
 from worker.tasks.outcomes import Errored
 from worker.text.codec import Answer, Codec, Unanswerable
 
@@ -18,6 +18,8 @@ class Prepared:
     """Most tokens of the answer, over all attempts; with the prompt they fit into the context."""
     grammar: Grammar | None
     answer: Answer
+    logprobs: Callable[[Sequence[int], Sequence[Logprobs]], list[TokenLogprob]]
+    """What an engine says of tokens, for clients."""
 
     def complete(self, generated_ids: Sequence[int], eos_token_ids: Sequence[int]) -> FinishReason | None:
         """Why the tokens of earlier attempts are the whole answer already; None when there is more to generate."""
@@ -55,4 +57,4 @@ def prepare(
             f"The prompt has {len(prompt_ids)} tokens; the model's context of {engine.context_length} leaves none for "
             "an answer.",
         )
-    return Prepared(prompt_ids, min(request.max_tokens or default_max_tokens, room), grammar, answer)
+    return Prepared(prompt_ids, min(request.max_tokens or default_max_tokens, room), grammar, answer, codec.logprobs)

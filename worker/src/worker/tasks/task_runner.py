@@ -215,6 +215,7 @@ class TaskRunner:
             top_k=default.top_k if request.top_k is None else request.top_k,
             seed=attempt.seed,
             grammar=prepared.grammar,
+            logprobs=request.logprobs,
         )
 
     def _lose(self, writer: TokenWriter) -> None:

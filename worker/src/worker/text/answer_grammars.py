@@ -36,7 +36,8 @@ class UnsupportedSchema(Unanswerable):
 def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: int) -> Grammar | None:
     """The grammar of the answer; None when any text will do. Raises UnsupportedSchema.
 
-    `toolChoice` `required`: one call, or up to four where the model knows tools; a named tool: exactly one call of it.
+    `toolChoice` `required`: one call, or up to four where the model knows tools and the request does not want one
+    alone; a named tool: exactly one call of it.
     `responseFormat` binds a text answer, so with tools on offer the answer is a document or calls.
     """
     if not is_enforced(request):
@@ -46,7 +47,8 @@ def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: i
     tools = demanded if demanded is not None else offered_tools(request)
     if demanded is not None:
         document = None
-    most = MAX_CALLS if syntax.native and not isinstance(request.tool_choice, NamedToolChoice) else 1
+    one = request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedToolChoice)
+    most = MAX_CALLS if syntax.native and not one else 1
     rules, effort = DocumentRules(), Effort()
     largest = 0
     arguments: list[tuple[str, str]] = []

@@ -17,6 +17,14 @@ class AnswerReader(Protocol):
     def in_reasoning(self) -> bool:
         """Whether what comes next is reasoning."""
 
+    @property
+    def held(self) -> int:
+        """Characters at the end of what was read of which it is not certain what they are."""
+
+    @property
+    def has_call(self) -> bool:
+        """Whether a call was read that is no draft so far."""
+
     def add(self, delta: str) -> Said:
         """What is certain after this delta."""
 

@@ -87,6 +87,16 @@ class AnswerStream:
     def in_reasoning(self) -> bool:
         return self._block is not None
 
+    @property
+    def held(self) -> int:
+        region = len(self._region.text) if self._region is not None else 0
+        block = len(self._block.before) + len(self._block.finish()) if self._block is not None else 0
+        return len(self._held) + region + block
+
+    @property
+    def has_call(self) -> bool:
+        return bool(self._calls) and not self.in_reasoning
+
     def add(self, delta: str) -> Said:
         """What is certain after this delta."""
         if self._is_plain(delta):

@@ -5,11 +5,13 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from shared.wire.schemas import FinishReason, InferenceRequest, ModelAbilities, ToolCall
-from worker.engine_protocol import Grammar
+from shared.wire.schemas import FinishReason, InferenceRequest, ModelAbilities, TokenLogprob, ToolCall
+from worker.engine_protocol import Grammar, Logprobs
 from worker.text.answer_reader import AnswerReader
 from worker.text.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
 from worker.text.reasoning import Said, joined
+from worker.text.text_tokens import TextTokens
+from worker.text.token_texts import TokenTexts
 
 
 class Unanswerable(ValueError):
@@ -42,6 +44,7 @@ class Codec:
         self._stop_loops = stop_loops
         self._skipped: dict[frozenset[str] | None, frozenset[int]] = {None: frozenset(eos_token_ids)}
         """Ids of special tokens that are no text, by those that the reader must see."""
+        self._texts = TokenTexts(prompts.tokenizer)
         self.max_token_bytes = max(len(token.encode()) for token in prompts.tokenizer.get_vocab())
         """An upper bound: byte-level vocabularies write some bytes as two."""
 
@@ -56,8 +59,14 @@ class Codec:
             Detokenizer(self.prompts.tokenizer, stop=[*stop, *self.prompts.stop], skip=self._skipped[seen]),
             reader,
             RepetitionDetector() if self._stop_loops else None,
-            most_calls=1 if request.parallel_tool_calls is False else None,
+            stop=stop,
+            one_call=request.parallel_tool_calls is False,
+            tokens=None if request.logprobs is None else TextTokens(specials=False),
         )
+
+    def logprobs(self, token_ids: Sequence[int], logprobs: Sequence[Logprobs]) -> list[TokenLogprob]:
+        """What an engine says of tokens, for clients."""
+        return self._texts.told(token_ids, logprobs)
 
 
 class Answer:
@@ -69,13 +78,20 @@ class Answer:
         reader: AnswerReader,
         repetition: RepetitionDetector | None,
         *,
-        most_calls: int | None = None,
+        stop: Sequence[str] = (),
+        one_call: bool = False,
+        tokens: TextTokens | None = None,
     ) -> None:
-        """`most_calls`: further ones are left out; None for all."""
+        """`stop`: those of the detokenizer's stop strings that the client has named. `one_call`: it ends with its first
+        tool call. `tokens`: where their logprobs are told."""
         self._detokenizer = detokenizer
         self._reader = reader
         self._repetition = repetition
-        self._most_calls = most_calls
+        self._stop = frozenset(stop)
+        self._one_call = one_call
+        self._tokens = tokens
+        self._released = 0
+        """Characters that the detokenizer has handed out."""
         self._shown: list[Said] = []
         self.tool_calls: list[ToolCall] = []
         """Set by `finish`."""
@@ -92,31 +108,63 @@ class Answer:
         return "".join(said.reasoning for said in self._shown)
 
     @property
+    def stop_sequence(self) -> str | None:
+        """The client's stop string that ended it."""
+        return self._detokenizer.stopped if self._detokenizer.stopped in self._stop else None
+
+    @property
     def raw_text(self) -> str:
         """What the model wrote."""
         return self._detokenizer.text
 
-    def add(self, token_ids: Sequence[int]) -> tuple[Said, FinishReason | None]:
+    @property
+    def untold(self) -> bool:
+        """Whether the logprobs of some token are still to be told, with its text."""
+        return self._tokens is not None and self._tokens.untold
+
+    def told(self) -> list[TokenLogprob | None]:
+        """Those of the tokens whose text became visible since the last call; None where `add` was given none."""
+        return [] if self._tokens is None else self._tokens.taken()
+
+    def add(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob | None] = ()
+    ) -> tuple[Said, FinishReason | None]:
         """The text that these tokens make visible, and why the answer is over, if its text says so."""
         parts: list[Said] = []
-        for token_id in token_ids:
+        for at, token_id in enumerate(token_ids):
             reasons = self._reader.in_reasoning
-            parts.append(self._reader.add(self._detokenizer.add([token_id])))
+            read = self._detokenizer.add([token_id])
+            parts.append(self._reader.add(read))
             self.reasoning_tokens += reasons or self._reader.in_reasoning
+            if self._tokens is not None:
+                self._released += len(read)
+                special = self._detokenizer.skips(token_id)
+                decoded = self._released + self._detokenizer.held
+                self._tokens.draw(logprobs[at] if logprobs else None, decoded, special=special)
+                self._tokens.show(read, parts[-1].text, self._reader.held)
         said = joined(parts)
         if said.text or said.reasoning:
             self._shown.append(said)
         if self._detokenizer.stopped is not None:
-            return said, "stop_sequence"
+            return said, "stop" if self.stop_sequence is None else "stop_sequence"
+        if self._one_call and self._reader.has_call:
+            return said, "stop"
         if self._repetition is not None and self._repetition.add(token_ids):
             return said, "loop"
         return said, None
 
     def finish(self, *, complete: bool) -> Said:
         """The text that was held back; `complete` is False for an answer that was cut short."""
-        said = self._reader.add(self._detokenizer.finish())
+        read = self._detokenizer.finish()
+        said = self._reader.add(read)
+        held = self._reader.held
         rest, calls = self._reader.finish(complete=complete)
-        self.tool_calls = calls[: self._most_calls]
+        self.tool_calls = calls[:1] if self._one_call else calls
+        if self._tokens is not None:
+            self._tokens.complete(self._released + len(read))
+            self._tokens.show(read, said.text, held)
+            self._tokens.show("", rest.text, 0)
+            self._tokens.end()
         said = joined([said, rest])
         self._shown.append(said)
         return said

@@ -44,6 +44,15 @@ class Detokenizer:
         """Everything that was handed out so far."""
         return "".join(self._parts)
 
+    @property
+    def held(self) -> int:
+        """Characters that are decoded and not handed out."""
+        return len(self._held)
+
+    def skips(self, token_id: int) -> bool:
+        """Whether the token is no text."""
+        return token_id in self._skip
+
     def add(self, ids: Iterable[int]) -> str:
         """The text that is certain now and was not before; nothing after a stop string."""
         return "".join([self._released(self._decoded(token_id)) for token_id in ids if token_id not in self._skip])

@@ -42,6 +42,14 @@ class TemplateAnswerStream:
         # What the prompt has of the answer is no text of it, but says where it begins.
         self._take([event for event in self._parser.initial_events if event["type"] != "region_chunk"])
 
+    @property
+    def held(self) -> int:
+        return 0 if self._plain else len(self._region) + len(self._parser._buffer) - self._parser._pos
+
+    @property
+    def has_call(self) -> bool:
+        return bool(self._calls)
+
     def add(self, delta: str) -> Said:
         """What is certain after this delta."""
         for char in delta:

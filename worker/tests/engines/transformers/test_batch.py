@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.generation.continuous_batching import continuous_api, requests
 
 from worker.engine_options import TransformersOptions
 from worker.engine_protocol import Generate, Step
 from worker.engines.transformers.batch import Batch
+from worker.engines.transformers.scheduling import SCORED_AT_ONCE
 from worker.engines.transformers.sizing import batch_config, context_length
 from worker.engines.transformers.weights import load_weights
 
@@ -119,6 +120,51 @@ def stock(start_batch: StartBatch) -> Driver:
 @pytest.fixture(scope="module")
 def ours(start_batch: StartBatch) -> Driver:
     return start_batch(attention="per_request")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "per_request"])
+def test_logprobs_are_those_of_the_models_own_forward_pass(
+    start_batch: StartBatch, tiny_model: Path, attention: str
+) -> None:
+    """Of prompts and answers: in chunks, side by side, behind cached prefixes and with a temperature."""
+    driver = start_batch(attention=attention)
+    requests = [
+        dataclasses.replace(
+            request, logprobs=3, scores_prompt=number != 2, temperature=0.7 * (number % 2), top_k=5, max_new_tokens=9
+        )
+        for number, request in enumerate(varied(7))
+    ]
+    answers = driver.tokens(*requests)
+    plain = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for request, answer in zip(requests, answers, strict=True):
+        outputs = [one for step in driver.steps for one in step.outputs if one.request_id == request.request_id]
+        of_prompt = [logprobs for output in outputs for logprobs in output.prompt_logprobs]
+        of_answer = [logprobs for output in outputs for logprobs in output.logprobs]
+        ids = [*request.prompt_ids, *answer]
+        with torch.no_grad():
+            expected = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
+        told = [*(of_prompt or [None] * len(request.prompt_ids)), *of_answer]
+        assert len(told) == len(ids)
+        assert bool(of_prompt) == request.scores_prompt
+        for place, logprobs in list(enumerate(told))[1:]:
+            if logprobs is not None:
+                assert logprobs.own == pytest.approx(expected[place - 1, ids[place]].item(), abs=1e-3)
+                values, _ = expected[place - 1].topk(3)
+                assert [logprob for _, logprob in logprobs.top] == pytest.approx(values.tolist(), abs=1e-3)
+
+
+def test_a_scored_prompt_takes_no_more_rows_of_a_step_than_there_are(start_batch: StartBatch) -> None:
+    driver = start_batch(max_batch_tokens=600, prefill_chunk=600)
+    rows: list[int] = []
+    sampler = driver.batch._sampler
+    score = sampler.score
+    sampler.score = lambda scores: (rows.append(len(scores)), score(scores))[1]  # type: ignore[method-assign]
+    ids = tuple(range(100, 400))
+    scored = [Generate(f"s{at}", ids, max_new_tokens=2, logprobs=0, scores_prompt=True) for at in range(3)]
+    driver.tokens(*scored, Generate("plain", ids, max_new_tokens=2))
+    assert sum(rows) == 3 * 299
+    assert max(rows) <= SCORED_AT_ONCE + len(scored)
+    assert max(step.stats.running for step in driver.steps) == 4
 
 
 def attention_mask(driver: Driver) -> torch.Tensor | None:

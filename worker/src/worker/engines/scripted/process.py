@@ -14,6 +14,7 @@ from worker.engine_protocol import (
     Cancel,
     FinishReason,
     Generate,
+    Logprobs,
     Output,
     Ready,
     StartFailed,
@@ -114,12 +115,18 @@ class _Batch:
 
     def _advance(self, request: ScriptedAnswer, began: float) -> Output:
         request_id = request.generate.request_id
-        admitted_at = began if request.fresh else 0.0
+        fresh, admitted_at = request.fresh, began if request.fresh else 0.0
         self._misbehave(request)
         if "fail" in request.directives:
             del self._requests[request_id]
             return Output(request_id, (), error=request.directives["fail"])
+        scored: tuple[Logprobs, ...] = ()
+        if fresh and request.generate.scores_prompt:
+            prompt = enumerate(request.generate.prompt_ids)
+            scored = tuple(request.logprobs(at, token) if at else Logprobs(None) for at, token in prompt)
         token = request.next_token()
+        place = len(request.generate.prompt_ids) + request.index
+        logprobs = () if request.generate.logprobs is None else (request.logprobs(place, token),)
         request.index += 1
         finish: FinishReason | None = None
         if token == EOS:
@@ -128,7 +135,7 @@ class _Batch:
             finish = "length"
         if finish:
             del self._requests[request_id]
-        return Output(request_id, (token,), finish, admitted_at=admitted_at)
+        return Output(request_id, (token,), finish, admitted_at=admitted_at, logprobs=logprobs, prompt_logprobs=scored)
 
     def _misbehave(self, request: ScriptedAnswer) -> None:
         if request.at("crash"):

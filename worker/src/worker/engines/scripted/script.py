@@ -1,5 +1,7 @@
 """The answers of the scripted engine: deterministic words, and directives that make it misbehave.
 
+Logprobs are made up: by place and token alone, with the token itself as the likeliest.
+
 Source `scripted:?token_ms=20&context=8192&tokens=32`. Token i of an answer depends on the prompt (or the seed, when it
 is not 0) and on i alone. Directives are lines of the last user message:
 
@@ -19,7 +21,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from worker.engine_options import SCRIPT
-from worker.engine_protocol import Generate, SamplingDefaults
+from worker.engine_protocol import Generate, Logprobs, SamplingDefaults
 
 EOS = 0
 FIRST_BYTE = 1
@@ -85,7 +87,8 @@ class ScriptedAnswer:
 
     @classmethod
     def of(cls, generate: Generate, script: Script) -> "ScriptedAnswer":
-        prompt = bytes(token - FIRST_BYTE for token in generate.prompt_ids).decode(errors="replace")
+        spelled = (token - FIRST_BYTE for token in generate.prompt_ids if FIRST_BYTE <= token < FIRST_WORD)
+        prompt = bytes(spelled).decode(errors="replace")
         message = prompt.rpartition(LAST_USER)[2]
         said = re.search(r"^!say (.*)", message, re.MULTILINE | re.DOTALL)
         text = said[1] if said else None
@@ -103,6 +106,12 @@ class ScriptedAnswer:
 
     def at(self, directive: str) -> bool:
         return directive in self.directives and self.index == int(self.directives[directive] or 0)
+
+    def logprobs(self, index: int, token: int) -> Logprobs:
+        """Made up, of the token at a place of prompt and answer; the likeliest others are words."""
+        own = -(zlib.crc32(b"%d %d" % (index, token)) % 1000 + 1) / 1000
+        others = ((FIRST_WORD + (token + at) % len(WORDS), own - at) for at in range(1, self.generate.logprobs or 0))
+        return Logprobs(own, ((token, own), *others) if self.generate.logprobs else ())
 
     def next_token(self) -> int:
         if self.said is not None:

@@ -14,6 +14,7 @@ from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, Generate, Output, Stats
 from worker.engines.transformers import attention as per_request
 from worker.engines.transformers import kv_placement
 from worker.engines.transformers.sampling import Sampler
+from worker.engines.transformers.scoring import ScoringRunner
 from worker.engines.transformers.sequence import Answer, Sequence
 from worker.model_files import ModelUnavailable
 
@@ -55,7 +56,7 @@ class Batch(ContinuousBatchingManager):
                     "set the attention to auto."
                 )
         self.output_router = Discarding()
-        self.logit_processor = Sampler(
+        self._sampler = self.logit_processor = Sampler(
             model.config.get_text_config().vocab_size,
             slots,
             model.device,
@@ -81,12 +82,13 @@ class Batch(ContinuousBatchingManager):
         made = self.batch_processor is None
         processor = super()._create_batch_processor()
         if made:
+            processor.model_runner = ScoringRunner(processor, self._sampler)
             kv_placement.spread(processor.cache, kv_placement.layer_devices(self.model))
         return processor
 
     def hold(self, generate: Generate) -> Answer | None:
         """Registers a request before it may join; None when its id is already held."""
-        answer = Answer(generate)
+        answer = Answer(generate, told=self._sampler.told)
         with self._answers_lock:
             if generate.request_id in self._answers:
                 return None

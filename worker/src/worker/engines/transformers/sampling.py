@@ -7,7 +7,7 @@ depends on nothing else in the batch and an answer goes on identically on anothe
 """
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
+from worker.engine_protocol import Logprobs
 from worker.engines.constraint import InvalidGrammar
 from worker.engines.transformers.sequence import Answer, Sequence
+from worker.engines.transformers.step_logprobs import StepLogprobs
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.requests import FutureRequestState
@@ -30,6 +32,15 @@ TEMPERATURE, TOP_P, TOP_K, KEY_LOW, KEY_HIGH = range(5)
 """Rows of the argument tensor, one column per request; int32, the first two rows hold float32 bits."""
 SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 """The smallest normal float32. Below it a device may compute with zero: such a temperature is greedy."""
+
+
+class Scored(NamedTuple):
+    """A request of a step whose prompt is scored."""
+
+    sequence: Sequence
+    row: int
+    """Of the first query that tells a token."""
+    queries: int
 
 
 class Sampler(ContinuousBatchingLogitsProcessorList):
@@ -50,6 +61,15 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         """Rows of this step that sample from the whole vocabulary."""
         self._filtered: list[int] = []
         """Rows of this step with top-k or top-p."""
+        self._told: dict[str, int] = {}
+        """Requests of this step whose logprobs are wanted, and their places in `_told_rows`."""
+        self._told_rows: list[int] = []
+        self._raw = torch.zeros((slots, vocabulary) if captured else (0, 0), device=device)
+        """Scores as the model made them: of those rows; where a CUDA graph keeps them, of all."""
+        self._step_logprobs: StepLogprobs | None = None
+        """Made of them when the first request asks."""
+        self._scored: list[Scored] = []
+        """Requests of this step whose prompt is scored."""
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """Greedy: zero in every row."""
@@ -60,12 +80,15 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
     ) -> torch.Tensor:
         """Before a step, on the generation thread: writes each request's column and its grammar's tokens."""
         sequences = []
+        self._scored, begin = [], 0
         for future in requests_in_batch:
             if isinstance(future.state, Sequence):  # the manager's warm-up has states of its own
                 if not future.state.answer.sent:
                     future.state.answer.computed_tokens += future.query_length
                 if future.has_new_token:
                     sequences.append(future.state)
+                self._note_scored(future.state, begin, future.query_length)
+            begin += future.query_length
         self._plain, self._filtered = [], []
         columns = np.zeros((5, len(sequences)), dtype=np.int32)
         floats = columns.view(np.float32)
@@ -82,7 +105,43 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
             columns[KEY_LOW:, row] = _key(generate.seed, position)
         arg_storage[:, : len(sequences)] = torch.from_numpy(columns).to(arg_storage.device)
         self._fill_allowed([sequence.answer for sequence in sequences])
+        told = [(row, s.answer.generate) for row, s in enumerate(sequences) if s.answer.generate.logprobs is not None]
+        self._told_rows = [row for row, _ in told]
+        self._told = {generate.request_id: place for place, (_, generate) in enumerate(told)}
+        self._step_logprobs = None
         return arg_storage
+
+    def _note_scored(self, sequence: Sequence, begin: int, length: int) -> None:
+        """`begin`: the row of its first query; `length`: of its queries. The query of a token tells the next one."""
+        answer = sequence.answer
+        if answer.unscored:
+            past = sequence.position_offset - length
+            first = max(past, answer.scored - 1)
+            last = min(sequence.position_offset, len(answer.generate.prompt_ids) - 1)
+            self._scored.append(Scored(sequence, begin + first - past, max(0, last - first)))
+
+    @property
+    def scored_rows(self) -> list[int]:
+        """Rows of this step's queries whose scores are wanted beside those of the new tokens."""
+        return [scored.row + at for scored in self._scored for at in range(scored.queries)]
+
+    def score(self, scores: torch.Tensor) -> None:
+        """Takes the model's scores of those rows; shape (rows, vocabulary)."""
+        begin = 0
+        for sequence, _, count in self._scored:
+            answer = sequence.answer
+            known = max(1, answer.scored)
+            tokens = answer.generate.prompt_ids[known : known + count]
+            rows = StepLogprobs(scores[begin : begin + count])
+            answer.score(rows.of_each(tokens, answer.generate.logprobs or 0) if tokens else [], sequence.lifespan[0])
+            begin += count
+
+    def told(self, answer: Answer, token_id: int) -> Logprobs:
+        """How likely the token was that the last step chose for this request."""
+        if self._step_logprobs is None:
+            self._step_logprobs = StepLogprobs(self._raw[self._told_rows] if self._captured else self._raw)
+        place = self._told[answer.generate.request_id]
+        return self._step_logprobs.of(place, token_id, answer.generate.logprobs or 0)
 
     def _fill_allowed(self, answers: list[Answer]) -> None:
         if self._captured and self._constrained:
@@ -107,7 +166,10 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
     ) -> torch.Tensor:
         """Scores of shape (requests, vocabulary) whose arg max is each request's next token; changed in place."""
         if self._captured:
+            self._raw[: len(scores)].copy_(scores)
             return self._all_rows(scores, logits_processor_args)
+        if self._told_rows:
+            self._raw = scores[self._told_rows]
         if self._constrained:
             scores[self._constrained] = self._masked(scores[self._constrained], self._allowed[self._constrained])
         if self._plain:

@@ -3,10 +3,15 @@
 from functools import partial
 from typing import Any
 
-from transformers.generation.continuous_batching.requests import RequestStatus
+from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
 
+from worker.engines.transformers.sequence import Sequence
+
 NAME = "decode_first"
+SCORED_AT_ONCE = 128
+"""Tokens of scored prompts in one step: for each the scores of the whole vocabulary are in memory for a moment, 80 MB
+for one of 150,000 entries."""
 
 
 def install(prefill_chunk: int) -> str:
@@ -25,10 +30,31 @@ class DecodeFirst(FIFOScheduler):
     def __init__(self, *arguments: Any, prefill_chunk: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._prefill_chunk = prefill_chunk
+        self._score_room = SCORED_AT_ONCE
 
     def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
         """The next step's requests; `token_budget` is the most tokens a step may compute."""
         decoding = sum(state.status == RequestStatus.DECODING for state in self.active_requests.values())
         if decoding:
             token_budget = min(token_budget, decoding + self._prefill_chunk)
+        self._score_room = SCORED_AT_ONCE
         return super().schedule_batch(token_budget, cache_budget)
+
+    def _infer_request_tokens(self, state: RequestState, request_ids_to_remove_from_waiting: set[str]) -> list[int]:
+        """A prompt that is scored takes nothing from the prefix cache, and no more of a step than there is room for."""
+        if self._is_scored(state):
+            return state.remaining_prefill_tokens[: max(1, self._score_room)]
+        tokens: list[int] = super()._infer_request_tokens(state, request_ids_to_remove_from_waiting)
+        return tokens
+
+    def _schedule_request(
+        self, state: RequestState, request_tokens: list[int], token_budget: int, *others: Any, **named: Any
+    ) -> None:
+        if self._is_scored(state):
+            token_budget = min(token_budget, len(request_tokens))
+            request_tokens = state.remaining_prefill_tokens
+            self._score_room -= token_budget
+        super()._schedule_request(state, request_tokens, token_budget, *others, **named)
+
+    def _is_scored(self, state: RequestState) -> bool:
+        return isinstance(state, Sequence) and state.status != RequestStatus.DECODING and state.answer.unscored > 0

@@ -1,10 +1,11 @@
 """One request inside the engine: what was asked, how far it is, and transformers' state of it in the batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
-from worker.engine_protocol import FinishReason, Generate, Output
+from worker.engine_protocol import FinishReason, Generate, Logprobs, Output
 from worker.engines.constraint import Constraint, InvalidGrammar
 
 
@@ -14,10 +15,18 @@ class Answer:
 
     generate: Generate
     constraint: Constraint | None = None
+    told: "Callable[[Answer, int], Logprobs] | None" = None
+    """How likely a token was that the last step chose for this request."""
     tokens: int = 0
     """Tokens of the answer so far, those of earlier attempts included."""
     pending: list[int] = field(default_factory=list)
     """Tokens of the current step, not yet sent."""
+    logprobs: list[Logprobs] = field(default_factory=list)
+    """Of those tokens."""
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    """Of tokens of the prompt, not yet sent."""
+    scored: int = 0
+    """Tokens of the prompt whose logprobs are known."""
     finish: FinishReason | None = None
     error: str | None = None
     cancelled: bool = False
@@ -35,7 +44,7 @@ class Answer:
 
     def take_output(self) -> Output | None:
         """What the last step produced for this request, once."""
-        if not self.pending and self.finish is None and self.error is None:
+        if not (self.pending or self.prompt_logprobs) and self.finish is None and self.error is None:
             return None
         output = Output(
             self.generate.request_id,
@@ -44,10 +53,27 @@ class Answer:
             self.error,
             cached_tokens=0 if self.sent else self.cached_tokens,
             admitted_at=0.0 if self.sent else self.admitted_at,
+            logprobs=tuple(self.logprobs),
+            prompt_logprobs=tuple(self.prompt_logprobs),
         )
         self.pending.clear()
+        self.logprobs.clear()
+        self.prompt_logprobs.clear()
         self.sent = True
         return output
+
+    @property
+    def unscored(self) -> int:
+        """Tokens of the prompt whose logprobs are still wanted."""
+        return len(self.generate.prompt_ids) - self.scored if self.generate.scores_prompt else 0
+
+    def score(self, logprobs: list[Logprobs], admitted_at: float) -> None:
+        """Takes those of the prompt's next tokens."""
+        self.admitted_at = self.admitted_at or admitted_at
+        if not self.scored:
+            logprobs = [Logprobs(None), *logprobs]
+        self.prompt_logprobs += logprobs
+        self.scored += len(logprobs)
 
     @property
     def ended(self) -> bool:
@@ -71,6 +97,9 @@ class Sequence(RequestState):
         complete: bool = super().update_and_check_completion(token_id, logprob)
         answer.pending.extend(self.generated_tokens[before:])
         answer.tokens += self.generated_len() - before
+        if answer.generate.logprobs is not None and self.generated_len() > before:
+            assert answer.told is not None
+            answer.logprobs.append(answer.told(answer, token_id))
         if complete:
             answer.finish = "stop" if token_id in self._eos_token_ids else "length"
         if answer.constraint is not None and answer.finish != "stop":
@@ -87,6 +116,7 @@ class Sequence(RequestState):
             answer.error = f"The grammar failed: {error}"
         if answer.error is not None:
             answer.pending.clear()
+            answer.logprobs.clear()
             answer.finish = None
         if answer.ended:
             self.status = RequestStatus.FINISHED
