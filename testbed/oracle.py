@@ -19,6 +19,8 @@ from testbed.stream_order import ChatOrder, MessageOrder, Order, ResponseOrder
 Json = dict[str, Any]
 
 _TEXT: Json = {"type": "string"}
+_GUARD: Json = {"guard": {"type": "object"}}
+"""What loop prevention did: Headrace's own."""
 DEPARTURES: dict[str, dict[str, Json]] = {
     "openai_chat.json": {
         # What a model thinks has no place in this API: servers of open models add it, under one of these names.
@@ -26,8 +28,10 @@ DEPARTURES: dict[str, dict[str, Json]] = {
         "ChatCompletionStreamResponseDelta": {"reasoning": _TEXT, "reasoning_content": _TEXT},
         # vLLM's, which its clients look for.
         "Model": {"max_model_len": {"type": "integer"}},
+        "CreateChatCompletionResponse": _GUARD,
+        "CreateChatCompletionStreamResponse": _GUARD,
     },
-    "anthropic.json": {},
+    "anthropic.json": {"Message": _GUARD},
     "openresponses.json": {
         # OpenAI's own clients look for these, and for `reasoning_text` where this document has `reasoning`.
         "ResponseReasoningDeltaStreamingEvent": {"type": {"const": "response.reasoning_text.delta"}},
