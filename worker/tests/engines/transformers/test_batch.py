@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.generation.continuous_batching import continuous_api, requests
 
 from worker.engine_options import TransformersOptions
-from worker.engine_protocol import Generate, Step
+from worker.engine_protocol import Generate, Logprobs, Step
 from worker.engines.transformers.batch import Batch
 from worker.engines.transformers.scheduling import SCORED_AT_ONCE
 from worker.engines.transformers.sizing import batch_config, context_length
@@ -143,7 +143,8 @@ def test_logprobs_are_those_of_the_models_own_forward_pass(
         ids = [*request.prompt_ids, *answer]
         with torch.no_grad():
             expected = plain(torch.tensor([ids])).logits[0].log_softmax(-1)
-        told = [*(of_prompt or [None] * len(request.prompt_ids)), *of_answer]
+        told: list[Logprobs | None] = [*of_prompt] or [None] * len(request.prompt_ids)
+        told += of_answer
         assert len(told) == len(ids)
         assert bool(of_prompt) == request.scores_prompt
         for place, logprobs in list(enumerate(told))[1:]:
@@ -158,7 +159,12 @@ def test_a_scored_prompt_takes_no_more_rows_of_a_step_than_there_are(start_batch
     rows: list[int] = []
     sampler = driver.batch._sampler
     score = sampler.score
-    sampler.score = lambda scores: (rows.append(len(scores)), score(scores))[1]  # type: ignore[method-assign]
+
+    def counted(scores: torch.Tensor) -> None:
+        rows.append(len(scores))
+        score(scores)
+
+    sampler.score = counted  # type: ignore[method-assign]
     ids = tuple(range(100, 400))
     scored = [Generate(f"s{at}", ids, max_new_tokens=2, logprobs=0, scores_prompt=True) for at in range(3)]
     driver.tokens(*scored, Generate("plain", ids, max_new_tokens=2))
