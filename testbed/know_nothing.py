@@ -1,6 +1,7 @@
 """A model that knows nothing: it writes any token that a grammar allows, each as likely."""
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
@@ -21,10 +22,21 @@ def allows(grammar: Grammar | None, text: str, vocabulary: LLTokenizer) -> bool:
 def written_by_chance(constraint: Constraint, vocabulary: LLTokenizer, seed: int, most: int) -> str | None:
     """An answer of at most `most` tokens; None if it did not end."""
     draw = random.Random(seed)
+    return _written(constraint, vocabulary, draw.choice, most)
+
+
+def written_in_circles(constraint: Constraint, vocabulary: LLTokenizer, loved: int, most: int) -> str | None:
+    """The same of a model that writes one token whenever it may."""
+    return _written(constraint, vocabulary, lambda allowed: loved if loved in allowed else allowed[0], most)
+
+
+def _written(
+    constraint: Constraint, vocabulary: LLTokenizer, choose: Callable[[list[int]], int], most: int
+) -> str | None:
     written: list[int] = []
     while len(written) < most:
         mask = constraint.allowed(most - len(written)).view(np.uint8)[0]
-        token = draw.choice(np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist())
+        token = choose(np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist())
         if token == vocabulary.eos_token:
             return vocabulary.decode_str(written)
         written.append(token)

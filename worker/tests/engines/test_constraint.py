@@ -7,7 +7,7 @@ from llguidance import LLTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from shared.wire.schemas import InferenceRequest
-from testbed.know_nothing import written_by_chance
+from testbed.know_nothing import written_by_chance, written_in_circles
 from worker.engine_protocol import Grammar
 from worker.engines.constraint import Constraint, InvalidGrammar
 from worker.engines.grammar import Grammars
@@ -65,6 +65,31 @@ def test_a_document_ends_however_little_room_it_has(
         text = written_by_chance(grammars.compile(grammar(schema, most))[0], vocabulary, seed, most)
         assert text is not None
         json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "loved"),
+    [
+        ({"type": "string"}, "a"),
+        ({"type": "string", "pattern": r"^\s*$"}, " "),
+        ({"type": "array", "items": {"type": "integer"}}, "0"),
+        ({"type": "array", "items": {"type": "array", "items": {"type": "string"}}}, "["),
+        (OPEN, '"'),
+        ({}, "["),
+        (TREE, "["),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("wider", [False, True])
+def test_a_model_that_runs_in_circles_comes_to_the_end_of_a_document(
+    schema: dict[str, Any], loved: str, wider: bool, grammars: Grammars, vocabulary: LLTokenizer
+) -> None:
+    """Nobody watches for repetitions where there is a grammar: the grammar has to end them."""
+    made = grammar(schema, 300)
+    constraint = grammars.compile(Grammar("lark", made.wider) if wider else made)[0]
+    text = written_in_circles(constraint, vocabulary, vocabulary.tokenize_str(loved)[0], 300)
+    assert text is not None
+    json.loads(text)
 
 
 def test_where_room_is_short_brackets_close_and_do_not_fill_strings(

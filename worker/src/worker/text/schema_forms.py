@@ -22,6 +22,8 @@ MAX_VALUES = 4_000
 """Distinct values in the forms of all schemas of one answer; what lies beyond may be anything."""
 MAX_WORK = 500_000
 """Words of schemas looked at for one answer, some microseconds each; what lies beyond may be anything."""
+LEAST_PART = 4
+"""Tokens that what one token begins may need at its end at least: where anything may come, a key and its value."""
 MAX_WAYS = 1_024
 """Ways to combine the branches of several `anyOf` about one value; the others are not offered."""
 
@@ -242,7 +244,8 @@ class SchemaForms:
 
         JSON has two characters in a token at least: names are words, and quote, colon and space often one token.
         """
-        return max((value.shortest for value in self._values.values() if value.shortest is not None), default=0) // 2
+        shortest = (value.shortest for value in self._values.values() if value.shortest is not None)
+        return max(LEAST_PART, max(shortest, default=0) // 2)
 
 
 def _needed(value: Value) -> list[tuple[str, Value]]:
