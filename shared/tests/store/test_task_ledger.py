@@ -126,6 +126,23 @@ async def test_another_model_revision_starts_the_answer_over_and_says_so(
     assert started["restart"] is True
 
 
+async def test_an_answer_that_is_drawn_anew_starts_over_once_and_is_counted(
+    ledger: TaskLedger, stream: EventStream
+) -> None:
+    task_id = await accept(ledger)
+    held = await claim(ledger, task_id)
+    writer = TokenWriter(task_id, held.attempt, 0)
+    writer.add([1], "")
+    await stream.write(taken(writer))
+    assert (await ledger.requeue(task_id, 1, "redraw", written="1-1")).outcome == "requeued"
+    assert (await ledger.requeue(task_id, 1, "redraw", written="1-1")).outcome == "not_running", "it is counted once"
+    second = await claim(ledger, task_id)
+    assert (second.attempt, second.restart, second.record.redraws) == (2, True, 1)
+    await ledger.requeue(task_id, 2, "handover")
+    third = await claim(ledger, task_id)
+    assert (third.restart, third.record.redraws, third.suspect) == (False, 1, False)
+
+
 async def test_another_revision_before_the_first_token_is_no_restart(ledger: TaskLedger) -> None:
     task_id = await accept(ledger)
     await claim(ledger, task_id, revision="old")

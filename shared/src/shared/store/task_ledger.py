@@ -18,8 +18,8 @@ from shared.store.scripts import Argument, Scripts
 from shared.store.task_record import Acceptance, Cancelled, Claim, NoClaim, Requeued, Resent, TaskRecord, parse_record
 from shared.wire.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome
 
-RequeueCause = Literal["handover", "crash"]
-"""A planned stop of the worker; the engine died under the task."""
+RequeueCause = Literal["handover", "crash", "redraw"]
+"""A planned stop of the worker; the engine died under the task; the answer is not what was demanded."""
 HeartbeatReply = Literal["ok", "cancel", "lost"]
 """Of an attempt: go on; somebody has cancelled the task; the task is not this attempt's any more."""
 
@@ -162,6 +162,7 @@ class TaskLedger:
     async def requeue(self, task_id: str, attempt: int, cause: RequeueCause, *, written: str | None = None) -> Requeued:
         """Closes the running attempt and puts the task back to its old place among the waiting ones.
 
+        After a `redraw` the next attempt begins the answer anew, and the record has counted it.
         A task that has used up its failures ends as poisoned; one that was to be cancelled ends as REVOKED; one whose
         entry `written`, the worker's last, Redis has lost, ends as data_lost.
         """

@@ -44,6 +44,8 @@ class TaskRecord:
     attempt: int
     crashes: int
     losses: int
+    redraws: int
+    """Answers that were not what the request demanded, and were begun anew."""
     accepted_at: int
     deadline: int
     started_at: int | None
@@ -71,7 +73,8 @@ class Claim:
     claimed_at: int
     """Milliseconds of Redis's clock."""
     restart: bool
-    """True: text that earlier attempts streamed is void, because another model revision goes on."""
+    """True: text that earlier attempts streamed is void, because another model revision goes on, or because the answer
+    is drawn anew."""
 
     @property
     def suspect(self) -> bool:
@@ -150,6 +153,7 @@ def parse_record(task_id: str, fields: Mapping[Any, Any]) -> TaskRecord:
         attempt=int(text("attempt")),
         crashes=int(text("crashes")),
         losses=int(text("losses")),
+        redraws=number("redraws") or 0,
         accepted_at=int(text("accepted_at")),
         deadline=int(text("deadline")),
         started_at=number("started_at"),

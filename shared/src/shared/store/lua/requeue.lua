@@ -1,5 +1,6 @@
 -- requeue: running -> waiting with the old place in the queue; closes the attempt, so that its writes are refused.
--- cause: handover (a planned stop), crash (the engine died under it), loss (the lease ran out).
+-- cause: handover (a planned stop), crash (the engine died under it), loss (the lease ran out), redraw (its answer is
+-- not what was demanded: the next attempt begins it anew).
 -- The worker that holds the task names its attempt; a lease that ran out is anybody's to close.
 local attempt, cause, limit = tonumber(args.attempt), args.cause, tonumber(args.limit)
 local r = redis.call('HMGET', task, 'state', 'attempt', 'model', 'accepted_at', 'cancel', 'crashes', 'losses')
@@ -29,6 +30,10 @@ end
 if crashes >= limit or losses >= limit then
   finish('FAILURE', 'error', args.poisoned, '')
   return {'poisoned'}
+end
+if cause == 'redraw' then
+  redis.call('HINCRBY', task, 'redraws', 1)
+  redis.call('HSET', task, 'void', 1)
 end
 append(attempt, CLOSED, 'status', state_event('status', 'RETRY', ',"attempt":' .. attempt))
 redis.call('HSET', task, 'state', 'waiting', 'wire', 'RETRY', 'sent_at', now_ms())
