@@ -33,6 +33,10 @@ from shared.wire.schema_dialects import in_one_dialect
             {"components": {"schemas": {"A": {"pattern": "[^]"}}}},
             {"components": {"schemas": {"A": {"pattern": r"[\s\S]"}}}},
         ),
+        (
+            {"defs": {"title": {"title": "Title", "exclusiveMaximum": True}, "more": {"default": {"minLength": 2.0}}}},
+            {"defs": {"title": {}, "more": {"default": {"minLength": 2}}}},
+        ),
     ],
 )
 def test_older_words_become_newer_ones(older: dict[str, Any], newer: dict[str, Any]) -> None:

@@ -35,15 +35,17 @@ class InvalidSchema(ValueError):
     """The schema cannot be used; the message says where and why."""
 
 
-def in_one_dialect(schema: Any) -> Any:
+def in_one_dialect(schema: Any, *, may_be_map: bool = False) -> Any:
     """The schema in JSON Schema 2020-12, without what says nothing about a document; of a JSON value, which it leaves.
 
-    A pattern that cannot be rewritten stays what it is: no engine will read it.
+    A pattern that cannot be rewritten stays what it is: no engine will read it. `may_be_map`: it may also be a map of
+    schemas, of which one may be called `title`.
     """
     if not isinstance(schema, Mapping):
         return schema
     written: dict[str, Any] = {}
-    for key, value in _modern(schema):
+    named = {key: value for key, value in schema.items() if key in ANNOTATIONS and isinstance(value, Mapping)}
+    for key, value in (*_modern(schema), *(named.items() if may_be_map else ())):
         if key in DATA:
             written[key] = value
         elif key == "pattern" and isinstance(value, str):
@@ -60,7 +62,7 @@ def in_one_dialect(schema: Any) -> Any:
             written[key] = list(dict.fromkeys(value))
         else:
             # Of an unknown keyword, too: a `$ref` may lead into it.
-            written[key] = in_one_dialect(value)
+            written[key] = in_one_dialect(value, may_be_map=True)
     return written
 
 
