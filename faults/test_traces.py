@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from testbed.draws import MET, REFUSED, UNIQUE, draws
 from testbed.otlp_receiver import Receiver, Span, otlp_receiver
 from testbed.ports import free_port
 from testbed.stack import MODEL, Stack, stack
@@ -157,6 +158,20 @@ async def test_a_handover_is_an_event_of_the_inference_and_the_next_attempt_link
     assert [given.parent_id, taken.parent_id] == [send.span_id] * 2
     assert taken.links == [(TRACE, given.span_id)]
     assert second.attributes["headrace.earlier_tokens"]
+
+
+async def test_a_redraw_is_an_event_of_the_attempt_whose_answer_was_refused(traced: Stack, receiver: Receiver) -> None:
+    text, seed = draws([REFUSED, MET])
+    document = {"type": "json_schema", "json_schema": {"name": "x", "schema": UNIQUE}}
+    history = await traced.submit(text, seed=seed, responseFormat=document)
+    await traced.follow(history)
+    assert history.state == "SUCCESS"
+    spans = sorted(await tree(receiver, 6), key=lambda span: span.begin)
+    refused, met = [span for span in spans if span.name == PROCESS]
+    assert refused.begin < refused.events["redraw"] <= refused.end
+    assert refused.attributes["headrace.attempt.outcome"] == "finished"
+    assert "redraw" not in met.events
+    assert met.links == [(TRACE, refused.span_id)]
 
 
 async def test_a_cancellation_is_an_event_of_the_inference(traced: Stack, receiver: Receiver) -> None:

@@ -12,6 +12,7 @@ from worker.status.metrics import WorkerMetrics
 from worker.tasks.attempt import Attempt
 from worker.tasks.attempt_telemetry import AttemptTelemetry
 from worker.tasks.prepared import Prepared
+from worker.text.answer_grammars import must_be_judged
 from worker.text.codec import Codec
 
 CODEC = Codec(ScriptedPrompts(), [EOS], stop_loops=False)
@@ -35,7 +36,8 @@ async def claimed(client: TaskClient, task_id: str, *, revision: str = "r", work
     telemetry = AttemptTelemetry(no_metrics(), model=SCRIPTED_MODEL, task_id=task_id, context="")
     attempt = Attempt(claim, request, telemetry)
     prompt_ids, most = CODEC.prompts.prompt_ids(request), request.max_tokens or 1000
-    attempt.begin(Prepared(prompt_ids, most, None, CODEC.answer(task_id, request), CODEC.logprobs))
+    answer = CODEC.answer(task_id, request, withheld=must_be_judged(request))
+    attempt.begin(Prepared(prompt_ids, most, None, answer, CODEC.logprobs))
     return attempt
 
 

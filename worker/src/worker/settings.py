@@ -30,6 +30,9 @@ class WorkerSettings(SharedSettings, TransformersOptions):
     """Of requests that set none; `None`: the model's own, from its generation config. 1 is off."""
     stop_loops: bool = True
     """End a generation that repeats the same few tokens and nothing else, with `finishReason: loop`."""
+    max_redraws: Annotated[int, Field(ge=0)] = 2
+    """Times that an answer is drawn anew, and warmer, because the schema refuses the finished document; then the task
+    ends as `schema_not_met`."""
 
     engine_start_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """An engine that is not ready by then is ended. Includes a download."""

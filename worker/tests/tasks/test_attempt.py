@@ -14,6 +14,7 @@ from worker.tasks.attempt import Attempt
 from worker.tasks.outcomes import Cancelled, Errored, Finished, GivenBack, Lost
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+UNIQUE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}}}
 TOOL = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object"}))
 
 
@@ -101,7 +102,32 @@ async def test_text_that_was_held_back_comes_with_the_outcome(client: TaskClient
     attempt.take(generated(attempt, "one ST", "stop"))
     assert written(attempt) == [((*spelled("one ST"), EOS), "one ")]
     attempt.outcome("stop")
+    assert written(attempt) == []
+    attempt.show_rest()
     assert written(attempt) == [((), "ST")]
+
+
+async def test_text_that_may_be_refused_is_held_back_until_it_is_whole(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", response_format=UNIQUE)
+    attempt.take(generated(attempt, "[1, "))
+    attempt.take(generated(attempt, "2]", "stop"))
+    assert written(attempt) == [((*spelled("[1, 2]"), EOS), "")]
+    outcome = attempt.outcome("stop")
+    assert outcome.text == "[1, 2]"
+    attempt.show_rest()
+    assert written(attempt) == [((), "[1, 2]")]
+
+
+@pytest.mark.parametrize(("shown", "rest"), [("", [((), "[1, 2]")]), ("[1, 2]", [])])
+async def test_what_an_earlier_attempt_has_shown_is_not_shown_again(
+    client: TaskClient, shown: str, rest: list[tuple[tuple[int, ...], str]]
+) -> None:
+    attempt = await attempt_at(client, "hello", response_format=UNIQUE)
+    attempt.resume([token(6, "[1, 2]", shown=shown), Entry(EntryId(1, 7), "token", b"", (EOS,))], [EOS])
+    assert await attempt.ended == Finished("stop")
+    attempt.outcome("stop")
+    attempt.show_rest()
+    assert written(attempt) == rest
 
 
 async def test_it_goes_on_behind_what_earlier_attempts_streamed(client: TaskClient) -> None:
@@ -160,6 +186,19 @@ async def test_every_attempt_draws_the_same_numbers_and_every_task_its_own(clien
     assert first.request_id != second.request_id
     assert first.seed == second.seed != other.seed
     assert (await attempt_at(client, "hello", seed=7)).seed == 7
+
+
+async def test_each_draw_of_an_answer_has_a_seed_of_its_own(client: TaskClient) -> None:
+    attempt = await attempt_at(client, "hello", seed=7)
+    seeds = [attempt.seed]
+    for redraw in (1, 2):
+        await client.ledger.requeue(attempt.task_id, attempt.number, "redraw")
+        attempt = await claimed(client, attempt.task_id)
+        assert attempt.redraw == redraw
+        seeds.append(attempt.seed)
+    assert len(set(seeds)) == 3
+    await client.ledger.requeue(attempt.task_id, attempt.number, "handover")
+    assert (await claimed(client, attempt.task_id)).seed == seeds[-1]
 
 
 async def test_an_ending_can_be_waited_for(client: TaskClient) -> None:

@@ -90,6 +90,13 @@ def test_each_attempt_is_counted_once_by_its_first_reason(
     assert sum(one.value for one in samples) == 1
 
 
+def test_an_answer_that_is_drawn_anew_is_counted(metrics: WorkerMetrics, telemetry: AttemptTelemetry) -> None:
+    telemetry.ended(Finished("stop"))
+    telemetry.redrawn("It is no document.")
+    assert value(metrics, "worker_redraws_total") == 1
+    assert value(metrics, "worker_attempts_total", outcome="finished") == 1
+
+
 def test_one_token_has_no_time_between_tokens(metrics: WorkerMetrics, telemetry: AttemptTelemetry) -> None:
     telemetry.took(Output("r", (1,), "stop"))
     telemetry.ended(Finished("stop"))

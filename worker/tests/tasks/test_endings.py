@@ -9,6 +9,7 @@ from shared.wire.chat import AssistantMessage, FunctionDefinition, Tool, UserMes
 from shared.wire.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent
 from testbed.lone_attempt import attempt_at, claimed, generated, no_metrics
 from testbed.task_client import SCRIPTED_MODEL, TaskClient
+from worker.engines.scripted.script import EOS
 from worker.settings import WorkerSettings
 from worker.status.metrics import WorkerMetrics
 from worker.tasks.attempt import Attempt
@@ -183,6 +184,81 @@ async def test_the_crash_that_is_one_too_many_poisons_its_task(
     error = ErrorEvent.model_validate_json((await client.ended(attempt.task_id)).outcome)
     assert error.code == "poisoned"
     assert counted(metrics) == {("FAILURE", "poisoned"): 1}
+
+
+UNIQUE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}}}
+
+
+async def test_an_answer_that_is_not_what_was_demanded_is_drawn_anew_a_stated_number_of_times(
+    client: TaskClient, endings: Endings, metrics: WorkerMetrics
+) -> None:
+    attempt = await attempt_at(client, "hello", response_format=UNIQUE)
+    for draw in (1, 2):
+        attempt.take(generated(attempt, "[1, 1]", "stop"))
+        assert await endings.conclude(attempt, await attempt.ended) == HandedOver()
+        record = await client.ledger.get(attempt.task_id)
+        assert record is not None
+        assert (record.state, record.wire_state, record.redraws) == ("waiting", "RETRY", draw)
+        attempt = await claimed(client, attempt.task_id)
+    attempt.take(generated(attempt, "[1, 1]", "stop"))
+    failed = await endings.conclude(attempt, await attempt.ended)
+    assert isinstance(failed, Failed)
+    error = ErrorEvent.model_validate_json((await client.ended(attempt.task_id)).outcome)
+    assert (error.code, error.retryable, error.message) == ("schema_not_met", False, failed.message)
+    assert "drawn 3 times" in error.message
+    assert client.text(await client.stream.read(attempt.task_id)) == ""
+    assert counted(metrics) == {("FAILURE", "schema_not_met"): 1}
+
+
+async def test_a_redraw_that_is_what_was_demanded_is_the_answer(
+    client: TaskClient, endings: Endings, metrics: WorkerMetrics
+) -> None:
+    attempt = await attempt_at(client, "hello", response_format=UNIQUE)
+    attempt.take(generated(attempt, "[1, 1]", "stop"))
+    await endings.conclude(attempt, await attempt.ended)
+    attempt = await claimed(client, attempt.task_id)
+    attempt.resume(await client.stream.read(attempt.task_id), [EOS])
+    assert attempt.earlier_ids == ()
+    attempt.take(generated(attempt, "[1, 2]", "stop"))
+    verdict = await endings.conclude(attempt, await attempt.ended)
+    assert isinstance(verdict, Answered)
+    assert (verdict.result.cleaned_response_text, verdict.result.usage.completion_tokens) == ("[1, 2]", 7)
+    entries = await client.stream.read(attempt.task_id)
+    assert client.text(entries) == "[1, 2]"
+    assert [entry.restarts for entry in entries if entry.type == "status"] == [False] * 3 + [True, False]
+
+
+async def test_redraws_are_told_to_operators(
+    client: TaskClient, endings: Endings, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempt = await attempt_at(client, "hello", response_format=UNIQUE)
+    attempt.take(generated(attempt, "[1, 1]", "stop"))
+    with caplog.at_level("INFO"):
+        await endings.conclude(attempt, await attempt.ended)
+    assert "drawn anew: The answer is not a document" in caplog.text
+
+
+async def test_a_task_that_was_to_be_cancelled_is_not_drawn_anew(client: TaskClient, endings: Endings) -> None:
+    attempt = await attempt_at(client, "hello", response_format=UNIQUE)
+    attempt.take(generated(attempt, "[1, 1]", "stop"))
+    await client.ledger.cancel(attempt.task_id, "tenant")
+    assert await endings.conclude(attempt, await attempt.ended) == Revoked()
+    assert (await client.ended(attempt.task_id)).redraws == 0
+
+
+async def test_without_redraws_the_first_refusal_is_the_last(
+    client: TaskClient, worker_settings: WorkerSettings, metrics: WorkerMetrics
+) -> None:
+    emitter = Emitter(client.stream, lambda writer: None, lambda writer: None)
+    writing = asyncio.create_task(emitter.run())
+    settings = worker_settings.model_copy(update={"max_redraws": 0})
+    attempt = await attempt_at(client, "hello", response_format=UNIQUE)
+    attempt.take(generated(attempt, "[1, 1]", "stop"))
+    failed = await Endings(settings, client.ledger, emitter, metrics).conclude(attempt, await attempt.ended)
+    assert isinstance(failed, Failed)
+    assert "drawn" not in failed.message
+    writing.cancel()
+    await asyncio.wait([writing])
 
 
 async def test_a_lost_attempt_leaves_its_task_to_its_new_worker(

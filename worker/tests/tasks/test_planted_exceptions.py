@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from shared.wire.schemas import ErrorEvent
 from testbed.live_worker import StartLive
 from testbed.task_client import TaskClient
 from worker.engines.scripted.prompts import ScriptedPrompts
+from worker.tasks import endings
 from worker.tasks.attempt import Attempt
 from worker.tasks.attempt_telemetry import AttemptTelemetry
 from worker.tasks.endings import Endings
@@ -48,8 +50,8 @@ class Plant:
             if attempt.task_id == task_id:
                 victims.extend([attempt, telemetry, attempt.writer, request])
 
-        def answered(codec: Codec, of: str, *arguments: Any) -> Answer:
-            answer = prepare(codec, of, *arguments)
+        def answered(codec: Codec, of: str, *arguments: Any, **options: Any) -> Answer:
+            answer = prepare(codec, of, *arguments, **options)
             if of == task_id:
                 stream: Any = answer._reader
                 victims.extend([answer, stream, stream._offered, answer._detokenizer, answer._repetition])
@@ -58,7 +60,7 @@ class Plant:
         self._monkeypatch.setattr(Attempt, "__init__", watched)
         self._monkeypatch.setattr(Codec, "answer", answered)
 
-    def put(self, owner: type, name: str, error: type[BaseException], skip: int = 0) -> None:
+    def put(self, owner: type | ModuleType, name: str, error: type[BaseException], skip: int = 0) -> None:
         """`skip`: calls that go well before."""
         method: Callable[..., Any] = getattr(owner, name)
         calls = 0
@@ -94,6 +96,8 @@ PLACES = [
     (AnswerStream, "finish", 0),
     (Answer, "finish", 0),
     (Attempt, "outcome", 0),
+    (Attempt, "show_rest", 0),
+    (endings, "unmet", 0),
     (Endings, "_succeed", 0),
     (Endings, "_conversation", 0),
 ]
@@ -101,7 +105,12 @@ PLACES = [
 
 @pytest.mark.parametrize(("owner", "name", "skip"), PLACES, ids=lambda value: getattr(value, "__name__", str(value)))
 async def test_an_exception_ends_its_own_task_and_takes_no_token_from_the_others(
-    owner: type, name: str, skip: int, client: TaskClient, start_live: StartLive, monkeypatch: pytest.MonkeyPatch
+    owner: type | ModuleType,
+    name: str,
+    skip: int,
+    client: TaskClient,
+    start_live: StartLive,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = await start_live(model_source="scripted:?token_ms=1", stop_loops=True)
     undisturbed = await worker.runner.run(await client.accept("!tokens 40", seed=7))

@@ -1,8 +1,11 @@
 """What needs no engine: refused requests, and answers that are whole already."""
 
 import dataclasses
+import json
+from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from shared.wire.chat import JsonObjectFormat, UserMessage
 from shared.wire.schemas import FinishReason, InferenceRequest
@@ -10,9 +13,11 @@ from worker.engine_protocol import Grammar, Ready, SamplingDefaults
 from worker.engines.scripted.prompts import ScriptedPrompts
 from worker.tasks.outcomes import Errored
 from worker.tasks.prepared import Prepared, prepare
-from worker.text.codec import Codec, Unanswerable
+from worker.text.codec import Answer, Codec, Unanswerable
+from worker.text.prompt_rendering import PromptRenderer
 
 EOS = 0
+EOS_OF_SMOLLM2 = 2
 ENGINE = Ready(
     context_length=100,
     revision="r",
@@ -83,6 +88,70 @@ def test_an_answer_has_at_most_the_room_behind_its_prompt(length: int, asked: in
     request = prepared(str(length), max_tokens=asked)
     assert isinstance(request, Prepared)
     assert (len(request.prompt_ids), request.max_new_tokens) == (length, most)
+
+
+ZEROS = {"type": "array", "items": {"const": 0}, "minItems": 150, "maxItems": 150}
+UNIQUE = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"xs": UNIQUE}}}}
+
+
+def of_smollm2(smollm2: PreTrainedTokenizerFast, **fields: Any) -> Answer:
+    """The answer to a request, as the packaged model's worker prepares it."""
+    codec = Codec(PromptRenderer(smollm2, max_new_tokens=1000), [EOS_OF_SMOLLM2], stop_loops=True)
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1000, **fields}
+    engine = dataclasses.replace(ENGINE, context_length=2000)
+    made = prepare(codec, "task", InferenceRequest.model_validate(asked), engine, 1000)
+    assert isinstance(made, Prepared)
+    return made.answer
+
+
+def document(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "loops"),
+    [
+        (document(ZEROS), False),
+        ({"response_format": {"type": "json_object"}}, False),
+        ({"tools": [TOOL], "tool_choice": "required"}, False),
+        ({}, True),
+        ({"tools": [TOOL]}, True),
+    ],
+)
+def test_an_answer_that_a_grammar_brings_to_its_end_is_not_watched_for_loops(
+    smollm2: PreTrainedTokenizerFast, asked: dict[str, Any], loops: bool
+) -> None:
+    zeros = json.dumps([0] * 150)
+    ids = smollm2.encode(zeros)
+    assert len(ids) > 256, "the watch waits for so many"
+    answer = of_smollm2(smollm2, **asked)
+    assert answer.add(ids)[1] == ("loop" if loops else None)
+    answer.finish(complete=True)
+    assert answer.text == zeros
+
+
+@pytest.mark.parametrize(
+    ("asked", "held"),
+    [
+        (document(ZEROS), False),
+        (document(UNIQUE), True),
+        ({**document(ZEROS), "tools": [TOOL]}, True),
+        ({"response_format": {"type": "json_object"}}, False),
+        ({"tools": [TOOL], "tool_choice": "required"}, True),
+        ({"tools": [TOOL], "tool_choice": "none"}, False),
+        ({}, False),
+    ],
+)
+def test_text_is_held_back_where_something_is_left_to_judge(
+    smollm2: PreTrainedTokenizerFast, asked: dict[str, Any], held: bool
+) -> None:
+    answer = of_smollm2(smollm2, **asked)
+    text = "[0, 0, 0]"
+    shown = answer.add(smollm2.encode(text))[0].text
+    rest = answer.finish(complete=True).text
+    assert (shown + rest, answer.text) == (text, text)
+    assert (shown == "") is held
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from worker.engine_protocol import Output
 from worker.tasks.attempt_telemetry import AttemptTelemetry
 from worker.tasks.outcomes import AttemptEnd, Errored, Finished
 from worker.tasks.prepared import Prepared
+from worker.tasks.redraws import redraw_seed
+from worker.text.reasoning import Said
 
 
 class Attempt:
@@ -32,12 +34,18 @@ class Attempt:
         self.task_id = claim.record.task_id
         self.number = claim.attempt
         self.suspect = claim.suspect
+        self.redraw = claim.record.redraws
+        """Which redraw of the answer it is; 0: none."""
         self.request_id = f"{self.task_id}/{claim.attempt}"
         self.request = request
         self.telemetry = telemetry
         self.writer = TokenWriter(self.task_id, claim.attempt, 0)
         self.ended: asyncio.Future[AttemptEnd] = asyncio.get_running_loop().create_future()
         self._prepared: Prepared | None = None
+        self._rest = Said()
+        """Text of the finished answer that waits to be shown."""
+        self._shown_before = _Shown()
+        """Of that, what an earlier attempt has shown."""
         self.earlier_ids: tuple[int, ...] = ()
         """Tokens that earlier attempts streamed and this one goes on behind."""
         self._generated = 0
@@ -48,10 +56,11 @@ class Attempt:
 
     @property
     def seed(self) -> int:
-        """The request's, or one of the task's own: every attempt must draw the same random numbers."""
-        if self.request.seed is not None:
-            return self.request.seed
-        return int.from_bytes(hashlib.blake2b(self.task_id.encode(), digest_size=7).digest())
+        """From the request's, or from one of the task's own: every attempt at one draw must get the same numbers."""
+        seed = self.request.seed
+        if seed is None:
+            seed = int.from_bytes(hashlib.blake2b(self.task_id.encode(), digest_size=7).digest())
+        return redraw_seed(seed, self.redraw)
 
     @property
     def prepared(self) -> Prepared:
@@ -79,7 +88,12 @@ class Attempt:
         said, finish = self.prepared.answer.add(ids, logprobs)
         # The same tokens give the same text, but the last attempt may have died before it streamed all of it.
         self.writer.add((), said.text[shown.text :], said.reasoning[shown.reasoning :])
-        self._tell_logprobs((), after=shown.logprobs)
+        told = self._tell_logprobs((), after=shown.logprobs)
+        self._shown_before = _Shown(
+            max(0, shown.text - len(said.text)),
+            max(0, shown.reasoning - len(said.reasoning)),
+            max(0, shown.logprobs - told),
+        )
         finish = finish or self.prepared.complete(ids, eos_token_ids)
         if finish is not None:
             self.end(Finished(finish))
@@ -105,18 +119,18 @@ class Attempt:
     def _logprobs_of(self, output: Output) -> list[TokenLogprob]:
         return self.prepared.logprobs(output.token_ids, output.logprobs) if output.logprobs else []
 
-    def _tell_logprobs(self, drawn: Sequence[TokenLogprob], *, after: int = 0) -> None:
-        """`after`: those of so many tokens have been told before."""
+    def _tell_logprobs(self, drawn: Sequence[TokenLogprob], *, after: int = 0) -> int:
+        """`after`: those of so many tokens have been told before. Returns of how many they may be told by now."""
         answer = self.prepared.answer
-        told = [logprob for logprob in answer.told()[after:] if logprob is not None]
-        self.writer.add_logprobs(drawn, told, untold=answer.untold)
+        told = answer.told()
+        new = [logprob for logprob in told[after:] if logprob is not None]
+        self.writer.add_logprobs(drawn, new, untold=answer.untold)
+        return len(told)
 
     def outcome(self, finish: FinishReason) -> FinalTextEvent | ToolCallsEvent:
-        """The event that ends a finished answer; text that was held back goes to the writer."""
+        """The event that ends a finished answer. Text that was held back waits for `show_rest`."""
         answer = self.prepared.answer
-        said = answer.finish(complete=finish == "stop")
-        self.writer.add((), said.text, said.reasoning)
-        self._tell_logprobs(())
+        self._rest = answer.finish(complete=finish == "stop")
         usage = Usage(
             prompt_tokens=len(self.prepared.prompt_ids),
             completion_tokens=self._generated,
@@ -146,6 +160,12 @@ class Attempt:
             usage=usage,
             timings=timings,
         )
+
+    def show_rest(self) -> None:
+        """The answer is what was demanded: the text that was held back goes to the writer."""
+        said, before = self._rest, self._shown_before
+        self.writer.add((), said.text[before.text :], said.reasoning[before.reasoning :])
+        self._tell_logprobs((), after=before.logprobs)
 
 
 class _Shown(NamedTuple):

@@ -147,6 +147,12 @@ class AttemptTelemetry:
         self._metrics.attempts.labels(self._model, end.cause).inc()
         self._metrics.count_answer(self._tokens, self._tenant)
 
+    def redrawn(self, problem: str) -> None:
+        """The answer is not what was demanded, and is drawn anew."""
+        self._message.add_event(names.REDRAW, {names.REDRAW_REASON: problem})
+        self._metrics.redraws.inc()
+        log.info("The answer is drawn anew: %s", problem)
+
     def _mark_failed(self, error_type: str, message: str) -> None:
         for span in (self._inference, self._message):
             span.set_attribute(names.ERROR_TYPE, error_type)

@@ -40,6 +40,7 @@ class Endings:
     def __init__(self, settings: WorkerSettings, ledger: TaskLedger, emitter: Emitter, metrics: WorkerMetrics) -> None:
         self._model = settings.model_name
         self._conversation_seconds = settings.conversation_seconds
+        self._max_redraws = settings.max_redraws
         self._ledger = ledger
         self._emitter = emitter
         self._metrics = metrics
@@ -91,10 +92,11 @@ class Endings:
 
     async def _succeed(self, attempt: Attempt, reason: FinishReason) -> MessageEnd:
         answer, outcome = attempt.prepared.answer, attempt.outcome(reason)
-        await self._emitter.flush(attempt.writer)
         # In a thread: a large schema takes tens of milliseconds to be compiled.
-        if problem := await asyncio.to_thread(unmet, attempt.request.response_format, outcome):
-            return await self.fail(attempt.task_id, attempt.number, "schema_not_met", problem)
+        if problem := await asyncio.to_thread(unmet, attempt.request, outcome):
+            return await self._refuse(attempt, problem)
+        attempt.show_rest()
+        await self._emitter.flush(attempt.writer)
         result = TaskResult(
             cleaned_response_text=outcome.text,
             raw_response_text=answer.raw_text,
@@ -119,6 +121,17 @@ class Endings:
         attempt.telemetry.answered(outcome)
         self._count_end("SUCCESS", result.finish_reason)
         return Answered(result)
+
+    async def _refuse(self, attempt: Attempt, problem: str) -> MessageEnd:
+        """The answer is not what was demanded: it is drawn anew, or that was the last draw."""
+        if attempt.redraw < self._max_redraws:
+            end = await self._requeue(attempt, "redraw")
+            if isinstance(end, HandedOver):
+                attempt.telemetry.redrawn(problem)
+            return end
+        await self._emitter.flush(attempt.writer)
+        draws = f" It was drawn {attempt.redraw + 1} times." if attempt.redraw else ""
+        return await self.fail(attempt.task_id, attempt.number, "schema_not_met", problem + draws)
 
     def _conversation(self, attempt: Attempt) -> ConversationSave | None:
         """The request's conversation with its new answer."""

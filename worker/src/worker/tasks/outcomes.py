@@ -3,6 +3,7 @@
 | the attempt ends | the task | the message |
 |---|---|---|
 | `Finished` | SUCCESS | `Answered` |
+| `Finished`, but its schema refuses it | waits again, or FAILURE after one draw too many | `HandedOver`, or `Failed` |
 | `Errored` | FAILURE | `Failed` |
 | `Cancelled` | REVOKED | `Revoked` |
 | `Crashed`, `GivenBack` | waits again, or FAILURE after one crash too many | `HandedOver`, or `Failed` |
@@ -90,7 +91,7 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """The task waits again: a new message takes it to another worker, ahead of the backlog."""
+    """The task waits again: a new message takes it to a worker, ahead of the backlog."""
 
 
 @dataclass(frozen=True, slots=True)

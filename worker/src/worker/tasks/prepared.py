@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from shared.wire.schemas import FinishReason, InferenceRequest, TokenLogprob
 from worker.engine_protocol import Grammar, Logprobs, Ready
 from worker.tasks.outcomes import Errored
+from worker.text.answer_grammars import must_be_judged
 from worker.text.codec import Answer, Codec, Unanswerable
 
 
@@ -39,7 +40,7 @@ def prepare(
     try:
         prompt_ids = codec.prompts.prompt_ids(request)
         grammar = codec.prompts.grammar(request)
-        answer = codec.answer(task_id, request)
+        answer = codec.answer(task_id, request, bounded=grammar is not None, withheld=must_be_judged(request))
     except Unanswerable as error:
         return Errored("invalid_request", str(error))
     if grammar is not None and not engine.grammars:

@@ -10,7 +10,7 @@ from shared.store.event_stream import EventStream, TokenWriter
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Claim, NoClaim
 from shared.wire.schemas import InferenceRequest
-from worker.engine_protocol import Generate, Ready, Step
+from worker.engine_protocol import Generate, Ready, SamplingDefaults, Step
 from worker.engines.supervisor import Engine
 from worker.panics import LEAVING
 from worker.settings import WorkerSettings
@@ -22,6 +22,7 @@ from worker.tasks.endings import Endings
 from worker.tasks.outcomes import AttemptEnd, Crashed, Dropped, Errored, GivenBack, HandedOver, Lost, MessageEnd
 from worker.tasks.prepared import Prepared, prepare
 from worker.tasks.redis_retry import persist
+from worker.tasks.redraws import redraw_sampling
 from worker.tasks.suspect_gate import SuspectGate
 from worker.text.codec import Codec
 
@@ -205,14 +206,20 @@ class TaskRunner:
 
     def _command(self, attempt: Attempt, prepared: Prepared, engine: Ready) -> Generate:
         request, default = attempt.request, self._settings.sampling(engine.sampling)
+        wanted = SamplingDefaults(
+            temperature=default.temperature if request.temperature is None else request.temperature,
+            top_p=default.top_p if request.top_p is None else request.top_p,
+            top_k=default.top_k if request.top_k is None else request.top_k,
+        )
+        sampling = redraw_sampling(wanted, attempt.redraw)
         return Generate(
             request_id=attempt.request_id,
             prompt_ids=prepared.prompt_ids,
             generated_ids=attempt.earlier_ids,
             max_new_tokens=prepared.max_new_tokens,
-            temperature=default.temperature if request.temperature is None else request.temperature,
-            top_p=default.top_p if request.top_p is None else request.top_p,
-            top_k=default.top_k if request.top_k is None else request.top_k,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
             seed=attempt.seed,
             grammar=prepared.grammar,
             logprobs=request.logprobs,

@@ -12,7 +12,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from shared.wire.chat import JsonObjectFormat, JsonSchemaFormat, NamedToolChoice, ResponseFormat, Tool
+from shared.wire.chat import JsonObjectFormat, JsonSchemaFormat, NamedToolChoice, Tool
 from shared.wire.json_schemas import InvalidSchema, usable_schema
 from shared.wire.schema_dialects import DATA
 from shared.wire.schemas import InferenceRequest
@@ -21,6 +21,7 @@ from worker.text.call_rules import CallSyntax, call_rules
 from worker.text.codec import Unanswerable
 from worker.text.document_forms import Limits
 from worker.text.document_rules import DocumentRules
+from worker.text.enforced_whole import enforced_whole
 from worker.text.leaf_rules import LAYOUT
 from worker.text.schema_forms import Effort, SchemaForms
 from worker.text.tool_calls import offered_tools
@@ -42,11 +43,9 @@ def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: i
     """
     if not is_enforced(request):
         return None
-    demanded = _demanded_tools(request)
-    document = _document_schema(request.response_format)
+    demanded = demanded_tools(request)
+    document = demanded_document(request)
     tools = demanded if demanded is not None else offered_tools(request)
-    if demanded is not None:
-        document = None
     one = request.parallel_tool_calls is False or isinstance(request.tool_choice, NamedToolChoice)
     most = MAX_CALLS if syntax.native and not one else 1
     rules, effort = DocumentRules(), Effort()
@@ -93,10 +92,27 @@ def _source(
 
 def is_enforced(request: InferenceRequest) -> bool:
     """Whether the answer has a grammar."""
-    return _demanded_tools(request) is not None or _document_schema(request.response_format) is not None
+    return demanded_tools(request) is not None or demanded_document(request) is not None
 
 
-def _demanded_tools(request: InferenceRequest) -> list[Tool] | None:
+def must_be_judged(request: InferenceRequest) -> bool:
+    """Whether the answer has a grammar that may allow what the request does not.
+
+    An enforced call has no text to show before it is whole, so it counts as such.
+    """
+    if not is_enforced(request):
+        return False
+    document = demanded_document(request)
+    if document is None:
+        return True
+    schemas = [(document, False)] + [(tool.function.parameters, True) for tool in offered_tools(request)]
+    try:
+        return not all(enforced_whole(usable_schema(schema, of_tool=of_tool)) for schema, of_tool in schemas)
+    except InvalidSchema:
+        return True
+
+
+def demanded_tools(request: InferenceRequest) -> list[Tool] | None:
     """The tools of which one must be called; None when calling is not demanded."""
     match request.tool_choice:
         case "required":
@@ -107,8 +123,11 @@ def _demanded_tools(request: InferenceRequest) -> list[Tool] | None:
             return None
 
 
-def _document_schema(response_format: ResponseFormat | None) -> Mapping[str, Any] | None:
-    match response_format:
+def demanded_document(request: InferenceRequest) -> Mapping[str, Any] | None:
+    """The schema of a text answer; None where any text will do, or where a call is demanded."""
+    if demanded_tools(request) is not None:
+        return None
+    match request.response_format:
         case JsonObjectFormat():
             return {"type": "object"}
         case JsonSchemaFormat(json_schema=wanted):

@@ -48,8 +48,14 @@ class Codec:
         self.max_token_bytes = max(len(token.encode()) for token in prompts.tokenizer.get_vocab())
         """An upper bound: byte-level vocabularies write some bytes as two."""
 
-    def answer(self, task_id: str, request: InferenceRequest) -> "Answer":
-        """An empty answer to the request. May take long; raises Unanswerable."""
+    def answer(
+        self, task_id: str, request: InferenceRequest, *, bounded: bool = False, withheld: bool = False
+    ) -> "Answer":
+        """An empty answer to the request. May take long; raises Unanswerable.
+
+        `bounded`: a grammar brings it to its end, so that nobody must watch whether it runs in circles. `withheld`: its
+        text is not shown before it is whole.
+        """
         reader = self.prompts.answer_reader(task_id, request)
         seen = reader.special_tokens
         if seen not in self._skipped:
@@ -58,10 +64,11 @@ class Codec:
         return Answer(
             Detokenizer(self.prompts.tokenizer, stop=[*stop, *self.prompts.stop], skip=self._skipped[seen]),
             reader,
-            RepetitionDetector() if self._stop_loops else None,
+            RepetitionDetector() if self._stop_loops and not bounded else None,
             stop=stop,
             one_call=request.parallel_tool_calls is False,
             tokens=None if request.logprobs is None else TextTokens(specials=False),
+            withheld=withheld,
         )
 
     def logprobs(self, token_ids: Sequence[int], logprobs: Sequence[Logprobs]) -> list[TokenLogprob]:
@@ -81,6 +88,7 @@ class Answer:
         stop: Sequence[str] = (),
         one_call: bool = False,
         tokens: TextTokens | None = None,
+        withheld: bool = False,
     ) -> None:
         """`stop`: those of the detokenizer's stop strings that the client has named. `one_call`: it ends with its first
         tool call. `tokens`: where their logprobs are told."""
@@ -92,7 +100,9 @@ class Answer:
         self._tokens = tokens
         self._released = 0
         """Characters that the detokenizer has handed out."""
-        self._shown: list[Said] = []
+        self._withheld = withheld
+        """Nothing is shown before it is whole."""
+        self._said: list[Said] = []
         self.tool_calls: list[ToolCall] = []
         """Set by `finish`."""
         self.reasoning_tokens = 0
@@ -100,12 +110,12 @@ class Answer:
     @property
     def text(self) -> str:
         """The answer without calls and reasoning."""
-        return "".join(said.text for said in self._shown)
+        return "".join(said.text for said in self._said)
 
     @property
     def reasoning(self) -> str:
         """What the model wrote for itself."""
-        return "".join(said.reasoning for said in self._shown)
+        return "".join(said.reasoning for said in self._said)
 
     @property
     def stop_sequence(self) -> str | None:
@@ -120,16 +130,16 @@ class Answer:
     @property
     def untold(self) -> bool:
         """Whether the logprobs of some token are still to be told, with its text."""
-        return self._tokens is not None and self._tokens.untold
+        return self._tokens is not None and (self._withheld or self._tokens.untold)
 
     def told(self) -> list[TokenLogprob | None]:
         """Those of the tokens whose text became visible since the last call; None where `add` was given none."""
-        return [] if self._tokens is None else self._tokens.taken()
+        return [] if self._tokens is None or self._withheld else self._tokens.taken()
 
     def add(
         self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob | None] = ()
     ) -> tuple[Said, FinishReason | None]:
-        """The text that these tokens make visible, and why the answer is over, if its text says so."""
+        """What these tokens add to the text that may be shown, and why the answer is over, if its text says so."""
         parts: list[Said] = []
         for at, token_id in enumerate(token_ids):
             reasons = self._reader.in_reasoning
@@ -144,17 +154,18 @@ class Answer:
                 self._tokens.show(read, parts[-1].text, self._reader.held)
         said = joined(parts)
         if said.text or said.reasoning:
-            self._shown.append(said)
+            self._said.append(said)
+        shown = Said() if self._withheld else said
         if self._detokenizer.stopped is not None:
-            return said, "stop" if self.stop_sequence is None else "stop_sequence"
+            return shown, "stop" if self.stop_sequence is None else "stop_sequence"
         if self._one_call and self._reader.has_call:
-            return said, "stop"
+            return shown, "stop"
         if self._repetition is not None and self._repetition.add(token_ids):
-            return said, "loop"
-        return said, None
+            return shown, "loop"
+        return shown, None
 
     def finish(self, *, complete: bool) -> Said:
-        """The text that was held back; `complete` is False for an answer that was cut short."""
+        """The text that was not shown so far; `complete` is False for an answer that was cut short."""
         read = self._detokenizer.finish()
         said = self._reader.add(read)
         held = self._reader.held
@@ -166,5 +177,8 @@ class Answer:
             self._tokens.show("", rest.text, 0)
             self._tokens.end()
         said = joined([said, rest])
-        self._shown.append(said)
-        return said
+        self._said.append(said)
+        if not self._withheld:
+            return said
+        self._withheld = False
+        return joined(self._said)

@@ -137,6 +137,16 @@ def _string(string: String) -> str | None:
     return None if _is_empty(refusal) else _tried({"type": "string"})[0]
 
 
+def is_enforced_on_strings(pattern: str) -> bool:
+    """Whether a grammar can hold a string to the pattern."""
+    return not _tried({"type": "string", "pattern": pattern})[1]
+
+
+def is_enforced_on_numbers(divisor: float) -> bool:
+    """Whether a grammar can hold a number to multiples of the divisor, exactly."""
+    return multiple_pattern(Decimal(str(divisor))) is not None
+
+
 def _tried(schema: dict[str, Any]) -> tuple[str, str]:
     """The schema as a rule, and why llguidance refuses it; empty when it does not."""
     rule = f"%json {json.dumps({**schema, 'x-guidance': LAYOUT})}"

@@ -56,6 +56,11 @@ def test_a_token_depends_on_seed_or_prompt_and_place_alone() -> None:
     assert tokens(taken_over) == whole[3:]
 
 
+def test_it_says_what_its_seed_draws() -> None:
+    drawn = [said(generate('!draw ["[1]", "a | b"]\n!slow 1', seed=seed)) for seed in (2, 3)]
+    assert drawn == ["[1]", "a | b"]
+
+
 def test_it_says_what_it_is_told_to_say() -> None:
     assert said(generate("!say Grüße\nand more")) == "Grüße\nand more"
     sampled = generate("!sampling", temperature=0.5, top_p=0.9, top_k=3)

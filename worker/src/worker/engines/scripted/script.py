@@ -6,6 +6,7 @@ Source `scripted:?token_ms=20&context=8192&tokens=32`. Token i of an answer depe
 is not 0) and on i alone. Directives are lines of the last user message:
 
     !say TEXT        answer TEXT (the rest of the message), then stop
+    !draw TEXTS      answer one text of a JSON list, the one at the seed modulo their number, then stop
     !sampling        answer with the request's temperature, top-p and top-k, then stop
     !tokens N        stop after N words
     !crash [K]       the process dies before token K (default 0)
@@ -15,6 +16,7 @@ is not 0) and on i alone. Directives are lines of the last user message:
     !fail TEXT       the engine reports TEXT as this request's error
 """
 
+import json
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -93,6 +95,9 @@ class ScriptedAnswer:
         said = re.search(r"^!say (.*)", message, re.MULTILINE | re.DOTALL)
         text = said[1] if said else None
         directives = dict(re.findall(r"^!(\w[\w-]*) ?(.*)$", message, re.MULTILINE))
+        if "draw" in directives:
+            texts: list[str] = json.loads(directives["draw"])
+            text = texts[generate.seed % len(texts)]
         if "sampling" in directives:
             text = f"{generate.temperature} {generate.top_p} {generate.top_k}"
         return cls(
