@@ -33,6 +33,7 @@ from shared.wire.schema_dialects import in_one_dialect
             {"components": {"schemas": {"A": {"pattern": "[^]"}}}},
             {"components": {"schemas": {"A": {"pattern": r"[\s\S]"}}}},
         ),
+        ({"$ref": "#/patternProperties/%5Ba-%5D~1/x"}, {"$ref": "#/patternProperties/%5Ba%5Cx%7B2D%7D%5D~1/x"}),
         (
             {"defs": {"title": {"title": "Title", "exclusiveMaximum": True}, "more": {"default": {"minLength": 2.0}}}},
             {"defs": {"title": {}, "more": {"default": {"minLength": 2}}}},

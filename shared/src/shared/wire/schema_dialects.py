@@ -8,6 +8,7 @@ data is never read as schema and a wrong `examples` hurts nobody.
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, unquote
 
 from shared.wire.ecma_patterns import InvalidPattern, rust_pattern
 
@@ -28,6 +29,7 @@ ANNOTATIONS = frozenset(
 COUNTS = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains"}
 )
+_PATTERN_POINTER = re.compile(r"(?<=/patternProperties/)[^/]+")
 _TUPLE_POINTER = re.compile(r"/items/(\d+)(?=/|$)")
 
 
@@ -87,9 +89,16 @@ def _modern(schema: Schema) -> Iterator[tuple[str, Any]]:
                 if len(names) < len(value):
                     yield "dependentSchemas", {name: part for name, part in value.items() if name not in names}
             case ("$ref", str()):
-                yield key, _TUPLE_POINTER.sub(r"/prefixItems/\1", value)
+                pointer = _TUPLE_POINTER.sub(r"/prefixItems/\1", value)
+                yield key, _PATTERN_POINTER.sub(_rewritten_pointer, pointer)
             case _ if key not in ANNOTATIONS:
                 yield key, value
+
+
+def _rewritten_pointer(step: re.Match[str]) -> str:
+    """The step of a JSON pointer that leads to a pattern's schema, when the pattern is rewritten."""
+    pattern = unquote(step[0]).replace("~1", "/").replace("~0", "~")
+    return quote(_rewritten(pattern).replace("~", "~0").replace("/", "~1"), safe="~")
 
 
 def _rewritten(pattern: str) -> str:
