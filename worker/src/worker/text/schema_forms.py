@@ -25,7 +25,7 @@ MAX_WORK = 500_000
 LEAST_PART = 4
 """Tokens that what one token begins may need at its end at least: where anything may come, a key and its value."""
 MAX_WAYS = 1_024
-"""Ways to combine the branches of several `anyOf` about one value; the others are not offered."""
+"""Ways to combine the branches of several choices about one value; which of the others holds, only the judge sees."""
 
 
 @dataclass(slots=True)
@@ -115,12 +115,13 @@ class SchemaForms:
         for choice in conjunction.choices():
             if choice.key not in settled:
                 choice = self._choices.setdefault(choice.key, choice)
-                branches = choice.branches
-                if ways > 1:
-                    branches = branches[: max(1, MAX_WAYS // ways)]
                 settled |= {choice.key}
-                combined = ways * len(branches)
-                value.ways = [self._value([*conjunction.parts, branch], settled, combined) for branch in branches]
+                combined = ways * len(choice.branches)
+                if ways > 1 and combined > MAX_WAYS:
+                    continue  # left to the judge
+                value.ways = [
+                    self._value([*conjunction.parts, branch], settled, combined) for branch in choice.branches
+                ]
                 return
         literals = conjunction.literals()
         if literals is not None:
