@@ -42,7 +42,9 @@ async def test_the_packaged_model_answers_calls_tools_and_goes_on_where_an_attem
     called = await client.submit("What is the weather in Paris?", tools=[WEATHER], tool_choice="required")
     endless = await client.submit("Tell me a story.", temperature=0, max_tokens=60)
     too_long = await client.submit("word " * 9000)
-    zeros = await client.submit("Zeros.", temperature=0, max_tokens=600, response_format=demanded(ZEROS))
+    zeros = await client.submit(
+        "Zeros.", temperature=0, max_tokens=600, response_format=demanded(ZEROS), timeout_seconds=240
+    )
     days = await client.submit("Pick a weekday.", temperature=0, seed=1, response_format=demanded(DAYS))
 
     assert "Paris" in (await client.result(question, 120))["cleaned_response_text"]
