@@ -1,16 +1,20 @@
-"""A TCP proxy that misbehaves on demand, to stand between Headrace and Redis."""
+"""A TCP proxy that misbehaves on demand, to stand between Headrace and Redis, or between clients and its replicas."""
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 
 
 class TcpProxy:
-    """Forwards bytes to one target; each fault applies to all its connections, present and future."""
+    """Forwards bytes; each fault applies to all its connections, present and future.
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+    Of several targets each connection goes to the next one that listens.
+    """
+
+    def __init__(self, *target_ports: int) -> None:
+        self._target_ports = list(target_ports)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
@@ -21,7 +25,18 @@ class TcpProxy:
         self.reset_every = 0
         """Resets the connection on every n-th chunk from a client; 0: never."""
         self._chunks = 0
+        self.heard = b""
+        """What clients have sent."""
         self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def tries(self) -> list[int]:
+        """The numbers by which OpenAI's and Anthropic's clients count the tries of their requests, in order."""
+        return [int(number) for number in re.findall(rb"(?i)\r\nx-stainless-retry-count: (\d+)\r\n", self.heard)]
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -51,9 +66,12 @@ class TcpProxy:
             _reset(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
+        for _ in self._target_ports:
+            self._target_ports.append(port := self._target_ports.pop(0))
+            with contextlib.suppress(OSError):
+                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
+                break
+        else:
             _reset(writer)
             return
         pair = {writer, up_writer}
@@ -75,6 +93,7 @@ class TcpProxy:
             if self.latency:
                 await asyncio.sleep(self.latency)  # the fault itself, not synchronisation
             if from_client:
+                self.heard += chunk
                 self._chunks += 1
                 if self.reset_every and self._chunks % self.reset_every == 0:
                     _reset(writer)

@@ -131,9 +131,11 @@ async def test_two_equal_first_tries_are_two_tasks(start_replica: StartReplica, 
     assert len(await waiting(replica, 2)) == 2
 
 
-async def test_many_tries_at_once_are_one_task(start_replica: StartReplica, worker: FakeWorker) -> None:
-    replica = await start_replica()
-    tries = [asyncio.create_task(post(replica, HELLO, retry=1)) for _ in range(20)]
+@pytest.mark.parametrize("stream", [False, True])
+async def test_many_tries_at_once_are_one_task(start_replica: StartReplica, worker: FakeWorker, stream: bool) -> None:
+    replica, other = await start_replica(), await start_replica()
+    body = HELLO | {"stream": stream}
+    tries = [asyncio.create_task(post(one, body, retry=1)) for one in (replica, other) for _ in range(10)]
     [task_id] = await waiting(replica, 1)
     await worker.claim(task_id)
     await worker.end(task_id)
