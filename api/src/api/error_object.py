@@ -1,10 +1,34 @@
 """An error as Headrace's own doors put it on the wire: the error object of JSON-RPC, its names in camelCase."""
 
+from typing import Any
+
 from pydantic import JsonValue
 from pydantic.alias_generators import to_camel
 
 from api.errors import ApiError, InvalidParams, Unauthorized
 from shared.conversation.rules import Place
+
+ERROR: dict[str, Any] = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "data"],
+            "properties": {
+                "code": {"type": "integer"},
+                "message": {"type": "string"},
+                "data": {
+                    "type": "object",
+                    "required": ["retryable"],
+                    "properties": {"retryable": {"type": "boolean"}, "retryAfterSeconds": {"type": "integer"}},
+                },
+            },
+        }
+    },
+}
+"""The schema of `problem`."""
 
 
 def error_object(error: ApiError) -> dict[str, JsonValue]:

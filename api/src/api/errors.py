@@ -98,6 +98,14 @@ class MethodNotFound(ApiError, code=METHOD_NOT_FOUND, status=404):
     """There is no such method."""
 
 
+class NoSuchPath(ApiError, code=METHOD_NOT_FOUND, status=404):
+    """There is nothing at this path."""
+
+
+class NotThisVerb(ApiError, code=METHOD_NOT_FOUND, status=405):
+    """What is at this path is not asked this way."""
+
+
 class InvalidParams(ApiError, code=INVALID_PARAMS, status=400):
     """The parameters are wrong."""
 

@@ -1,5 +1,7 @@
 """Errors as Anthropic's clients read them: `{"type": "error", "error": {type, message}, "request_id"}`."""
 
+from typing import Any
+
 from fastapi.responses import JSONResponse, Response
 from pydantic import JsonValue
 
@@ -15,6 +17,23 @@ _TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+
+
+ERROR: dict[str, Any] = {
+    "title": "AnthropicError",
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": "null"},
+    },
+}
+"""The body's schema."""
 
 
 def error_reply(error: ApiError) -> Response:

@@ -7,13 +7,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from api.anthropic.conversation import messages_of, parallel_calls_of, tool_choice_of, tools_of
-from api.anthropic.error_body import error_body
+from api.anthropic.error_body import ERROR, error_body
 from api.anthropic.message_answer import Json, MessageEvents, message
 from api.anthropic.requests import Conversation, MessageRequest
+from api.errors import NoTokenizer, UnknownModel
 from api.http.answer_replies import Translation, answer_reply
 from api.http.dependencies import backend_of, caller_of_either, trace_context_of
 from api.http.lenient_body import checked, within_bounds
 from api.http.loop_prevention import loop_prevention_of
+from api.http.openapi import ENDING, READING, body_of, replies
 from api.http.request_body import read_body
 from api.http.resent import resent
 from api.json_body import LARGE_BYTES
@@ -21,8 +23,36 @@ from shared.wire.schemas import CreateMessageParams
 
 router = APIRouter(prefix="/v1")
 
+MESSAGE: dict[str, Any] = {
+    "title": "AnthropicMessage",
+    "description": "Anthropic's `message`.",
+    "type": "object",
+    "required": ["id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"],
+    "properties": {
+        "id": {"type": "string"},
+        "type": {"const": "message"},
+        "role": {"const": "assistant"},
+        "model": {"type": "string"},
+        "content": {"type": "array", "items": {"type": "object", "required": ["type"]}},
+        "stop_reason": {"type": "string"},
+        "stop_sequence": {"type": ["string", "null"]},
+        "usage": {"type": "object", "required": ["input_tokens", "output_tokens"]},
+    },
+}
+COUNT: dict[str, Any] = {
+    "title": "CountedTokens",
+    "type": "object",
+    "required": ["input_tokens"],
+    "properties": {"input_tokens": {"type": "integer"}},
+}
 
-@router.post("/messages", response_class=Response)
+
+@router.post(
+    "/messages",
+    response_class=Response,
+    openapi_extra=body_of(MessageRequest),
+    responses=replies(MESSAGE, ERROR, ENDING, events="`stream: true`: Anthropic's events, each under its name."),
+)
 async def create(request: Request) -> Response:
     """A message, as Anthropic's API makes it; docs/openai.md says what is supported."""
     backend, caller = backend_of(request), caller_of_either(request)
@@ -47,7 +77,11 @@ async def create(request: Request) -> Response:
     return await answer_reply(request, started, stream=stream, whole=partial(message, started.task_id, wanted.model))
 
 
-@router.post("/messages/count_tokens")
+@router.post(
+    "/messages/count_tokens",
+    openapi_extra=body_of(Conversation),
+    responses=replies(COUNT, ERROR, (*READING, UnknownModel, NoTokenizer)),
+)
 async def count_tokens(request: Request) -> Json:
     """How many tokens the prompt of such a message would have."""
     backend = backend_of(request)

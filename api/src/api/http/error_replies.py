@@ -2,11 +2,22 @@
 
 from collections.abc import Callable, Mapping
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.error_object import http_headers, problem
-from api.errors import ApiError, as_api_error
+from api.errors import ApiError, NoSuchPath, NotThisVerb, as_api_error
+
+
+async def unrouted(_: Request, error: Exception) -> Response:
+    """An exception handler: what the router refuses is an error like any other, not in a form of FastAPI's own."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        raise NotThisVerb(f"this path answers {allowed}", allow=allowed)
+    raise NoSuchPath
 
 
 class ErrorReplies:
@@ -37,7 +48,11 @@ class ErrorReplies:
             await self._reply(scope["path"], as_api_error(error))(scope, receive, send)
 
     def _reply(self, path: str, refusal: ApiError) -> Response:
-        for below, reply in self._doors.items():
-            if path.startswith(below):
-                return reply(refusal)
-        return JSONResponse(problem(refusal), status_code=refusal.status, headers=http_headers(refusal))
+        reply = next((reply for below, reply in self._doors.items() if path.startswith(below)), _problem)(refusal)
+        if isinstance(refusal, NotThisVerb):
+            reply.headers["Allow"] = str(refusal.data["allow"])
+        return reply
+
+
+def _problem(refusal: ApiError) -> Response:
+    return JSONResponse(problem(refusal), status_code=refusal.status, headers=http_headers(refusal))

@@ -1,5 +1,7 @@
 """Errors as OpenAI's clients read them: `{"error": {message, type, param, code}}`, and headers to retry by."""
 
+from typing import Any
+
 from fastapi.responses import JSONResponse, Response
 from pydantic import JsonValue
 
@@ -23,6 +25,26 @@ _CODES: dict[type[ApiError], str] = {
     RateExceeded: "rate_limit_exceeded",
     BodyTooLarge: "request_too_large",
 }
+
+
+ERROR: dict[str, Any] = {
+    "title": "Error",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+"""The body's schema."""
 
 
 def error_reply(error: ApiError) -> Response:

@@ -9,20 +9,29 @@ from api.http.answer_replies import Translation, answer_reply
 from api.http.dependencies import backend_of, caller_of, trace_context_of
 from api.http.lenient_body import checked, within_bounds
 from api.http.loop_prevention import loop_prevention_of
-from api.http.openai_errors import error_body
+from api.http.openai_errors import ERROR, error_body
+from api.http.openapi import ENDING, body_of, replies
 from api.http.request_body import read_body
 from api.http.resent import resent
 from api.json_body import LARGE_BYTES
 from api.openai.answer import Identity
 from api.openai.chat_answer import ChatChunks, chat_completion
 from api.openai.conversation import format_of, messages_of, refuse_unsupported, tool_choice_of, tools_of
+from api.openai.described import COMPLETION
 from api.openai.requests import ChatRequest
 from shared.wire.schemas import CreateMessageParams
 
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/chat/completions", response_class=Response)
+@router.post(
+    "/chat/completions",
+    response_class=Response,
+    openapi_extra=body_of(ChatRequest),
+    responses=replies(
+        COMPLETION, ERROR, ENDING, events="`stream: true`: `chat.completion.chunk` objects, and `[DONE]` at the end."
+    ),
+)
 async def chat_completions(request: Request) -> Response:
     """A chat completion, as OpenAI's API makes it; docs/openai.md says what is supported."""
     backend, caller = backend_of(request), caller_of(request)

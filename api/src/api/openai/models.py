@@ -4,20 +4,24 @@ import asyncio
 
 from fastapi import APIRouter, Depends, Request
 
+from api.errors import UnknownModel
 from api.http.dependencies import backend_of, caller_of
+from api.http.openai_errors import ERROR
+from api.http.openapi import CALLING, replies
 from api.openai.answer import Json
+from api.openai.described import MODEL, MODELS
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller_of)])
 
 
-@router.get("/models")
+@router.get("/models", responses=replies(MODELS, ERROR, CALLING))
 async def models(request: Request) -> Json:
     """The models that requests may name."""
     names = backend_of(request).models.names
     return {"object": "list", "data": list(await asyncio.gather(*(_model(request, name) for name in names)))}
 
 
-@router.get("/models/{name:path}")
+@router.get("/models/{name:path}", responses=replies(MODEL, ERROR, (*CALLING, UnknownModel)))
 async def model(name: str, request: Request) -> Json:
     """One of them."""
     return await _model(request, backend_of(request).models.chosen(name))

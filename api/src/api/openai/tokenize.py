@@ -5,16 +5,21 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from api.errors import InvalidParams
+from api.errors import InvalidParams, NoTokenizer, UnknownModel
 from api.http.dependencies import backend_of, caller_of
 from api.http.lenient_body import checked, within_bounds
+from api.http.openai_errors import ERROR
+from api.http.openapi import READING, body_of, replies
 from api.http.request_body import read_body
 from api.openai.answer import Json
 from api.openai.conversation import messages_of, tools_of
+from api.openai.described import PROMPT, TOKENS
 from api.openai.requests import ChatRequest, Message, OfferedTool, OpenAiType
 from shared.wire.schemas import CreateMessageParams
 
 router = APIRouter()
+
+ASKING = (*READING, UnknownModel, NoTokenizer)
 
 
 class TokenizeRequest(OpenAiType):
@@ -34,7 +39,7 @@ class DetokenizeRequest(OpenAiType):
     tokens: list[Annotated[int, Field(ge=0)]]
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", openapi_extra=body_of(TokenizeRequest), responses=replies(TOKENS, ERROR, ASKING))
 async def tokenize(request: Request) -> Json:
     """The tokens of a text, or of the prompt that a conversation becomes."""
     backend = backend_of(request)
@@ -51,7 +56,7 @@ async def tokenize(request: Request) -> Json:
     return {"count": len(ids), "max_model_len": card.context_length if card else None, "tokens": list(ids)}
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest), responses=replies(PROMPT, ERROR, ASKING))
 async def detokenize(request: Request) -> Json:
     """The text of tokens."""
     backend = backend_of(request)

@@ -92,10 +92,14 @@ def _method(call: Callable[[Call, dict[str, JsonValue]], Awaitable[JsonValue]], 
     return Method(call, tuple(field.alias or name for name, field in params.model_fields.items()))
 
 
+PARAMS: dict[str, type[WireType]] = {
+    "create_message": CreateMessageParams,
+    "get_message": TaskParams,
+    "cancel_message": TaskParams,
+    "tool_list": NoParams,
+    "model_list": NoParams,
+}
 METHODS = {
-    "create_message": _method(create_message, CreateMessageParams),
-    "get_message": _method(get_message, TaskParams),
-    "cancel_message": _method(cancel_message, TaskParams),
-    "tool_list": _method(tool_list, NoParams),
-    "model_list": _method(model_list, NoParams),
+    call.__name__: _method(call, PARAMS[call.__name__])
+    for call in (create_message, get_message, cancel_message, tool_list, model_list)
 }

@@ -4,20 +4,74 @@ The rule of its HTTP statuses: a request that is refused before its body is read
 refusal (401, 408, 413, 415); every reply of JSON-RPC itself, errors included, is a 200, and no reply at all a 204.
 """
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
+from pydantic.json_schema import models_json_schema
 from starlette.requests import ClientDisconnect
 
 from api.error_object import http_headers
-from api.errors import ApiError, UnsupportedMediaType
+from api.errors import ApiError, BodyTooLarge, BodyTooSlow, InternalError, Unauthorized, UnsupportedMediaType
 from api.http.dependencies import backend_of, caller_of, trace_context_of
+from api.http.openapi import body_as, replies
 from api.http.request_body import read_body
 from api.rpc.jsonrpc import Limits, answer, encode, error_reply
-from api.rpc.methods import METHODS, Call
+from api.rpc.methods import METHODS, PARAMS, Call
 
 router = APIRouter()
 
 
-@router.post("/rpc", summary="JSON-RPC 2.0", response_class=Response)
+def _one_or_many(title: str, one: dict[str, Any]) -> dict[str, Any]:
+    return {"title": title, "oneOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+_PARAMS, _TYPES = models_json_schema([(params, "validation") for params in PARAMS.values()], by_alias=True)
+REQUESTS = _one_or_many(
+    "RpcRequest",
+    {
+        "oneOf": [
+            {
+                "type": "object",
+                "required": ["jsonrpc", "method"],
+                "properties": {
+                    "jsonrpc": {"const": "2.0"},
+                    "id": {"type": ["string", "integer", "null"]},
+                    "method": {"const": name},
+                    "params": _PARAMS[params, "validation"],
+                },
+            }
+            for name, params in PARAMS.items()
+        ]
+    },
+) | {"$defs": _TYPES["$defs"]}
+REPLY: dict[str, Any] = {
+    "title": "RpcReply",
+    "type": "object",
+    "required": ["jsonrpc", "id"],
+    "properties": {
+        "jsonrpc": {"const": "2.0"},
+        "id": {"type": ["string", "number", "null"]},
+        "result": {},
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}, "data": {"type": "object"}},
+        },
+    },
+}
+REPLIES = _one_or_many("RpcReplies", REPLY)
+
+
+@router.post(
+    "/rpc",
+    summary="JSON-RPC 2.0",
+    response_class=Response,
+    openapi_extra=body_as(REQUESTS),
+    responses={
+        **replies(REPLIES, REPLY, (Unauthorized, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InternalError)),
+        204: {"description": "There were notifications only."},
+    },
+)
 async def rpc(request: Request) -> Response:
     """create_message, get_message, cancel_message, tool_list, model_list; batches and notifications."""
     backend = backend_of(request)

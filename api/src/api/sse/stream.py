@@ -5,8 +5,10 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.backend import Backend
-from api.errors import EventsLost, InvalidParams
+from api.error_object import ERROR
+from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
 from api.http.dependencies import backend_of, caller_of_stream, disconnected
+from api.http.openapi import CALLING, refused
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
 from api.task_spans import link_stream
@@ -18,7 +20,28 @@ router = APIRouter()
 
 
 @router.head("/stream/{task_id}", response_class=Response, include_in_schema=False)
-@router.get("/stream/{task_id}", response_class=Response)
+@router.get(
+    "/stream/{task_id}",
+    response_class=Response,
+    openapi_extra={
+        "parameters": [
+            {"in": place, "name": name, "schema": {"type": "string"}, "description": meaning}
+            for place, name, meaning in (
+                ("header", "Last-Event-ID", "The last event that was seen: what is behind it comes."),
+                ("query", "lastEventId", "The same, for who sets no headers."),
+                ("query", "access_token", "The API key, for who sets no headers."),
+            )
+        ]
+    },
+    responses={
+        200: {
+            "description": "The events (docs/events.md).",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        204: {"description": "The last event has been seen: nothing comes behind it."},
+        **refused(ERROR, (*CALLING, InvalidParams, TaskNotFound, TaskExpired, EventsLost)),
+    },
+)
 async def stream(task_id: str, request: Request) -> Response:
     """The task's events from now on, or from behind the given event; see docs/events.md."""
     backend = backend_of(request)

@@ -1,0 +1,1 @@
+"""Programs of other people that are clients of Headrace, as their users run them."""

@@ -1,0 +1,162 @@
+"""docs/clients.md: each recipe does what its reader expects, word for word, in an environment of its own."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from integrations.environments import node_modules_with, python_with
+from testbed.ports import free_port
+from testbed.programs import program
+from testbed.waiting import wait_until
+
+PAGE = (Path(__file__).parents[1] / "docs" / "clients.md").read_text()
+ADDRESS = "http://127.0.0.1:8000"
+SECONDS = 300
+"""Bound on one recipe: a page is full of answers of a real model on a CPU."""
+
+OPENAI = ("openai==1.109.1", "openai==3.57.0")
+"""Beside the one that `make test` has."""
+PINS = {
+    "anthropic": "anthropic==2.14.0",
+    "gradio": "gradio==6.31.0",
+    "langchain-openai": "langchain-openai==1.7.4",
+    "litellm": "litellm==1.110.2",
+    "openai": "openai==3.57.0",
+    "smolagents[openai]": "smolagents[openai]==1.26.0",
+    "@ai-sdk/openai-compatible": "@ai-sdk/openai-compatible@2.0.92",
+    "ai": "ai@6.0.326",
+    "zod": "zod@4.6.7",
+}
+"""What the page's `install` lines stand for, so that a release of today breaks no test of yesterday's code."""
+NODE_OPENAI = "openai@6.49.0"
+
+
+def section(heading: str) -> str:
+    """The page from this heading to the next."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/clients.md has no section {heading}"
+    return found[1]
+
+
+def blocks(heading: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", section(heading), re.DOTALL | re.MULTILINE)
+
+
+def installed(heading: str) -> list[str]:
+    """The packages that the section's first line of shell installs."""
+    words = blocks(heading, "bash")[0].split()
+    assert words[:2] in (["pip", "install"], ["npm", "install"])
+    return [word.strip("'") for word in words[2:]]
+
+
+def run(*command: str, folder: Path | None = None) -> str:
+    """What it prints."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_openai(python: Path | str, url: str) -> None:
+    streamed, parsed, called = (
+        run(str(python), "-c", block.replace(ADDRESS, url)) for block in blocks("OpenAI, Python", "python")
+    )
+    assert "Paris" in streamed
+    assert re.search(r"name='.*' country='", parsed)
+    assert called.strip()
+
+
+def test_openai_in_this_environment(url: str) -> None:
+    check_openai(sys.executable, url)
+
+
+def check_anthropic(python: Path | str, url: str) -> None:
+    [block] = blocks("Anthropic, Python", "python")
+    counted, _, said = run(str(python), "-c", block.replace(ADDRESS, url)).partition("\n")
+    assert re.fullmatch(r"\d+ tokens", counted)
+    assert said.strip()
+
+
+def test_anthropic_in_this_environment(url: str) -> None:
+    check_anthropic(sys.executable, url)
+
+
+@pytest.mark.needs("curl")
+def test_curl(url: str) -> None:
+    [command] = blocks("curl", "bash")
+    printed = run("bash", "-euo", "pipefail", "-c", command.replace(ADDRESS, url))
+    *chunks, end = [line.removeprefix("data: ") for line in printed.splitlines() if line.startswith("data: ")]
+    assert end == "[DONE]"
+    text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in json.loads(chunk)["choices"])
+    assert "Paris" in text
+
+
+@pytest.mark.parametrize("version", OPENAI)
+def test_openai_in_other_versions(url: str, version: str) -> None:
+    check_openai(python_with(version), url)
+
+
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [
+        ("LangChain", r"(?s)Paris.*\nname='.*' country='.*\n.+"),
+        ("smolagents", "."),
+        ("LiteLLM", "Paris"),
+    ],
+)
+def test_python_programs(url: str, heading: str, expected: str) -> None:
+    python = python_with(*(PINS[name] for name in installed(heading)))
+    [block] = blocks(heading, "python")
+    printed = run(str(python), "-c", block.replace(ADDRESS, url))
+    assert re.search(expected, printed), printed
+
+
+@pytest.mark.needs("npm")
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [
+        ("OpenAI, JavaScript", r"(?s)Paris.*name: .*country: .*role: "),
+        ("Vercel's AI SDK", r"(?s)Paris.*\n\d+ tokens\nIt is sunny in .*, 24 degrees"),
+    ],
+)
+def test_node_programs(url: str, heading: str, expected: str) -> None:
+    pins = PINS | {"openai": NODE_OPENAI}
+    folder = node_modules_with(*(pins[name] for name in installed(heading)))
+    [block] = blocks(heading, "javascript")
+    # Module code on the command line finds packages in the current folder.
+    printed = run(program("node"), "--input-type=module", "-e", block.replace(ADDRESS, url), folder=folder)
+    assert re.search(expected, printed), printed
+
+
+def test_gradio(url: str, tmp_path: Path) -> None:
+    python = python_with(*(PINS[name] for name in installed("Gradio")))
+    port = free_port()
+    [block] = blocks("Gradio", "python")
+    page = block.replace(ADDRESS, url).replace("7860", str(port))
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([python, "-c", page], stdout=log, stderr=log)
+    try:
+        wait_until(lambda: listens(port), SECONDS, (tmp_path / "log").read_text)
+        assert "Paris" in run(str(python), "-c", VISITOR, str(port))
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+VISITOR = """
+import sys
+from gradio_client import Client
+
+page = Client(f"http://127.0.0.1:{sys.argv[1]}")
+print(page.predict({"text": "What is the capital of France?", "files": []}, api_name="/open_api_stream"))
+"""
+"""What a browser does on that page."""
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
