@@ -15,7 +15,7 @@ async def unrouted(_: Request, error: Exception) -> Response:
     """An exception handler: what the router refuses is an error like any other, not in a form of FastAPI's own."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = (error.headers or {}).get("Allow", "GET, HEAD")  # of files, which have no route
         raise NotThisVerb(f"this path answers {allowed}", allow=allowed)
     raise NoSuchPath
 

@@ -92,14 +92,24 @@ def _lifted(schema: Json, schemas: Json) -> Json:
     return lifted
 
 
-def body_of(kind: type[BaseModel]) -> Json:
+def body_of(kind: type[BaseModel], *, required: bool = True) -> Json:
     """For a route's `openapi_extra`: a JSON body of this type."""
-    return body_as(kind.model_json_schema())
+    return body_as(kind.model_json_schema(), required=required)
 
 
-def body_as(schema: Json) -> Json:
+def body_as(schema: Json, *, required: bool = True) -> Json:
     """For a route's `openapi_extra`: a JSON body of this schema."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def query(**parameters: tuple[Json, str]) -> Json:
+    """For a route's `openapi_extra`: what may stand behind the `?`, each with its schema and what it means."""
+    return {
+        "parameters": [
+            {"in": "query", "name": name, "schema": schema, "description": meaning}
+            for name, (schema, meaning) in parameters.items()
+        ]
+    }
 
 
 def replies(reply: Json, error: Json, refusals: Sequence[type[ApiError]], *, events: str = "") -> Responses:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Depends, Request
 
-from api.errors import ConversationNotFound
+from api.errors import ConversationBusy, ConversationNotFound, InvalidParams
 from api.http.dependencies import backend_of, caller_of
 from api.http.lenient_body import checked
+from api.http.openai_errors import ERROR
+from api.http.openapi import body_of, replies
 from api.http.request_body import read_body
 from api.json_body import LARGE_BYTES
+from api.responses.described import CHANGING, CONVERSATION, FORGOTTEN, ITEM, ITEMS, NAMING
 from api.responses.items import Messages, items_of, messages_of, without
 from api.responses.open_item import Json
-from api.responses.pages import page
+from api.responses.pages import PAGING, page
 from api.responses.requests import ConversationUpdate, Item, NewConversation, NewItems
 from shared.store.conversations import StoredConversation
 from shared.wire.chat import ChatMessage
@@ -21,7 +24,11 @@ from shared.wire.chat import ChatMessage
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller_of)])
 
 
-@router.post("/conversations")
+@router.post(
+    "/conversations",
+    openapi_extra=body_of(NewConversation, required=False),
+    responses=replies(CONVERSATION, ERROR, CHANGING),
+)
 async def create(request: Request) -> Json:
     """A new conversation, empty or with first items."""
     backend, caller = backend_of(request), caller_of(request)
@@ -34,14 +41,18 @@ async def create(request: Request) -> Json:
     return _conversation(conversation_id, await backend.own_conversations.get(caller, conversation_id))
 
 
-@router.get("/conversations/{conversation_id}")
+@router.get("/conversations/{conversation_id}", responses=replies(CONVERSATION, ERROR, NAMING))
 async def retrieve(conversation_id: str, request: Request) -> Json:
     """The conversation without its items."""
     stored = await backend_of(request).own_conversations.get(caller_of(request), conversation_id)
     return _conversation(conversation_id, stored)
 
 
-@router.post("/conversations/{conversation_id}")
+@router.post(
+    "/conversations/{conversation_id}",
+    openapi_extra=body_of(ConversationUpdate),
+    responses=replies(CONVERSATION, ERROR, CHANGING),
+)
 async def update(conversation_id: str, request: Request) -> Json:
     """Replaces the metadata."""
     backend, caller = backend_of(request), caller_of(request)
@@ -50,7 +61,7 @@ async def update(conversation_id: str, request: Request) -> Json:
     return _conversation(conversation_id, await backend.own_conversations.get(caller, conversation_id))
 
 
-@router.delete("/conversations/{conversation_id}")
+@router.delete("/conversations/{conversation_id}", responses=replies(FORGOTTEN, ERROR, NAMING))
 async def delete(conversation_id: str, request: Request) -> Json:
     """Forgets it, with all its items."""
     if not await backend_of(request).own_conversations.delete(caller_of(request), conversation_id):
@@ -58,7 +69,11 @@ async def delete(conversation_id: str, request: Request) -> Json:
     return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
 
 
-@router.get("/conversations/{conversation_id}/items")
+@router.get(
+    "/conversations/{conversation_id}/items",
+    openapi_extra=PAGING,
+    responses=replies(ITEMS, ERROR, (*NAMING, InvalidParams)),
+)
 async def list_items(conversation_id: str, request: Request) -> Json:
     """Its items, a page at a time."""
     stored = await backend_of(request).own_conversations.get(caller_of(request), conversation_id)
@@ -69,7 +84,9 @@ async def list_items(conversation_id: str, request: Request) -> Json:
     return await asyncio.to_thread(listed)
 
 
-@router.post("/conversations/{conversation_id}/items")
+@router.post(
+    "/conversations/{conversation_id}/items", openapi_extra=body_of(NewItems), responses=replies(ITEMS, ERROR, CHANGING)
+)
 async def add_items(conversation_id: str, request: Request) -> Json:
     """Adds items at the end, between two turns."""
     backend, caller = backend_of(request), caller_of(request)
@@ -94,7 +111,7 @@ async def add_items(conversation_id: str, request: Request) -> Json:
     }
 
 
-@router.get("/conversations/{conversation_id}/items/{item_id}")
+@router.get("/conversations/{conversation_id}/items/{item_id}", responses=replies(ITEM, ERROR, NAMING))
 async def retrieve_item(conversation_id: str, item_id: str, request: Request) -> Json:
     """One of its items."""
     stored = await backend_of(request).own_conversations.get(caller_of(request), conversation_id)
@@ -104,7 +121,10 @@ async def retrieve_item(conversation_id: str, item_id: str, request: Request) ->
     raise _no_item(item_id)
 
 
-@router.delete("/conversations/{conversation_id}/items/{item_id}")
+@router.delete(
+    "/conversations/{conversation_id}/items/{item_id}",
+    responses=replies(CONVERSATION, ERROR, (*NAMING, ConversationBusy)),
+)
 async def delete_item(conversation_id: str, item_id: str, request: Request) -> Json:
     """Takes one of its items out, between two turns."""
     backend, caller = backend_of(request), caller_of(request)

@@ -3,11 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 from api.errors import InvalidParams
+from api.http.openapi import query
 from api.responses.open_item import Json
 
 MOST = 100
 """Items of one page."""
 USUAL = 20
+
+PAGING = query(
+    limit=({"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL}, "Items of the page."),
+    order=({"enum": ["asc", "desc"], "default": "desc"}, "Oldest or newest first."),
+    after=({"type": "string"}, "The last item of the page before."),
+)
+"""For `openapi_extra` of routes that list."""
 
 
 def page(items: Sequence[Json], query: Mapping[str, str]) -> Json:

@@ -19,16 +19,31 @@ from api.errors import (
     TaskNotFound,
 )
 from api.http.dependencies import backend_of, caller_of, trace_context_of
+from api.http.openai_errors import ERROR
+from api.http.openapi import body_of, query, replies
 from api.http.request_body import read_body
 from api.http.resent import resent
 from api.json_body import LARGE_BYTES
+from api.responses.described import (
+    COUNT,
+    COUNTING,
+    DELETED,
+    EVENTS,
+    FINDING,
+    FOLLOWING,
+    FORGETTING,
+    ITEMS,
+    RESPONDING,
+    RESPONSE,
+)
 from api.responses.ids import task_of
 from api.responses.items import items_of
 from api.responses.numbered_stream import Followed, NumberedStream
 from api.responses.open_item import Json
-from api.responses.pages import page
+from api.responses.pages import PAGING, page
 from api.responses.progress import Progress
 from api.responses.reading import Reading
+from api.responses.requests import ResponseRequest
 from shared.store.event_stream import Entry
 from shared.store.task_record import TaskRecord
 from shared.telemetry.logs import bind
@@ -43,7 +58,12 @@ CANCEL_SECONDS = 5.0
 """How long the reply to a cancellation waits for the worker to stop."""
 
 
-@router.post("/responses", response_class=Response)
+@router.post(
+    "/responses",
+    response_class=Response,
+    openapi_extra=body_of(ResponseRequest),
+    responses=replies(RESPONSE, ERROR, RESPONDING, events=EVENTS),
+)
 async def create(request: Request) -> Response:
     """A response, as OpenAI's API makes it; docs/responses.md says what is supported."""
     backend, caller = backend_of(request), caller_of(request)
@@ -82,7 +102,9 @@ async def create(request: Request) -> Response:
     return JSONResponse(progress.response(), headers=headers)
 
 
-@router.post("/responses/input_tokens")
+@router.post(
+    "/responses/input_tokens", openapi_extra=body_of(ResponseRequest), responses=replies(COUNT, ERROR, COUNTING)
+)
 async def input_tokens(request: Request) -> Json:
     """The tokens of the prompt that such a response would have."""
     backend, caller = backend_of(request), caller_of(request)
@@ -98,7 +120,15 @@ async def input_tokens(request: Request) -> Json:
     return {"object": "response.input_tokens", "input_tokens": len(ids)}
 
 
-@router.get("/responses/{response_id}", response_class=Response)
+@router.get(
+    "/responses/{response_id}",
+    response_class=Response,
+    openapi_extra=query(
+        stream=({"type": "boolean"}, "The events instead of the response."),
+        starting_after=({"type": "integer", "minimum": 0}, "Only the events behind this number."),
+    ),
+    responses=replies(RESPONSE, ERROR, FOLLOWING, events=EVENTS),
+)
 async def retrieve(response_id: str, request: Request) -> Response:
     """The response as it stands; with `stream=true` its events, those behind `starting_after` if that is there."""
     backend, caller = backend_of(request), caller_of(request)
@@ -120,7 +150,7 @@ async def retrieve(response_id: str, request: Request) -> Response:
     return NumberedStream(followed, {"X-Headrace-Task-Id": record.task_id}, after=after)
 
 
-@router.post("/responses/{response_id}/cancel")
+@router.post("/responses/{response_id}/cancel", responses=replies(RESPONSE, ERROR, (*FINDING, InvalidParams)))
 async def cancel(response_id: str, request: Request) -> Json:
     """Cancels a background response; one that has ended stays as it is."""
     backend, caller = backend_of(request), caller_of(request)
@@ -136,7 +166,7 @@ async def cancel(response_id: str, request: Request) -> Json:
     return progress.response()
 
 
-@router.delete("/responses/{response_id}")
+@router.delete("/responses/{response_id}", responses=replies(DELETED, ERROR, FORGETTING))
 async def delete(response_id: str, request: Request) -> Json:
     """Forgets the response. One that has not ended is cancelled; ask again when it has."""
     backend, caller = backend_of(request), caller_of(request)
@@ -149,7 +179,11 @@ async def delete(response_id: str, request: Request) -> Json:
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-@router.get("/responses/{response_id}/input_items")
+@router.get(
+    "/responses/{response_id}/input_items",
+    openapi_extra=PAGING,
+    responses=replies(ITEMS, ERROR, (*FINDING, InvalidParams)),
+)
 async def input_items(response_id: str, request: Request) -> Json:
     """What the response answers: the items of its conversation."""
     record, _ = await _stored(backend_of(request), caller_of(request), response_id)
