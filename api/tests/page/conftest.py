@@ -61,6 +61,6 @@ def picture(browser: Browser) -> Callable[[str], None]:
 
     def keep(name: str) -> None:
         if folder:
-            browser.picture(Path(folder) / f"{name}.png")
+            browser.picture(Path(folder) / "chat" / f"{name}.png")
 
     return keep

@@ -181,6 +181,8 @@ class Model(WireType):
     ready_workers: int
     waiting: int
     running: int
+    detail: str | None = None
+    """What is being done about it while no worker is ready."""
     context_length: int | None = None
     abilities: Abilities | None = None
     sampling: SamplingDefaults | None = None

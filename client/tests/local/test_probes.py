@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.local.probes import LOOPBACK, answers_ping, free_ports, has_models, in_use, is_ready
+from headrace.local.probes import LOOPBACK, answers_ping, free_ports, in_use, is_ready, unready_models
 from testbed.scripted_server import ScriptedServer
 from testbed.valkey import Valkey
 
@@ -57,12 +57,21 @@ MODELS = [{"name": "a", "ready": True}, {"name": "b", "ready": True}]
 
 
 @pytest.mark.parametrize(
-    ("models", "ready"),
-    [(MODELS, True), ([], False), ([*MODELS, {"name": "c", "ready": False}], False)],
+    ("models", "unready"),
+    [
+        (MODELS, ""),
+        ([], "no worker is ready"),
+        ([*MODELS, {"name": "c", "ready": False}], "no worker is ready"),
+        ([*MODELS, {"name": "c", "ready": False, "detail": "loading weights 5 %"}], "loading weights 5 %"),
+    ],
 )
-def test_there_are_models_when_all_are_ready(server: ScriptedServer, models: list[dict[str, Any]], ready: bool) -> None:
+def test_models_that_are_not_ready_say_why(server: ScriptedServer, models: list[dict[str, Any]], unready: str) -> None:
     server.answers = [lambda x: x.result({"models": models})]
-    assert has_models(server.url) is ready
+    assert unready_models(server.url) == unready
+
+
+def has_models(url: str) -> bool:
+    return not unready_models(url)
 
 
 @pytest.mark.parametrize("probe", [is_ready, has_models])

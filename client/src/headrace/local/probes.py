@@ -43,10 +43,17 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def has_models(url: str) -> bool:
+NOBODY = "no worker is ready"
+"""What the API says of a model of which it has heard nothing."""
+
+
+def unready_models(url: str) -> str:
+    """What is being done about the first model that is not ready; empty when all are."""
     call = {"jsonrpc": "2.0", "id": 1, "method": "model_list"}
     try:
         models = httpx.post(f"{url}/rpc", json=call, timeout=5).json()["result"]["models"]
     except (httpx.TransportError, ValueError, KeyError):
-        return False
-    return bool(models) and all(model["ready"] for model in models)
+        return NOBODY
+    return next(
+        (str(model.get("detail") or NOBODY) for model in models if not model["ready"]), "" if models else NOBODY
+    )

@@ -11,13 +11,10 @@ from collections.abc import Callable
 
 from headrace.local.child import Child
 from headrace.local.plan import Plan, Process, StackError, choose_ports, require_installed, services, valkey
-from headrace.local.probes import answers_ping, has_models, is_ready
+from headrace.local.probes import NOBODY, answers_ping, is_ready, unready_models
+from headrace.local.report import Report
 
 WATCH_SECONDS = 0.1
-SHOWN_CHARACTERS = 100
-"""Of a log line that tells how far something is."""
-TELL_SECONDS = 3.0
-"""Between two signs of life while something takes its time."""
 VALKEY_START_SECONDS = 60.0
 """It may have to read a long append-only file."""
 API_START_SECONDS = 60.0
@@ -29,15 +26,16 @@ RESTARTS_PER_MINUTE = 5
 class Stack:
     """The processes of one plan."""
 
-    def __init__(self, plan: Plan, notice: Callable[[str], None]) -> None:
-        """`notice` is given a sentence for each thing worth telling, from any thread."""
+    def __init__(self, plan: Plan, report: Report) -> None:
         self._plan = plan
-        self._notice = notice
+        self._report = report
         self._children: list[Child] = []
         self._on_stop = contextlib.ExitStack()
         self._stopping = threading.Event()
         self._hurry = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watcher")
+        self._detail = ""
+        """What the workers of a model that is not ready say of themselves."""
         self.url = ""
         self.failure: str | None = None
         """Why the stack gave up after it was ready; the main thread then gets a SIGINT."""
@@ -49,13 +47,16 @@ class Stack:
         self._take_data_dir()
         ports = choose_ports(plan)
         self.url = ports.url
+        self._report.begin("Valkey")
         self._start(valkey(plan, ports))
         self._until(lambda: answers_ping(ports.valkey), VALKEY_START_SECONDS, "Valkey does not answer")
+        self._report.begin("the API")
         for process in services(plan, ports):
             self._start(process)
         self._until(lambda: is_ready(ports.internal_url), API_START_SECONDS, "The API does not become ready")
-        self._notice(f"The API is ready at {self.url}; the model is loading.")
-        self._until(lambda: has_models(self.url), plan.start_seconds, "The model does not become ready")
+        self._report.tell(f"The API is ready at {self.url}; the model is loading.")
+        self._report.begin("the model")
+        self._until(self._models_are_ready, plan.start_seconds, "The model does not become ready")
         addresses = plan.data_dir / "stack.env"
         addresses.write_text(f"HEADRACE_URL={self.url}\nHEADRACE_REDIS_URL={ports.redis_url}\n")
         self._on_stop.callback(addresses.unlink, missing_ok=True)
@@ -91,20 +92,26 @@ class Stack:
         child.start()
 
     def _until(self, ready: Callable[[], bool], seconds: float, otherwise: str) -> None:
-        begin = told = time.monotonic()
+        begin = time.monotonic()
         while not ready():
             for child in self._children:
                 if death := child.death():
                     raise StackError(f"{child.name} {death} while starting: {_last_words(child)}")
-            now = time.monotonic()
-            if now > begin + seconds:
+            if time.monotonic() > begin + seconds:
                 raise StackError(f"{otherwise} within {seconds:.0f} s; the logs are in {self._plan.data_dir / 'logs'}")
-            if now > told + TELL_SECONDS:
-                told = now
-                child = self._children[min(1, len(self._children) - 1)]  # a worker takes longest
-                lines = child.log_lines() or ["starting"]
-                self._notice(f"{now - begin:.0f} s; {child.name}: {lines[-1][:SHOWN_CHARACTERS]}")
+            self._report.progress(self._detail or self._last_line())
             time.sleep(WATCH_SECONDS)
+
+    def _models_are_ready(self) -> bool:
+        unready = unready_models(self.url)
+        self._detail = "" if unready == NOBODY else unready
+        return not unready
+
+    def _last_line(self) -> str:
+        """Of a worker's log, which takes longest; of Valkey's while there is none."""
+        child = self._children[min(1, len(self._children) - 1)]
+        lines = child.log_lines() or ["starting"]
+        return f"{child.name}: {lines[-1]}"
 
     def _watch(self) -> None:
         """Restarts what dies, and stops everything in the end: what this thread started dies with it."""
@@ -127,7 +134,7 @@ class Stack:
         if len(deaths) > RESTARTS_PER_MINUTE:
             self.failure = f"{child.name} {death}, {len(deaths)} times in a minute: {_last_words(child)}"
             return
-        self._notice(f"{child.name} {death} and is started again; its last words: {_last_words(child)}")
+        self._report.tell(f"{child.name} {death} and is started again; its last words: {_last_words(child)}")
         child.wait(0)  # what the process left behind in its group
         child.start()
 

@@ -5,9 +5,10 @@ import sys
 import threading
 
 from headrace.calls import Message
-from headrace.chat import answer, converse
+from headrace.cli.conversation import Conversation, answer
 from headrace.client import Client
 from headrace.local.plan import Plan, StackError
+from headrace.local.report import Report
 from headrace.local.stack import Stack
 
 
@@ -15,10 +16,12 @@ def run(plan: Plan, question: str | None, *, once: bool) -> None:
     """Returns after Ctrl-C or SIGTERM, with `once` after the answer; raises a HeadraceError for anything else."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    stack = Stack(plan, tell)
+    report = Report()
+    stack = Stack(plan, report)
     messages: list[Message] = []
     try:
-        stack.start()
+        with report:
+            stack.start()
         with Client(stack.url) as client:
             if question is not None:
                 print(f"\nYou: {question}\n", flush=True)
@@ -27,19 +30,16 @@ def run(plan: Plan, question: str | None, *, once: bool) -> None:
                 messages.append({"role": "assistant", "content": outcome.text})
             if once:
                 return
-            tell(f"Headrace is up, its chat page at {stack.url}/ ; Ctrl-C stops it. Logs: {plan.data_dir / 'logs'}")
+            report.tell(f"The chat page: {stack.url}/")
+            report.tell(f"Headrace is up at {stack.url}; Ctrl-C stops it. Logs: {plan.data_dir / 'logs'}")
             if sys.stdin.isatty():
-                converse(client, {}, messages)
+                Conversation(client, {}, messages).run()
             else:
                 threading.Event().wait()
     except KeyboardInterrupt:
         pass
     finally:
-        tell("Stopping.")
+        report.tell("Stopping.")
         stack.stop()
     if stack.failure is not None:
         raise StackError(stack.failure)
-
-
-def tell(sentence: str) -> None:
-    print(f"headrace: {sentence}", file=sys.stderr, flush=True)

@@ -1,20 +1,34 @@
 """Conversations on a terminal."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from headrace import Client
-from headrace.calls import Message
-from headrace.chat import converse
+from headrace.calls import Message, Options
+from headrace.cli.conversation import Conversation
 from testbed.event_frames import END, TIMINGS, USAGE, call_of, final_text, frame, refusal, token
 from testbed.scripted_server import Answer, ScriptedServer
+
+MODELS = {
+    "models": [
+        {"name": "m", "default": True, "ready": True, "readyWorkers": 1, "waiting": 0, "running": 0},
+        {"name": "n", "default": False, "ready": False, "readyWorkers": 0, "waiting": 0, "running": 0},
+    ]
+}
 
 
 @pytest.fixture
 def client(server: ScriptedServer) -> Iterator[Client]:
     with Client(server.url) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _no_history_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
@@ -28,6 +42,12 @@ def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", read)
+
+
+def converse(client: Client, options: Options, messages: list[Message]) -> Conversation:
+    conversation = Conversation(client, options, messages)
+    conversation.run()
+    return conversation
 
 
 def answered(text: str) -> list[Answer]:
@@ -59,6 +79,26 @@ def test_a_refused_prompt_is_told_and_forgotten(
     messages: list[Message] = []
     converse(client, {}, messages)
     assert capsys.readouterr().err == "headrace: no\n"
+    assert [message["content"] for message in messages] == ["Hello", "Good morning."]
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_conversation(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types(monkeypatch, "For ever", "Hello")
+    real = client.stream
+
+    def interrupted(task_id: str, **options: object) -> object:
+        monkeypatch.setattr(client, "stream", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "stream", interrupted)
+    cancelled: Answer = lambda x: x.result({"cancelled": True, "state": "STARTED"})  # noqa: E731
+    server.answers = [lambda x: x.result({"taskId": "t1"}), cancelled, *answered("Good morning.")]
+    messages: list[Message] = []
+    converse(client, {}, messages)
+    assert server.requests[1].body["method"] == "cancel_message"
+    assert "[stopped" in capsys.readouterr().err
     assert [message["content"] for message in messages] == ["Hello", "Good morning."]
 
 
@@ -114,3 +154,54 @@ def test_reasoning_is_seen_on_the_terminal_and_no_part_of_the_answer(
     assert printed.out == "Hi!\n\n"
     assert printed.err == "Who is it?\n\n"
     assert messages[-1] == {"role": "assistant", "content": "Hi!"}
+
+
+def test_commands_choose_the_model_and_the_instructions(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types(monkeypatch, "/model", "/model n", "/model x", "/system Be brief.", "/system Be long.", "Hello", "/new", "/?")
+    server.answers = [lambda x: x.result(MODELS)] * 3 + answered("Hi.")
+    conversation = converse(client, {}, [])
+    told = capsys.readouterr().err
+    for line in ("* m: ready", "* n: not ready", "there is no model 'x'", "/save FILE"):
+        assert line in told
+    params = server.requests[3].params
+    assert params["model"] == "n"
+    assert [message["content"] for message in params["messages"]] == ["Be long.", "Hello"]
+    assert conversation.messages == [{"role": "system", "content": "Be long."}]
+
+
+def test_a_conversation_is_saved_and_gone_on_with(
+    server: ScriptedServer,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    file, other = tmp_path / "talk.json", tmp_path / "other.json"
+    other.write_text('{"no": "conversation"}')
+    types(
+        monkeypatch,
+        "Hello",
+        f"/save {file}",
+        "/save",
+        "/new",
+        f"/load {other}",
+        "/load /nowhere",
+        f"/load {file}",
+        "/quit",
+    )
+    server.answers = answered("Hi.")
+    conversation = converse(client, {}, [])
+    saved = json.loads(file.read_text())
+    assert (
+        saved
+        == conversation.messages
+        == [
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "Hi."},
+        ]
+    )
+    told = capsys.readouterr().err
+    for line in ("needs the name of a file", "holds no conversation", "No such file", "2 messages"):
+        assert line in told
