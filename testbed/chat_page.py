@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from selenium.webdriver.common.keys import Keys
 
-from testbed.browser import BOUND_SECONDS, Browser
+from testbed.browser import Browser
 
 ANSWER = ".message.assistant:last-child"
 
@@ -54,9 +54,23 @@ class ChatPage:
         self.browser.until(lambda: len(self.browser.text(body)) >= characters, f"{characters} characters of the answer")
         return self.browser.text(body).strip()
 
-    def status(self, text: str, *, within: float = BOUND_SECONDS) -> None:
-        """Waits for this line about the answer under way."""
-        self.browser.says(text, f"{ANSWER} .status", within=within)
+    def status(self, text: str) -> None:
+        """Waits for this line about the answer under way, one that stays for a while."""
+        self.browser.says(text, f"{ANSWER} .status")
+
+    def record_statuses(self) -> None:
+        """From now on `statuses` knows each line about an answer, however short its time."""
+        script = """
+            window.statuses = [];
+            const words = () => [...document.querySelectorAll(".status .words")].map((one) => one.innerText);
+            const look = () => statuses.push(...words());
+            const seen = { subtree: true, childList: true, characterData: true };
+            new MutationObserver(look).observe(document.querySelector("#transcript"), seen);
+        """
+        self.browser.run(script)
+
+    def statuses(self) -> str:
+        return "\n".join(self.browser.run("return window.statuses"))
 
     def conversation(self) -> dict[str, Any]:
         """The one that is shown, as it is stored."""

@@ -18,7 +18,7 @@ NOTHING_WRONG = re.compile(
 """What a browser writes into its console when a server does not answer, or says no; tests make servers do both."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     up = Up(
         *("--env", "HEADRACE_LEASE_SECONDS=2"),
@@ -32,7 +32,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         up.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
     yield browser

@@ -54,18 +54,20 @@ def test_a_reload_before_the_server_has_accepted(page: ChatPage, browser: Browse
 def test_a_killed_replica(page: ChatPage, browser: Browser, up: Up) -> None:
     page.write(LONG)
     so_far = page.streams()
+    page.record_statuses()
     up.child("api").kill()
-    page.status("The connection is lost")
-    assert browser.text(f"{ANSWER} .prose").startswith(so_far)
+    browser.until(lambda: "The connection is lost" in page.statuses(), "the loss is told")
+    assert browser.text(f"{ANSWER} .prose").strip().startswith(so_far)
     whole(page)
 
 
 def test_a_killed_worker(page: ChatPage, browser: Browser, up: Up) -> None:
     page.write(LONG)
     page.streams()
+    page.record_statuses()
     up.child("worker").kill()
-    page.status("another one goes on where it was")
     whole(page)
+    assert "another one goes on where it was" in page.statuses()
 
 
 def test_offline_and_back(page: ChatPage, browser: Browser) -> None:

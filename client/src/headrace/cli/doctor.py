@@ -141,12 +141,12 @@ def _redis(url: str) -> Iterator[Finding]:
         url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, decode_responses=True
     ) as redis:
         try:
-            info: dict[str, Any] = redis.info()  # type: ignore[assignment]
+            info: dict[str, Any] = redis.info()
             config = {
                 name: value
                 for pattern in ("appendonly", "maxmemory-policy")
                 for name, value in redis.config_get(pattern).items()
-            }  # type: ignore[union-attr]
+            }
         except (RedisError, ValueError) as error:
             yield Finding(
                 "Redis",

@@ -175,7 +175,11 @@ prompt.addEventListener("keydown", (event) => {
   }
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) stop();
+  if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;
+  if (byId("more").open) {
+    byId("more").open = false;
+    byId("more").querySelector("summary").focus();
+  } else stop();
 });
 
 byId("options").addEventListener("click", async () => {
