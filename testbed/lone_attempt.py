@@ -5,17 +5,28 @@ from typing import Any
 from shared.store.task_record import Claim
 from shared.wire.schemas import InferenceRequest
 from testbed.task_client import LEASE_SECONDS, SCRIPTED_MODEL, TaskClient
-from worker.engine_protocol import FinishReason, Output
+from worker.engine_protocol import FinishReason, Output, Ready, SamplingDefaults
 from worker.engines.scripted.prompts import ScriptedPrompts
 from worker.engines.scripted.script import EOS, FIRST_BYTE
 from worker.status.metrics import WorkerMetrics
 from worker.tasks.attempt import Attempt
 from worker.tasks.attempt_telemetry import AttemptTelemetry
-from worker.tasks.prepared import Prepared
-from worker.text.answer_grammars import must_be_judged
+from worker.tasks.prepared import Prepared, prepare
 from worker.text.codec import Codec
 
 CODEC = Codec(ScriptedPrompts(), [EOS], stop_loops=False)
+READY = Ready(
+    context_length=8192,
+    revision="r",
+    eos_token_ids=(EOS,),
+    slots=8,
+    device="cpu",
+    dtype="none",
+    load_seconds=0,
+    sampling=SamplingDefaults(),
+    grammars=False,
+    continues_draws=True,
+)
 
 
 def no_metrics() -> WorkerMetrics:
@@ -35,9 +46,9 @@ async def claimed(client: TaskClient, task_id: str, *, revision: str = "r", work
     request = InferenceRequest.model_validate_json(claim.record.request)
     telemetry = AttemptTelemetry(no_metrics(), model=SCRIPTED_MODEL, task_id=task_id, context="")
     attempt = Attempt(claim, request, telemetry)
-    prompt_ids, most = CODEC.prompts.prompt_ids(request), request.max_tokens or 1000
-    answer = CODEC.answer(task_id, request, withheld=must_be_judged(request))
-    attempt.begin(Prepared(prompt_ids, most, None, answer, CODEC.logprobs))
+    prepared = prepare(CODEC, task_id, request, READY, default_max_tokens=1000)
+    assert isinstance(prepared, Prepared), prepared
+    attempt.begin(prepared)
     return attempt
 
 

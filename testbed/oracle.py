@@ -21,6 +21,32 @@ Json = dict[str, Any]
 _TEXT: Json = {"type": "string"}
 _GUARD: Json = {"guard": {"type": "object"}}
 """What loop prevention did: Headrace's own."""
+_OR_NULL: Json = {"type": "null"}
+_COMPLETION: Json = {
+    # The document has one schema for whole replies and chunks, in which nothing is null. OpenAI's own chunks have
+    # neither a reason nor a usage before the end, and an echoed prompt's first token has no log-probability.
+    "usage": {"anyOf": [{"$ref": "#/components/schemas/CompletionUsage"}, _OR_NULL]},
+    "choices": {"type": "array", "items": {
+        "type": "object", "required": ["finish_reason", "index", "logprobs", "text"],
+        "properties": {
+            "finish_reason": {"enum": ["stop", "length", "content_filter", None]},
+            "index": {"type": "integer"},
+            "text": _TEXT,
+            "logprobs": {"anyOf": [_OR_NULL, {
+                "type": "object",
+                "properties": {
+                    "tokens": {"type": "array", "items": _TEXT},
+                    "token_logprobs": {"type": "array", "items": {"type": ["number", "null"]}},
+                    "top_logprobs": {
+                        "type": "array",
+                        "items": {"type": ["object", "null"], "additionalProperties": {"type": "number"}},
+                    },
+                    "text_offset": {"type": "array", "items": {"type": "integer"}},
+                },
+            }]},
+        },
+    }},
+}  # fmt: skip
 DEPARTURES: dict[str, dict[str, Json]] = {
     "openai_chat.json": {
         # What a model thinks has no place in this API: servers of open models add it, under one of these names.
@@ -28,6 +54,7 @@ DEPARTURES: dict[str, dict[str, Json]] = {
         "ChatCompletionStreamResponseDelta": {"reasoning": _TEXT, "reasoning_content": _TEXT},
         # vLLM's, which its clients look for.
         "Model": {"max_model_len": {"type": "integer"}},
+        "CreateCompletionResponse": _COMPLETION,
         "CreateChatCompletionResponse": _GUARD,
         "CreateChatCompletionStreamResponse": _GUARD,
     },

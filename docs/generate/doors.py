@@ -5,7 +5,7 @@ import re
 from pydantic import BaseModel
 
 from api.anthropic.requests import MessageRequest
-from api.openai.requests import ChatRequest
+from api.openai.requests import ChatRequest, CompletionRequest
 from api.responses.requests import ResponseRequest
 from docs.generate.schema_words import in_words
 
@@ -18,6 +18,7 @@ def door_tables() -> dict[str, str]:
     """A table for each kind of request."""
     return {
         "chat completions": _fields(ChatRequest, _REFUSED_UNLESS_PLAIN),
+        "completions": _fields(CompletionRequest, {*_REFUSED_UNLESS_PLAIN, "suffix", "best_of"} - {"logprobs"}),
         "messages": _fields(MessageRequest, set()),
     }
 

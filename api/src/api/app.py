@@ -26,7 +26,7 @@ from api.hub.event_hub import EventHub
 from api.hub.reader_marks import ReaderMarks
 from api.metrics import make_metrics
 from api.models import Models
-from api.openai import chat_completions, tokenize
+from api.openai import chat_completions, completions, tokenize
 from api.openai import models as openai_models
 from api.page.route import add_page
 from api.publisher import Publisher
@@ -95,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(rpc.router)
     app.include_router(sse.router)
     app.include_router(chat_completions.router)
+    app.include_router(completions.router)
     app.include_router(messages.router)
     app.include_router(openai_models.router)
     app.include_router(responses.router)

@@ -7,7 +7,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from api.openai.answer import Identity
 from api.openai.chat_answer import ChatChunks, chat_completion
-from api.openai.chat_completions import data
+from api.openai.framing import data
 from shared.store.task_id import new_task_id
 from testbed.oracle import DOORS
 

@@ -278,3 +278,71 @@ async def test_of_calls_that_come_in_one_piece_the_first_is_the_answer(client: T
     outcome = attempt.outcome("stop")
     assert isinstance(outcome, ToolCallsEvent)
     assert len(outcome.tool_calls) == 1
+
+
+PROMPT = "The quick"
+
+
+async def prompted(client: TaskClient, **fields: Any) -> Attempt:
+    return await attempt_at(client, "", messages=[], prompt=PROMPT, **fields)
+
+
+def scores(text: str) -> tuple[Logprobs, ...]:
+    return (Logprobs(None), *likely(text)[1:])
+
+
+async def test_an_echoed_prompt_is_the_beginning_of_the_answer(client: TaskClient) -> None:
+    attempt = await prompted(client, echo=True)
+    assert attempt.prepared.prompt_ids == spelled(PROMPT)
+    attempt.take(generated(attempt, " fox", "stop"))
+    outcome = attempt.outcome("stop")
+    assert outcome.text == f"{PROMPT} fox"
+    assert "".join(text for _, text in written(attempt)) == outcome.text
+
+
+async def test_the_tokens_of_an_echoed_prompt_are_told_before_those_of_the_answer(client: TaskClient) -> None:
+    attempt = await prompted(client, echo=True, logprobs=1)
+    assert attempt.unscored == len(PROMPT)
+    attempt.take(Output(attempt.request_id, (), prompt_logprobs=scores(PROMPT)[:4]))
+    first = attempt.writer.take()
+    attempt.take(
+        Output(attempt.request_id, spelled("!"), None, logprobs=likely("!"), prompt_logprobs=scores(PROMPT)[4:])
+    )
+    attempt.take(Output(attempt.request_id, (EOS,), "stop", logprobs=(Logprobs(-0.5),)))
+    outcome = attempt.outcome("stop")
+    # The end is told too: harnesses count the tokens that they asked for.
+    assert told_by(first, attempt.writer.take()) == f"{PROMPT}!</s>"
+    assert outcome.usage.completion_tokens == 2
+
+
+async def test_a_prompt_that_is_the_whole_answer_takes_nothing_from_the_engine(client: TaskClient) -> None:
+    attempt = await prompted(client, echo=True, max_tokens=0)
+    assert await attempt.ended == Finished("length")
+    scored = await prompted(client, echo=True, max_tokens=0, logprobs=0)
+    assert not scored.ended.done()
+    scored.take(Output(scored.request_id, spelled("x"), "length", logprobs=likely("x"), prompt_logprobs=scores(PROMPT)))
+    assert await scored.ended == Finished("length")
+    outcome = scored.outcome("length")
+    assert (outcome.text, outcome.usage.completion_tokens) == (PROMPT, 0)
+    assert told_by(scored.writer.take()) == PROMPT
+
+
+@pytest.mark.parametrize("cut", [0, 4, len(PROMPT)])
+async def test_a_takeover_tells_each_token_of_the_prompt_once(client: TaskClient, cut: int) -> None:
+    first = await prompted(client, echo=True, logprobs=1)
+    first.take(Output(first.request_id, (), prompt_logprobs=scores(PROMPT)[:cut]))
+    before = first.writer.take()
+    assert before is not None
+    await client.ledger.requeue(first.task_id, 1, "handover")
+    second = await claimed(client, first.task_id)
+    second.resume([before.entry], [EOS])
+    assert second.unscored == len(PROMPT) - cut
+    if second.unscored:
+        second.take(Output(second.request_id, (), prompt_logprobs=scores(PROMPT)))
+    second.take(generated(second, "!", "stop", logprobs=(*likely("!"), Logprobs(0.0))))
+    outcome = second.outcome("stop")
+    after = second.writer.take()
+    assert told_by(before, after) == f"{PROMPT}!</s>"
+    assert after is not None
+    assert TokenEvent.model_validate_json(after.entry.data).text == "!"
+    assert outcome.text == f"{PROMPT}!"

@@ -60,7 +60,7 @@ def prepared(text: str, engine: Ready = ENGINE, *, max_tokens: int | None = None
     ("text", "code", "sentence"),
     [
         ("mumble", "invalid_request", "The template does not take mumble."),
-        ("0", "invalid_request", "its prompt has no tokens"),
+        ("0", "invalid_request", "the prompt has no tokens"),
         ("100", "context_too_long", "The prompt has 100 tokens; the model's context of 100 leaves none for an answer."),
         ("5000", "context_too_long", "The prompt has 5000 tokens"),
     ],

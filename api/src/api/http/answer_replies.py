@@ -4,11 +4,12 @@ Unlike `/stream`, these connections cannot be resumed: an answer that cannot go 
 takes for a failure. A clean end would be half an answer that looks whole.
 """
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -69,14 +70,43 @@ async def answer_reply(
 
     Raises ApiError where a whole answer does not come about.
     """
+    streams = None if stream is None else [stream]
+    return await answers_reply(request, [started], streams=streams, whole=lambda outcomes: whole(outcomes[0]))
+
+
+async def answers_reply(
+    request: Request,
+    started: Sequence[Started],
+    *,
+    streams: Sequence[Translation] | None,
+    whole: Callable[[Sequence[Event]], Json],
+) -> Response:
+    """As `answer_reply`, of a request that became several tasks; one that fails is a failure of them all."""
     readers = backend_of(request).readers
-    headers = {"X-Headrace-Task-Id": started.task_id}
-    if stream is not None:
-        return StreamedAnswer(readers, stream, started, headers)
-    outcome = await _outcome(readers, request.receive, started)
-    if outcome is None:
+    headers = {"X-Headrace-Task-Id": ", ".join(task.task_id for task in started)}
+    if streams is not None:
+        return StreamedAnswers(readers, list(zip(started, streams, strict=True)), headers)
+    outcomes = await _each(_outcome(readers, request.receive, task) for task in started)
+    there = [outcome for outcome in outcomes if outcome is not None]
+    if len(there) < len(started):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return JSONResponse(whole(outcome), headers=headers)
+    return JSONResponse(whole(there), headers=headers)
+
+
+Result = TypeVar("Result")
+
+
+async def _each(works: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """The results of all; the first failure ends them and is raised. One alone is not worth an asyncio task."""
+    first, *others = works
+    if not others:
+        return [await first]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in (first, *others)]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def _outcome(readers: Readers, receive: Receive, started: Started) -> Event | None:
@@ -112,63 +142,75 @@ def _following(readers: Readers, receive: Receive, started: Started) -> Abstract
     return readers.following(lambda: disconnected(receive), task_id=started.task_id, model=started.model, required=True)
 
 
-class StreamedAnswer(Response):
-    """The answer as Server-Sent Events without ids: clients of these doors know no cursor."""
+class StreamedAnswers(Response):
+    """Answers as Server-Sent Events without ids: clients of these doors know no cursor."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
         readers: Readers,
-        translation: Translation,
-        started: Started,
+        answers: Sequence[tuple[Started, Translation]],
         headers: Mapping[str, str],
     ) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers})
         self._readers = readers
-        self._translation = translation
-        self._started = started
+        self._answers = answers
+        self._open = len(answers)
+        """Answers that have not ended well."""
+        self._failed = False
+        self._reading: list[Reader] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the answer until its end, or until it cannot go on, or the client is gone."""
+        """Sends the answers until their end, or until one cannot go on, or the client is gone."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with _following(self._readers, receive, self._started) as reader:
+        await _each(self._send(started, translation, receive, send) for started, translation in self._answers)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send(self, started: Started, translation: Translation, receive: Receive, send: Send) -> None:
+        async with _following(self._readers, receive, started) as reader:
+            self._reading.append(reader)
             async for frames in reader.subscription:
                 reader.note([frame for frame in frames if frame.type == b"status"])
-                if body := b"".join([wire for frame in frames for wire in self._wires(reader, frame)]):
+                if body := b"".join([wire for frame in frames for wire in self._wires(reader, translation, frame)]):
                     reader.sending()
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                     reader.sent()
-            rest = b"" if reader.ended or reader.gone else self._translation.failure(ReplicaStops())
-            await send({"type": "http.response.body", "body": rest})
+            if not (reader.ended or reader.gone or self._failed):
+                failure = self._fail(reader, translation, ReplicaStops())
+                await send({"type": "http.response.body", "body": failure, "more_body": True})
 
-    def _wires(self, reader: Reader, frame: Frame) -> Iterator[bytes]:
-        if reader.ended:
+    def _wires(self, reader: Reader, translation: Translation, frame: Frame) -> Iterator[bytes]:
+        if reader.ended or self._failed:
             return
         match frame.type:
             case b"" if frame.wire.startswith(b":"):
                 yield frame.wire
             case b"status":
                 event = json.loads(frame.data)
-                if self._translation.chunks.begun and event.get("restart"):
+                if translation.chunks.begun and event.get("restart"):
                     # What the client has read is void, and this form has no way to say so.
-                    yield self._fail(reader, AnswerRestarted())
+                    yield self._fail(reader, translation, AnswerRestarted())
                 else:
-                    yield from self._translation.of_event(event)
+                    yield from translation.of_event(event)
             case b"token":
-                yield from self._translation.of_event(json.loads(frame.data))
+                yield from translation.of_event(json.loads(frame.data))
             case b"final_text" | b"tool_calls":
-                yield from self._translation.of_event(json.loads(frame.data))
+                yield from translation.of_event(json.loads(frame.data))
                 reader.ended = True
-                yield self._translation.end
+                self._open -= 1
+                if not self._open:
+                    yield translation.end
             case b"error":
-                yield self._fail(reader, failure_of(json.loads(frame.data)))
+                yield self._fail(reader, translation, failure_of(json.loads(frame.data)))
             case b"end":
-                yield self._fail(reader, TaskCancelled())
+                yield self._fail(reader, translation, TaskCancelled())
 
-    def _fail(self, reader: Reader, error: ApiError) -> bytes:
-        reader.ended = True
-        reader.subscription.close()
-        return self._translation.failure(error)
+    def _fail(self, reader: Reader, translation: Translation, error: ApiError) -> bytes:
+        reader.ended = not isinstance(error, ReplicaStops)
+        self._failed = True
+        for one in self._reading:
+            one.subscription.close()
+        return translation.failure(error)

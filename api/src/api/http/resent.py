@@ -10,8 +10,12 @@ from fastapi import Request
 from shared.store.task_record import Resent
 
 
-def resent(request: Request, body: bytes) -> Resent:
-    """What tells the tries of this request from other requests, and whether this is a later one."""
-    digest = hashlib.blake2b(request.url.path.encode() + b"\0" + body, digest_size=20).hexdigest()
+def resent(request: Request, body: bytes, task: int = 0) -> Resent:
+    """What tells the tries of this request from other requests, and whether this is a later one.
+
+    `task`: which of them, where one request makes several.
+    """
+    said = request.url.path.encode() + b"\0" + body + (b"\0%d" % task if task else b"")
+    digest = hashlib.blake2b(said, digest_size=20).hexdigest()
     count = request.headers.get("x-stainless-retry-count", "0").strip()
     return Resent(digest, joins=count.isdigit() and int(count) > 0)

@@ -1,6 +1,6 @@
 """A task's events -> what every answer of `/v1` has: its identity, its usage, why it ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,19 @@ def usage_of(outcome: Event) -> Json:
             "rejected_prediction_tokens": 0,
         },
     }
+
+
+def sum_of(usages: Sequence[Json]) -> Json:
+    """Token counts of several tasks together."""
+    total: Json = {}
+    for usage in usages:
+        for name, value in usage.items():
+            before = total.get(name)
+            if isinstance(value, dict):
+                total[name] = sum_of([before, value]) if isinstance(before, dict) else value
+            else:
+                total[name] = (before if isinstance(before, int) else 0) + (value if isinstance(value, int) else 0)
+    return total
 
 
 def finish_reason(outcome: Event) -> str:

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`: one call is one task, whole or streamed."""
 
-import json
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
@@ -18,6 +17,7 @@ from api.openai.answer import Identity
 from api.openai.chat_answer import ChatChunks, chat_completion
 from api.openai.conversation import format_of, messages_of, refuse_unsupported, tool_choice_of, tools_of
 from api.openai.described import COMPLETION
+from api.openai.framing import data
 from api.openai.requests import ChatRequest
 from shared.wire.schemas import CreateMessageParams
 
@@ -83,8 +83,3 @@ def _params(wanted: ChatRequest, idempotency_key: str | None) -> CreateMessagePa
         metadata={name: str(value) for name, value in (wanted.metadata or {}).items()} or None,
         cancel_on_disconnect=True,
     )
-
-
-def data(value: object) -> bytes:
-    """One event of a stream as OpenAI's clients read it: without a name, an id or `retry:`."""
-    return b"data: %b\n\n" % json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

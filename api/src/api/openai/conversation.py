@@ -9,6 +9,7 @@ from api.openai.requests import (
     CallInHistory,
     ChatRequest,
     Content,
+    Generation,
     Message,
     NamedTool,
     OfferedTool,
@@ -157,19 +158,34 @@ def format_of(wanted: ResponseFormat | None) -> chat.ResponseFormat | None:
             raise invalid_param((*place, "type"), f"{wanted.type!r} is not one of text, json_object, json_schema")
 
 
+Unsupported = Sequence[tuple[str, bool, str]]
+"""A field, whether the request demands what this server has not, and why it is refused."""
+
+
 def refuse_unsupported(request: ChatRequest) -> None:
     """Raises InvalidParams for a field whose meaning this server cannot keep."""
-    unsupported: list[tuple[str, bool, str]] = [
-        ("n", (request.n or 1) > 1, "only 1 is supported: send the request again for another answer"),
+    unsupported: Unsupported = [
         ("audio", request.audio is not None, "is not supported: this server makes text"),
         ("modalities", bool(set(request.modalities or ()) - {"text"}), "only text is supported"),
         ("functions", request.functions is not None, "is not supported: send tools"),
         ("function_call", request.function_call is not None, "is not supported: send tool_choice"),
         ("web_search_options", request.web_search_options is not None, "is not supported"),
+    ]
+    refuse([*unsupported_of(request), *unsupported])
+
+
+def unsupported_of(request: Generation) -> Unsupported:
+    """Of the fields that chat completions and completions have in common."""
+    return [
+        ("n", (request.n or 1) > 1, "only 1 is supported: send the request again for another answer"),
         ("frequency_penalty", bool(request.frequency_penalty), "is not supported: only 0 is"),
         ("presence_penalty", bool(request.presence_penalty), "is not supported: only 0 is"),
         ("logit_bias", bool(request.logit_bias), "is not supported"),
     ]
-    for name, sent, reason in unsupported:
-        if sent:
+
+
+def refuse(unsupported: Unsupported) -> None:
+    """Raises InvalidParams for the first that the request demands."""
+    for name, demanded, reason in unsupported:
+        if demanded:
             raise InvalidParams(reason, place=(name,))

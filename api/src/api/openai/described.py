@@ -20,6 +20,24 @@ COMPLETION: Json = {
     },
 }
 
+TEXT_COMPLETION: Json = {
+    "title": "Completion",
+    "description": "OpenAI's `text_completion`.",
+    "type": "object",
+    "required": ["id", "object", "created", "model", "choices", "usage"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "text_completion"},
+        "created": {"type": "integer"},
+        "model": {"type": "string"},
+        "system_fingerprint": {"type": "string"},
+        "choices": {
+            "type": "array",
+            "items": {"type": "object", "required": ["index", "text", "logprobs", "finish_reason"]},
+        },
+        "usage": {"type": "object"},
+    },
+}
 
 MODEL: Json = {
     "title": "Model",

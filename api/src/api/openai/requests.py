@@ -5,7 +5,7 @@ field (`refusal: null`, `annotations`, `audio: null`), and fields that mean noth
 of this API do. A field whose meaning cannot be kept is refused by name (`conversation.refuse_unsupported`).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -142,6 +142,35 @@ class Generation(OpenAiType):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+
+
+class CompletionRequest(Generation):
+    """The body of `POST /v1/completions`."""
+
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
+    )
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One for each choice of the reply."""
+        match self.prompt:
+            case str(text):
+                return [text]
+            case [int(), *_] as token_ids:
+                return [cast(list[int], token_ids)]
+            case several:
+                return [*cast(list[str | list[int]], several)]
 
 
 class ChatRequest(Generation):

@@ -51,6 +51,8 @@ def inference_request(
         guard=assembled.guard,
         parallel_tool_calls=params.parallel_tool_calls,
         logprobs=(params.top_logprobs or 0) if params.logprobs else None,
+        prompt=params.prompt,
+        echo=params.echo or None,
     )
     if card is not None:
         _check_context(request, card)
@@ -101,8 +103,12 @@ def _check_context(request: InferenceRequest, card: ModelCard) -> None:
             maxTokens=request.max_tokens,
             contextLength=card.context_length,
         )
-    kept = (message.content for message in request.messages if not isinstance(message, AssistantMessage))
-    fewest_tokens = sum(len(content.strip().encode()) for content in kept) // card.max_token_bytes
+    if isinstance(request.prompt, list):
+        fewest_tokens = len(request.prompt)
+    else:
+        kept = [message.content for message in request.messages if not isinstance(message, AssistantMessage)]
+        sizes = (len(content.strip().encode()) for content in [*kept, request.prompt or ""])
+        fewest_tokens = sum(sizes) // card.max_token_bytes
     if fewest_tokens >= card.context_length:
         raise ContextTooLong(
             f"the prompt has at least {fewest_tokens} tokens; the model's context has {card.context_length}",

@@ -47,7 +47,7 @@ def assemble(
     """The checked, guarded conversation of one request.
 
     One of three forms: `messages`; `message` with or without `history`; or, behind a stored `conversation`, what is
-    new in it: `message`, or `messages` of tool results and user messages.
+    new in it: `message`, or `messages` of tool results and user messages. With a `prompt` there is none.
 
     `lenient`: as `check_conversation` has it; any message may be added to a stored conversation then.
     `instructions`: a system message that the model sees in front of all others; it is no part of the conversation.
@@ -57,6 +57,12 @@ def assemble(
     Raises InvalidConversation for what the client got wrong, ToolLoop when `toolChoice` demands a call and loop
     prevention forbids one.
     """
+    if params.max_tokens == 0 and not params.echo:
+        raise InvalidConversation(("max_tokens",), "must be at least 1: 0 is for a `prompt` that is echoed")
+    if params.prompt is not None:
+        return _without_conversation(params)
+    if params.echo:
+        raise InvalidConversation(("echo",), "needs a `prompt`")
     placed = _placed(params, conversation, lenient=lenient)
     whole = [message for _, message in placed]
     check_conversation(whole, [place for place, _ in placed], lenient=lenient)
@@ -70,6 +76,25 @@ def assemble(
             raise ToolLoop(guarded.guard)
         tools, tool_choice = [], "none"
     return Assembled(guarded.messages, whole, tools, tool_choice, guarded.guard)
+
+
+_OF_CONVERSATIONS = (
+    "messages",
+    "history",
+    "message",
+    "tools",
+    "tool_choice",
+    "conversation_id",
+    "response_format",
+    "loop_prevention",
+)
+
+
+def _without_conversation(params: CreateMessageParams) -> Assembled:
+    for name in _OF_CONVERSATIONS:
+        if getattr(params, name) is not None:
+            raise InvalidConversation((name,), "cannot be sent with a `prompt`")
+    return Assembled([], [], [], "none", None)
 
 
 def _policy(

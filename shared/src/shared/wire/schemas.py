@@ -39,14 +39,16 @@ def _whole(number: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 MAX_ALTERNATIVES = 20
 """OpenAI's own limit on the likeliest tokens that are told in one token's place."""
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 StopString = Annotated[str, Field(min_length=1)]
 
 
 class Sampling(WireType):
     """How the next token is chosen. All fields are the client's; `None` means the model's own default."""
 
-    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
-    """Most tokens to generate; `None`: what is left of the context, at most the worker's own limit."""
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
+    """Most tokens to generate, at least 1 (0 for a `prompt` that is echoed); `None`: what is left of the context, at
+    most the worker's own limit."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """0 is greedy decoding, and so is what is below the smallest normal float32, 1.2e-38."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -114,8 +116,12 @@ class CreateMessageParams(Sampling, ConversationParams):
     """Tell with the answer's tokens how likely each was."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES), WHOLE] | None = None
     """With `logprobs`: tell so many of the likeliest tokens in each one's place."""
+    prompt: str | TokenIds | None = None
+    """Text or tokens for the model to go on with, in place of a conversation: without a chat template and tools."""
+    echo: bool = False
+    """The answer begins with the `prompt`, and with `logprobs` those of its tokens are told too."""
 
-    @field_validator("priority", "cancel_on_disconnect", "logprobs", mode="before")
+    @field_validator("priority", "cancel_on_disconnect", "logprobs", "echo", mode="before")
     @classmethod
     def _null_is_not_given(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
@@ -168,6 +174,10 @@ class InferenceRequest(Sampling):
     """False: the answer ends with its first tool call."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
     """Tell how likely each token was, with so many alternatives; None: not at all."""
+    prompt: str | TokenIds | None = None
+    """What the model goes on with, in place of the messages."""
+    echo: bool | None = None
+    """The answer begins with the prompt."""
 
 
 class Usage(WireType):

@@ -48,6 +48,10 @@ class Attempt:
         """Of that, what an earlier attempt has shown."""
         self.earlier_ids: tuple[int, ...] = ()
         """Tokens that earlier attempts streamed and this one goes on behind."""
+        self._scored = 0
+        """Tokens of the prompt whose logprobs this attempt knows."""
+        self._scores_told = 0
+        """Those that earlier attempts have told."""
         self._generated = 0
         self._cached = 0
         self._queued = (claim.claimed_at - claim.record.accepted_at) / 1000
@@ -76,15 +80,20 @@ class Attempt:
     def begin(self, prepared: Prepared) -> None:
         """Notes what the engine is to generate."""
         self._prepared = prepared
+        if self.number == 1:
+            self.resume((), ())
 
     def resume(self, entries: Sequence[Entry], eos_token_ids: Sequence[int]) -> None:
-        """Goes on behind what earlier attempts streamed, which may already be the whole answer."""
+        """Goes on behind what earlier attempts streamed, if anything, which may already be the whole answer."""
         ids, logprobs, shown = _streamed(entries)
-        if not ids:
-            return
         self.earlier_ids = tuple(ids)
         self._generated = len(ids)
         self.writer = TokenWriter(self.task_id, self.number, len(ids))
+        # The prompt comes first, where it is told.
+        echo = self.prepared.echo
+        self.writer.add((), echo[shown.text :])
+        self._scores_told = min(shown.logprobs, len(self.prepared.prompt_ids) if self.prepared.scores_prompt else 0)
+        shown = _Shown(max(0, shown.text - len(echo)), shown.reasoning, shown.logprobs - self._scores_told)
         said, finish = self.prepared.answer.add(ids, logprobs)
         # The same tokens give the same text, but the last attempt may have died before it streamed all of it.
         self.writer.add((), said.text[shown.text :], said.reasoning[shown.reasoning :])
@@ -94,7 +103,8 @@ class Attempt:
             max(0, shown.reasoning - len(said.reasoning)),
             max(0, shown.logprobs - told),
         )
-        finish = finish or self.prepared.complete(ids, eos_token_ids)
+        if not self.unscored:
+            finish = finish or self.prepared.complete(ids, eos_token_ids)
         if finish is not None:
             self.end(Finished(finish))
 
@@ -103,6 +113,11 @@ class Attempt:
         if self.ended.done():
             return
         self.telemetry.took(output)
+        self._take_scores(output)
+        if self.prepared.max_new_tokens == 0 and output.error is None:
+            if output.ends:
+                self.end(Finished("length"))
+            return
         if self._generated == 0 and output.token_ids:
             self._first_token = time.monotonic() - self._claimed
         self._generated += len(output.token_ids)
@@ -115,6 +130,18 @@ class Attempt:
             self.end(Errored("engine_failed", output.error))
         elif reason := finish or output.finish:
             self.end(Finished(reason))
+
+    @property
+    def unscored(self) -> int:
+        """Tokens of the prompt whose logprobs are still to be told."""
+        return len(self.prepared.prompt_ids) - self._scores_told if self.prepared.scores_prompt else 0
+
+    def _take_scores(self, output: Output) -> None:
+        if output.prompt_logprobs:
+            begin, self._scored = self._scored, self._scored + len(output.prompt_logprobs)
+            token_ids = self.prepared.prompt_ids[begin : self._scored]
+            told = self.prepared.logprobs(token_ids, output.prompt_logprobs)[max(0, self._scores_told - begin) :]
+            self.writer.add_logprobs((), told, untold=False)
 
     def _logprobs_of(self, output: Output) -> list[TokenLogprob]:
         return self.prepared.logprobs(output.token_ids, output.logprobs) if output.logprobs else []
@@ -139,7 +166,7 @@ class Attempt:
         )
         first = None if self._first_token is None else self._queued + self._first_token
         timings = Timings(queued=self._queued, first_token=first, total=self._queued + time.monotonic() - self._claimed)
-        text, reasoning = answer.text, answer.reasoning or None
+        text, reasoning = self.prepared.echo + answer.text, answer.reasoning or None
         if answer.tool_calls:
             return ToolCallsEvent(
                 task_id=self.task_id,

@@ -16,11 +16,16 @@ class Prepared:
 
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
-    """Most tokens of the answer, over all attempts; with the prompt they fit into the context."""
+    """Most tokens of the answer, over all attempts; with the prompt they fit into the context. 0: the prompt alone is
+    the answer."""
     grammar: Grammar | None
     answer: Answer
     logprobs: Callable[[Sequence[int], Sequence[Logprobs]], list[TokenLogprob]]
     """What an engine says of tokens, for clients."""
+    echo: str = ""
+    """The text that the answer begins with."""
+    scores_prompt: bool = False
+    """Whether the logprobs of the prompt are a part of the answer."""
 
     def complete(self, generated_ids: Sequence[int], eos_token_ids: Sequence[int]) -> FinishReason | None:
         """Why the tokens of earlier attempts are the whole answer already; None when there is more to generate."""
@@ -38,7 +43,7 @@ def prepare(
     milliseconds: to be called in a thread.
     """
     try:
-        prompt_ids = codec.prompts.prompt_ids(request)
+        prompt_ids = codec.prompt_ids(request)
         grammar = codec.prompts.grammar(request)
         answer = codec.answer(task_id, request, bounded=grammar is not None, withheld=must_be_judged(request))
     except Unanswerable as error:
@@ -50,7 +55,7 @@ def prepare(
             "auto or none.",
         )
     if not prompt_ids:
-        return Errored("invalid_request", "The conversation gives the model nothing to read: its prompt has no tokens.")
+        return Errored("invalid_request", "There is nothing for the model to read: the prompt has no tokens.")
     room = engine.context_length - len(prompt_ids)
     if room <= 0:
         return Errored(
@@ -58,4 +63,12 @@ def prepare(
             f"The prompt has {len(prompt_ids)} tokens; the model's context of {engine.context_length} leaves none for "
             "an answer.",
         )
-    return Prepared(prompt_ids, min(request.max_tokens or default_max_tokens, room), grammar, answer, codec.logprobs)
+    return Prepared(
+        prompt_ids,
+        min(default_max_tokens if request.max_tokens is None else request.max_tokens, room),
+        grammar,
+        answer,
+        codec.logprobs,
+        codec.echo(request),
+        scores_prompt=bool(request.echo) and request.logprobs is not None,
+    )

@@ -216,13 +216,15 @@ class TaskRunner:
             request_id=attempt.request_id,
             prompt_ids=prepared.prompt_ids,
             generated_ids=attempt.earlier_ids,
-            max_new_tokens=prepared.max_new_tokens,
+            # An engine generates at least one; of an answer without tokens it is dropped.
+            max_new_tokens=max(1, prepared.max_new_tokens),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             seed=attempt.seed,
             grammar=prepared.grammar,
             logprobs=request.logprobs,
+            scores_prompt=attempt.unscored > 0,
         )
 
     def _lose(self, writer: TokenWriter) -> None:

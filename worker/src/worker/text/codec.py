@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from shared.wire.schemas import FinishReason, InferenceRequest, ModelAbilities, TokenLogprob, ToolCall
 from worker.engine_protocol import Grammar, Logprobs
 from worker.text.answer_reader import AnswerReader
+from worker.text.answer_stream import AnswerStream
 from worker.text.detokenizer import Detokenizer, RepetitionDetector, skipped_ids
 from worker.text.reasoning import Said, joined
 from worker.text.text_tokens import TextTokens
@@ -29,6 +30,9 @@ class Prompts(Protocol):
     def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
         """The rendered conversation; raises Unanswerable."""
 
+    def text_ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """The tokens of a text alone; with those that the model expects around any text, or without."""
+
     def grammar(self, request: InferenceRequest) -> Grammar | None:
         """What the answer must look like; None for free text. Raises Unanswerable."""
 
@@ -48,6 +52,26 @@ class Codec:
         self.max_token_bytes = max(len(token.encode()) for token in prompts.tokenizer.get_vocab())
         """An upper bound: byte-level vocabularies write some bytes as two."""
 
+    def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
+        """What the model is to go on with. Raises Unanswerable."""
+        match request.prompt:
+            case None:
+                return self.prompts.prompt_ids(request)
+            case str(text):
+                return self.prompts.text_ids(text, add_special_tokens=True)
+            case ids:
+                if max(ids) >= (size := self.prompts.tokenizer.get_vocab_size()):
+                    raise Unanswerable(f"The model has no token {max(ids)}: its vocabulary has {size}.")
+                return tuple(ids)
+
+    def echo(self, request: InferenceRequest) -> str:
+        """The text of the prompt where the answer is to begin with it; else empty."""
+        if not request.echo or request.prompt is None:
+            return ""
+        if isinstance(request.prompt, str):
+            return request.prompt
+        return self.prompts.tokenizer.decode(request.prompt, skip_special_tokens=False)
+
     def answer(
         self, task_id: str, request: InferenceRequest, *, bounded: bool = False, withheld: bool = False
     ) -> "Answer":
@@ -56,18 +80,24 @@ class Codec:
         `bounded`: a grammar brings it to its end, so that nobody must watch whether it runs in circles. `withheld`: its
         text is not shown before it is whole.
         """
-        reader = self.prompts.answer_reader(task_id, request)
+        plain = request.prompt is not None
+        # A prompt of the client's own: whatever the model writes is text.
+        reader = AnswerStream((), task_id, known=()) if plain else self.prompts.answer_reader(task_id, request)
         seen = reader.special_tokens
         if seen not in self._skipped:
             self._skipped[seen] = skipped_ids(self.prompts.tokenizer, seen or ())
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
         return Answer(
-            Detokenizer(self.prompts.tokenizer, stop=[*stop, *self.prompts.stop], skip=self._skipped[seen]),
+            Detokenizer(
+                self.prompts.tokenizer,
+                stop=stop if plain else [*stop, *self.prompts.stop],
+                skip=self._skipped[seen],
+            ),
             reader,
             RepetitionDetector() if self._stop_loops and not bounded else None,
             stop=stop,
             one_call=request.parallel_tool_calls is False,
-            tokens=None if request.logprobs is None else TextTokens(specials=False),
+            tokens=None if request.logprobs is None else TextTokens(specials=plain),
             withheld=withheld,
         )
 

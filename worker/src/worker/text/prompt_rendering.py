@@ -83,6 +83,10 @@ class PromptRenderer:
             return tuple(self._tokenizer.encode(_plain(turns), split_special_tokens=True))
         return tuple(self._applied(turns, tools, tokenize=True))
 
+    def text_ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """The tokens of a text alone; with those that the model expects around any text, or without."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
     def prompt_text(self, request: InferenceRequest) -> str:
         """The prompt as text, for people and for parsers that must know how the answer was opened."""
         turns, tools = self._turns(request)

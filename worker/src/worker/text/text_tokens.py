@@ -17,6 +17,8 @@ class _Open:
     start: int
     end: int
     """Where `start` is, while it ends inside of a character: it belongs to the one that completes it."""
+    special: bool = False
+    """It has no text."""
 
 
 class TextTokens:
@@ -45,10 +47,8 @@ class TextTokens:
 
     def draw(self, logprob: TokenLogprob | None, decoded: int, *, special: bool) -> None:
         """A new token; `decoded`: characters of the answer with it. `special`: it has no text."""
-        if not special:
-            self._open.append(_Open(logprob, self._decoded, decoded))
-        elif self._specials:
-            self._told.append(logprob)
+        if self._specials or not special:
+            self._open.append(_Open(logprob, self._decoded, decoded, special))
         self._decoded = decoded
 
     def show(self, read: str, shown: str, held: int) -> None:
@@ -64,6 +64,9 @@ class TextTokens:
         parts: list[_Open] = []
         for token in self._open:
             parts.append(token)
+            if token.special and not still:
+                self._told += [part.logprob for part in parts]
+                parts = []
             if token.start == token.end:
                 continue
             if token.start < text.stop and token.end > text.start:
@@ -80,4 +83,5 @@ class TextTokens:
 
     def end(self) -> None:
         """No more text comes."""
+        self._told += [token.logprob for token in self._open if token.special]
         self._open.clear()

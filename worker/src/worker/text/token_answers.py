@@ -37,7 +37,7 @@ def token_answer(prompts: Prompts, question: Question) -> Tokenized:
     try:
         match question:
             case TextToIds(text=text, add_special_tokens=added):
-                return Tokenized(ids=tuple(prompts.tokenizer.encode(text, add_special_tokens=added).ids))
+                return Tokenized(ids=prompts.text_ids(text, add_special_tokens=added))
             case PromptToIds(request=request):
                 return Tokenized(ids=prompts.prompt_ids(request))
             case IdsToText(ids=ids):

@@ -33,7 +33,11 @@ class ScriptedPrompts:
             lines.append(f"{message.role}: {LAST_USER if at == last_user else ''}{content}")
         # What follows the last user message must not be read as a part of it.
         lines[last_user:] = lines[last_user + 1 :] + lines[last_user : last_user + 1]
-        return tuple(FIRST_BYTE + byte for byte in "\n".join(lines).encode())
+        return self.text_ids("\n".join(lines), add_special_tokens=False)
+
+    def text_ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """One token per byte."""
+        return tuple(FIRST_BYTE + byte for byte in text.encode())
 
     def grammar(self, request: InferenceRequest) -> Grammar | None:
         """None: what the script says is what the test wants."""
