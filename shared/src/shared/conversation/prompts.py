@@ -7,6 +7,7 @@ from typing import Literal
 
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop, prevent_loops
 from shared.conversation.rules import InvalidConversation, Place, check_conversation, in_call_order
+from shared.json_schema.json_schemas import InvalidSchema, usable_schema
 from shared.wire.chat import (
     AssistantMessage,
     ChatMessage,
@@ -19,7 +20,6 @@ from shared.wire.chat import (
     ToolMessage,
     UserMessage,
 )
-from shared.wire.json_schemas import InvalidSchema, usable_schema
 from shared.wire.schemas import CreateMessageParams, Guard, LoopPrevention
 
 

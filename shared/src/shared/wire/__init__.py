@@ -1,1 +1,1 @@
-"""The types that cross a border: events, requests, OpenAI's conversations, JSON schemas."""
+"""The types that cross a border: events, requests, OpenAI's conversations."""

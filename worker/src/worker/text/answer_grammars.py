@@ -12,18 +12,18 @@ from typing import Any
 
 from llguidance import LLMatcher
 
+from shared.json_schema.json_schemas import InvalidSchema, usable_schema
+from shared.json_schema.schema_dialects import DATA
 from shared.wire.chat import JsonObjectFormat, JsonSchemaFormat, NamedToolChoice, Tool
-from shared.wire.json_schemas import InvalidSchema, usable_schema
-from shared.wire.schema_dialects import DATA
 from shared.wire.schemas import InferenceRequest
 from worker.engine_protocol import Grammar
+from worker.json_schema.document_forms import Limits
+from worker.json_schema.document_rules import DocumentRules
+from worker.json_schema.enforced_whole import enforced_whole
+from worker.json_schema.leaf_rules import LAYOUT
+from worker.json_schema.schema_forms import Effort, SchemaForms
 from worker.text.call_rules import CallSyntax, call_rules
 from worker.text.codec import Unanswerable
-from worker.text.document_forms import Limits
-from worker.text.document_rules import DocumentRules
-from worker.text.enforced_whole import enforced_whole
-from worker.text.leaf_rules import LAYOUT
-from worker.text.schema_forms import Effort, SchemaForms
 from worker.text.tool_calls import offered_tools
 
 MAX_CALLS = 4

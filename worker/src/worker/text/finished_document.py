@@ -2,9 +2,9 @@
 
 from shared.wire.json_text import parse_json
 from shared.wire.schemas import FinalTextEvent, InferenceRequest, ToolCallsEvent
-from worker.text.allowance import CannotBeJudged
+from worker.json_schema.allowance import CannotBeJudged
+from worker.json_schema.document_check import DocumentCheck
 from worker.text.answer_grammars import demanded_document, is_enforced
-from worker.text.document_check import DocumentCheck
 
 
 def unmet(request: InferenceRequest, outcome: FinalTextEvent | ToolCallsEvent) -> str:

@@ -16,7 +16,7 @@ import re
 from decimal import Decimal
 from typing import Any, NoReturn
 
-from worker.text.document_check import MAX_DEPTH
+from worker.json_schema.document_check import MAX_DEPTH
 
 WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 

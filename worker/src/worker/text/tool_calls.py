@@ -19,8 +19,8 @@ from pydantic import JsonValue
 
 from shared.wire.chat import Tool
 from shared.wire.schemas import InferenceRequest, ToolCall
-from worker.text.allowance import Allowance
-from worker.text.document_check import UNITS, DocumentCheck
+from worker.json_schema.allowance import Allowance
+from worker.json_schema.document_check import UNITS, DocumentCheck
 from worker.text.json_text import WORDS, NotJson, one_value, plain, values_in
 
 CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from shared.wire.schema_dialects import Schema
-from shared.wire.schema_references import SchemaReferences
-from worker.text.leaf_rules import is_enforced_on_numbers, is_enforced_on_strings
-from worker.text.schema_conjunctions import Conjunction, parts_of
+from shared.json_schema.schema_dialects import Schema
+from shared.json_schema.schema_references import SchemaReferences
+from worker.json_schema.leaf_rules import is_enforced_on_numbers, is_enforced_on_strings
+from worker.json_schema.schema_conjunctions import Conjunction, parts_of
 
 MAX_SCHEMAS = 1_000
 """Of a larger one the grammar may have left out a part."""

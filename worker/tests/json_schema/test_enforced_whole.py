@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from shared.wire.json_schemas import usable_schema
-from worker.text.enforced_whole import enforced_whole
+from shared.json_schema.json_schemas import usable_schema
+from worker.json_schema.enforced_whole import enforced_whole
 
 
 def of_kind(kind: str, **more: Any) -> dict[str, Any]:

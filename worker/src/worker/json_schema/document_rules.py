@@ -1,10 +1,10 @@
 """The forms of a document -> rules of a Lark grammar, in llguidance's dialect."""
 
-from worker.text.array_rules import array_expression
-from worker.text.document_forms import Array, Form, Limits, Object, Value
-from worker.text.leaf_rules import Literals, Number, String, leaf_rule
-from worker.text.object_rules import object_expression
-from worker.text.schema_forms import SchemaForms
+from worker.json_schema.array_rules import array_expression
+from worker.json_schema.document_forms import Array, Form, Limits, Object, Value
+from worker.json_schema.leaf_rules import Literals, Number, String, leaf_rule
+from worker.json_schema.object_rules import object_expression
+from worker.json_schema.schema_forms import SchemaForms
 
 
 class DocumentRules:

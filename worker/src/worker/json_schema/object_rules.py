@@ -7,8 +7,8 @@ rule stands for what may follow: it knows the next property and how many have be
 import json
 from collections.abc import Callable
 
-from worker.text.document_forms import Object, Property, Value
-from worker.text.leaf_rules import key_rule
+from worker.json_schema.document_forms import Object, Property, Value
+from worker.json_schema.leaf_rules import key_rule
 
 MAX_RULES = 5_000
 """Of one object: where it takes more, its bounds on the number of properties are left to the judge."""

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.wire.schema_references import SchemaReferences
-from worker.text.allowance import Allowance
-from worker.text.bounded_patterns import BoundedPattern
-from worker.text.document_check import UNITS
-from worker.text.document_forms import Array, Form, Limits, Object, Property, Value, parts_needed, shortest_of
-from worker.text.leaf_rules import Leaf, Literals, Number, String, leaf_rule
-from worker.text.schema_conjunctions import Choice, Conjunction, parts_of
+from shared.json_schema.schema_references import SchemaReferences
+from worker.json_schema.allowance import Allowance
+from worker.json_schema.bounded_patterns import BoundedPattern
+from worker.json_schema.document_check import UNITS
+from worker.json_schema.document_forms import Array, Form, Limits, Object, Property, Value, parts_needed, shortest_of
+from worker.json_schema.leaf_rules import Leaf, Literals, Number, String, leaf_rule
+from worker.json_schema.schema_conjunctions import Choice, Conjunction, parts_of
 
 MAX_VALUES = 4_000
 """Distinct values in the forms of all schemas of one answer; what lies beyond may be anything."""

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from shared.wire.json_schemas import MAX_DEPTH, MAX_LARGE_PATTERNS, MAX_NODES, InvalidSchema, usable_schema
+from shared.json_schema.json_schemas import MAX_DEPTH, MAX_LARGE_PATTERNS, MAX_NODES, InvalidSchema, usable_schema
 
 SLOW = r"(\p{L}{1,50}){1,20}"
 """Compiles to more than ten megabytes."""

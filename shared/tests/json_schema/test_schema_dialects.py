@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from shared.wire.schema_dialects import in_one_dialect
+from shared.json_schema.schema_dialects import in_one_dialect
 
 
 @pytest.mark.parametrize(

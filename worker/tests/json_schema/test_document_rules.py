@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 from llguidance import LLTokenizer
 
-from shared.wire.json_schemas import usable_schema
+from shared.json_schema.json_schemas import usable_schema
 from testbed.know_nothing import allows
 from worker.engine_protocol import Grammar
-from worker.text.document_forms import Limits
-from worker.text.document_rules import DocumentRules
-from worker.text.schema_forms import SchemaForms
+from worker.json_schema.document_forms import Limits
+from worker.json_schema.document_rules import DocumentRules
+from worker.json_schema.schema_forms import SchemaForms
 
 LIMITS = Limits(string=20, entries=4, most=100)
 

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from shared.wire.json_schemas import usable_schema
-from worker.text.document_forms import Limits
-from worker.text.schema_forms import MAX_VALUES, SchemaForms
+from shared.json_schema.json_schemas import usable_schema
+from worker.json_schema.document_forms import Limits
+from worker.json_schema.schema_forms import MAX_VALUES, SchemaForms
 
 LIMITS = Limits(string=20, entries=4, most=100)
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from shared.wire.schema_dialects import InvalidSchema
-from shared.wire.schema_references import SchemaReferences
+from shared.json_schema.schema_dialects import InvalidSchema
+from shared.json_schema.schema_references import SchemaReferences
 
 TEXT: dict[str, Any] = {"type": "string"}
 

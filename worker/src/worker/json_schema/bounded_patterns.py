@@ -1,4 +1,4 @@
-"""A client's regular expressions (`shared.wire.ecma_patterns`) in bounded time: the keyword `pattern`, paid for.
+"""A client's regular expressions (`shared.json_schema.ecma_patterns`) in bounded time: the keyword `pattern`, paid for.
 
 A pattern is matched by Rust's linear `regex` if that can read it, whatever the pattern says. What it cannot read, look-
 arounds and backreferences, goes to `fancy-regex`, which backtracks: a limit and a bound on the text keep it short.
@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions
 
-from worker.text.allowance import Allowance
+from worker.json_schema.allowance import Allowance
 
 MAX_HARD_TEXT = 256
 """Characters that a backtracking pattern is matched against: its time may grow with their third power."""

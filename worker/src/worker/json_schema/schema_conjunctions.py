@@ -12,8 +12,8 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
-from shared.wire.schema_references import SchemaReferences
-from worker.text.number_patterns import Bound
+from shared.json_schema.schema_references import SchemaReferences
+from worker.json_schema.number_patterns import Bound
 
 KINDS = ("object", "array", "string", "number", "boolean", "null")
 _WORDS = {

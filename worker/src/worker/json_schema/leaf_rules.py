@@ -9,7 +9,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from worker.text.number_patterns import Bound, integer_pattern, multiple_pattern, number_patterns
+from worker.json_schema.number_patterns import Bound, integer_pattern, multiple_pattern, number_patterns
 
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As Python's json.dumps writes, which is what models have seen in their prompts."""

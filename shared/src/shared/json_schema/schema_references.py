@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import unquote, urldefrag, urljoin
 
-from shared.wire.schema_dialects import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS, InvalidSchema, Schema
+from shared.json_schema.schema_dialects import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS, InvalidSchema, Schema
 
 IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 """Keywords whose schemas speak about the same value as the schema that holds them; so does `$ref`."""

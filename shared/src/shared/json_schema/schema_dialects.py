@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
-from shared.wire.ecma_patterns import InvalidPattern, rust_pattern
+from shared.json_schema.ecma_patterns import InvalidPattern, rust_pattern
 
 Schema = Mapping[str, Any]
 

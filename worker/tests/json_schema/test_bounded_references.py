@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from worker.text.allowance import CannotBeJudged
-from worker.text.document_check import DocumentCheck
+from worker.json_schema.allowance import CannotBeJudged
+from worker.json_schema.document_check import DocumentCheck
 
 
 def doubling(levels: int, keyword: str) -> dict[str, Any]:

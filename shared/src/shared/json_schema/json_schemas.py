@@ -9,9 +9,9 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions, ReferencingError, RegexOptions, ValidationError, meta
 
-from shared.wire.ecma_patterns import InvalidPattern, rust_pattern
-from shared.wire.schema_dialects import InvalidSchema, Schema, in_one_dialect
-from shared.wire.schema_references import SchemaReferences
+from shared.json_schema.ecma_patterns import InvalidPattern, rust_pattern
+from shared.json_schema.schema_dialects import InvalidSchema, Schema, in_one_dialect
+from shared.json_schema.schema_references import SchemaReferences
 
 __all__ = ["InvalidSchema", "Schema", "usable_schema"]
 

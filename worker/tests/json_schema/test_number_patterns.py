@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from worker.text.number_patterns import Bound, integer_pattern, multiple_pattern, number_patterns
+from worker.json_schema.number_patterns import Bound, integer_pattern, multiple_pattern, number_patterns
 
 BOUNDS = ["0", "1", "-1", "100", "0.5", "-0.5", "99.95", "1E-7", "1E+20", str(2**53), str(-(2**63)), "-7.25", "3.14"]
 

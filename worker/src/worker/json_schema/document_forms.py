@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from worker.text.leaf_rules import Leaf, Literals, Number, String
+from worker.json_schema.leaf_rules import Leaf, Literals, Number, String
 
 
 @dataclass(frozen=True, slots=True)

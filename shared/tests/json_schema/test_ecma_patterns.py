@@ -1,7 +1,7 @@
 import pytest
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions
 
-from shared.wire.ecma_patterns import MAX_PATTERN, InvalidPattern, rust_pattern
+from shared.json_schema.ecma_patterns import MAX_PATTERN, InvalidPattern, rust_pattern
 
 
 def found(pattern: str, text: str) -> bool:

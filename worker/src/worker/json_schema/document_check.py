@@ -11,11 +11,11 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
-from shared.wire.schema_dialects import Schema, in_one_dialect
+from shared.json_schema.schema_dialects import Schema, in_one_dialect
+from worker.json_schema.allowance import Allowance, CannotBeJudged
+from worker.json_schema.bounded_patterns import HARD, MAX_HARD_TEXT, PLAIN, BoundedPattern, hard_cost, reads
+from worker.json_schema.bounded_references import METER, ReferenceMeters, size_of_schema
 from worker.panics import LEAVING
-from worker.text.allowance import Allowance, CannotBeJudged
-from worker.text.bounded_patterns import HARD, MAX_HARD_TEXT, PLAIN, BoundedPattern, hard_cost, reads
-from worker.text.bounded_references import METER, ReferenceMeters, size_of_schema
 
 MAX_DEPTH = 128
 """Levels of a document. Pydantic writes 255 at most, and several JSON readers stop at 128."""

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from itertools import combinations
 
-from worker.text.document_forms import Array, Limits, Value
-from worker.text.leaf_rules import Literals
-from worker.text.object_rules import Named
+from worker.json_schema.document_forms import Array, Limits, Value
+from worker.json_schema.leaf_rules import Literals
+from worker.json_schema.object_rules import Named
 
 MAX_DISTINCT = 6
 """Listed values whose repetition the grammar forbids: it has a rule for every set of those that were written."""

@@ -8,8 +8,8 @@ of nodes have the same form, but a validator is soon done with nine of them. So 
 from collections.abc import Iterable
 from typing import Any
 
-from shared.wire.schema_references import SchemaReferences, subschemas
-from worker.text.allowance import Allowance
+from shared.json_schema.schema_references import SchemaReferences, subschemas
+from worker.json_schema.allowance import Allowance
 
 METER = "x-reference-meter"
 """The keyword; its value is the number of the reference."""

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from worker.text import document_check
-from worker.text.allowance import Allowance, CannotBeJudged
-from worker.text.document_check import MAX_DEPTH, UNITS, DocumentCheck
+from worker.json_schema import document_check
+from worker.json_schema.allowance import Allowance, CannotBeJudged
+from worker.json_schema.document_check import MAX_DEPTH, UNITS, DocumentCheck
 
 
 def of_string(pattern: str) -> dict[str, Any]:
