@@ -15,6 +15,10 @@ from .cluster import POLL_SECONDS, Cluster
 OPEN_SECONDS = 120.0
 
 
+class NoDoor(Exception):
+    """kubectl opened no port."""
+
+
 def kubectl() -> str:
     """The one beside this Python, or the one on PATH."""
     found = shutil.which("kubectl", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -35,7 +39,13 @@ class Doors:
         while not self._closed:  # the reader of a failed test may still be on its way
             pods = self._cluster.ready_pods(self._selector)
             for pod in pods:
-                yield self.url(f"pod/{pod}")
+                try:
+                    url = self.url(f"pod/{pod}")
+                except NoDoor:
+                    if pod in self._cluster.ready_pods(self._selector):
+                        raise
+                    continue  # it went while kubectl was on its way to it
+                yield url
             if not pods:
                 time.sleep(POLL_SECONDS)
 
@@ -43,6 +53,8 @@ class Doors:
         """URL of a port of `pod/NAME` or `service/NAME`; the same one as long as kubectl lives."""
         url, process = self._open.get((target, port), ("", None))
         if process is None or process.poll() is not None:
+            if process:
+                _end(process)
             process = subprocess.Popen(
                 [kubectl(), "--namespace", self._cluster.namespace, "port-forward", target, f":{port}"],
                 stdout=subprocess.PIPE,
@@ -60,10 +72,7 @@ class Doors:
         """Ends every kubectl, and every iteration."""
         self._closed = True
         for _, process in list(self._open.values()):
-            process.terminate()
-            process.wait(10)
-            if process.stdout:
-                process.stdout.close()
+            _end(process)
 
 
 def _port_of(process: "subprocess.Popen[bytes]") -> int:
@@ -72,5 +81,14 @@ def _port_of(process: "subprocess.Popen[bytes]") -> int:
     if select.select([process.stdout], [], [], OPEN_SECONDS)[0]:
         line = process.stdout.readline()
     found = re.search(rb"127\.0\.0\.1:(\d+)", line)
-    assert found, f"kubectl port-forward said {line!r}"
+    if not found:
+        _end(process)
+        raise NoDoor(f"kubectl port-forward said {line!r}")
     return int(found[1])
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    process.wait(10)
+    if process.stdout:
+        process.stdout.close()
