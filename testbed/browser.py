@@ -3,12 +3,14 @@
 import base64
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -66,12 +68,12 @@ class Browser:
 
     def window(self, width: int = 1280, height: int = 800, **features: str) -> None:
         """A screen of this size; features of CSS by name, `prefers_color_scheme="dark"`."""
-        self.cdp(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
-        )
         wanted = {"prefers_color_scheme": "light", **features}
         media = [{"name": name.replace("_", "-"), "value": value} for name, value in wanted.items()]
         self.cdp("Emulation.setEmulatedMedia", features=media)
+        self.cdp(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+        )
 
     def cdp(self, command: str, **parameters: Any) -> dict[str, Any]:
         """A command of the DevTools protocol."""
@@ -117,8 +119,10 @@ class Browser:
         found: list[WebElement] = []
 
         def shown() -> bool:
-            found[:] = [one for one in self._driver.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()]
-            return bool(found)
+            with suppress(StaleElementReferenceException):  # the page has replaced it meanwhile
+                found[:] = [one for one in self._driver.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()]
+                return bool(found)
+            return False
 
         self.until(shown, f"{selector} is shown")
         return found
@@ -135,7 +139,13 @@ class Browser:
         wait_until(condition, within, lambda: f"{what}\n{self.text()}\n{self.console()}")
 
     def click(self, selector: str) -> None:
-        self.find(selector).click()
+        def clicked() -> bool:
+            with suppress(StaleElementReferenceException):
+                self.find(selector).click()
+                return True
+            return False
+
+        self.until(clicked, f"a click on {selector}")
 
     def type(self, *keys: str) -> None:
         """Into whatever has the focus."""

@@ -44,6 +44,7 @@ def page(up: Up, browser: Browser) -> Iterator[ChatPage]:
     """The page as somebody sees it who comes for the first time. Whatever a test does: the page breaks no policy of its
     own, throws nothing, and asks nobody but its server."""
     page = ChatPage(browser, up.addresses()["HEADRACE_URL"])
+    browser.requests(), browser.console()  # of whatever was open before
     page.open()
     yield page
     requests = browser.requests()

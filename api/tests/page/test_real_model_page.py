@@ -35,7 +35,7 @@ def test_it_answers_and_goes_on_after_a_reload(
     page: ChatPage, browser: Browser, picture: Callable[[str], None]
 ) -> None:
     page.set_options(temperature="0", maxTokens="80")
-    page.write("Write a Python function that adds two numbers.")
+    page.write("Write a Python function that says hello.")
     page.streams()
     browser.reload()
     assert page.answer()

@@ -97,7 +97,7 @@ def test_two_tabs_see_the_same_answer(page: ChatPage, browser: Browser) -> None:
     whole(page)
     page.write("!say and now")  # also what is asked in one of them later
     browser.switch(second)
-    assert page.answer() == "and now"
+    browser.says("and now", f"{ANSWER} .prose")
     browser.close_tab(first)
 
 

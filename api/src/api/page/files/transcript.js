@@ -82,7 +82,7 @@ export class Transcript {
   }
 
   #welcome() {
-    const prompts = ["Explain what a hash map is, with a short example in Python.", "Write a haiku about water that finds its way.", "What is the capital of France?"];
+    const prompts = ["What is the capital of France?", "Write a Python function that says hello.", "What is a river? Answer in one sentence."];
     return element(
       "div",
       { class: "welcome" },
