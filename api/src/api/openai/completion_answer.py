@@ -80,10 +80,10 @@ class LegacyLogprobs:
         for token in event["logprobs"]:
             name = _named(token)
             tokens.append(name)
-            own.append(token["logprob"])
+            own.append(token.get("logprob"))
             offsets.append(self._offset)
             self._offset += len(self._decoder.decode(bytes(token.get("bytes") or token["token"].encode())))
-            if token["logprob"] is None:
+            if "logprob" not in token:
                 top.append(None)
                 continue
             likely: Json = {}

@@ -250,7 +250,7 @@ class TokenLogprob(WireType):
     token: str
     bytes: list[int] | None = None
     logprob: float | None = None
-    """As in LikelyToken; null for a prompt's first token, which nothing stands before."""
+    """As in LikelyToken; a prompt's first token has none, for nothing stands before it."""
     top_logprobs: list[LikelyToken] = []
     """The likeliest tokens in its place, best first."""
 
