@@ -181,7 +181,7 @@ WITHOUT_FCNTL = "import sys; sys.modules['fcntl'] = None; from headrace.cli impo
 def test_only_up_needs_what_windows_lacks(server: ScriptedServer) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", WITHOUT_FCNTL, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     server.answers = [*ANSWERED]
     chat = run("chat", "--url", server.url, "Capital?")

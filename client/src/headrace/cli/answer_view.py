@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from headrace.cli.common import notices, terminal
+from headrace.cli.common import notices
 from headrace.events import Event, Status, Token, ToolCalls
 
 _FENCE = re.compile(r" {0,3}(```|~~~)")
@@ -30,7 +30,7 @@ class View(Protocol):
 @contextmanager
 def answer_view() -> Iterator[View]:
     """What shows an answer on this terminal, or into this pipe."""
-    if not terminal():
+    if not sys.stdout.isatty():
         view = PlainView()
         try:
             yield view

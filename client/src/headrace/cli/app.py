@@ -14,18 +14,17 @@ from headrace.cli import doctor as checks
 from headrace.cli import requests, stack
 from headrace.cli.common import (
     REFUSED,
-    SERVER,
     UNREACHABLE,
     ApiKey,
     Output,
     OutputOption,
     TaskId,
     Url,
-    client,
     notices,
     print_json,
 )
 from headrace.cli.conversation import follow
+from headrace.client import DEFAULT_URL, Client
 from headrace.errors import HeadraceError, Unreachable
 
 app = typer.Typer(
@@ -45,13 +44,13 @@ app.command("submit")(requests.submit)
 @app.command()
 def watch(
     task: TaskId,
-    url: Url = SERVER,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     last_event_id: Annotated[str | None, typer.Option(help="Go on behind this event.", metavar="ID")] = None,
     output: OutputOption = Output.text,
 ) -> None:
     """Follow a task to its end; with `-o json` its events, one a line. Ctrl-C leaves it running."""
-    with client(url, api_key) as server:
+    with Client(url, api_key=api_key) as server:
         if output is Output.text:
             follow(server, task, last_event_id)
             return
@@ -60,9 +59,9 @@ def watch(
 
 
 @app.command()
-def get(task: TaskId, url: Url = SERVER, api_key: ApiKey = None, output: OutputOption = Output.text) -> None:
+def get(task: TaskId, url: Url = DEFAULT_URL, api_key: ApiKey = None, output: OutputOption = Output.text) -> None:
     """Show a task's state, its place in the queue, and its text so far."""
-    with client(url, api_key) as server:
+    with Client(url, api_key=api_key) as server:
         view = server.get(task)
     if output is Output.json:
         print(view.model_dump_json(exclude_none=True))
@@ -75,9 +74,9 @@ def get(task: TaskId, url: Url = SERVER, api_key: ApiKey = None, output: OutputO
 
 
 @app.command()
-def cancel(task: TaskId, url: Url = SERVER, api_key: ApiKey = None, output: OutputOption = Output.text) -> None:
+def cancel(task: TaskId, url: Url = DEFAULT_URL, api_key: ApiKey = None, output: OutputOption = Output.text) -> None:
     """Stop a task."""
-    with client(url, api_key) as server:
+    with Client(url, api_key=api_key) as server:
         done = server.cancel(task)
     if output is Output.json:
         print(done.model_dump_json())
@@ -86,9 +85,9 @@ def cancel(task: TaskId, url: Url = SERVER, api_key: ApiKey = None, output: Outp
 
 
 @app.command()
-def models(url: Url = SERVER, api_key: ApiKey = None, output: OutputOption = Output.text) -> None:
+def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, output: OutputOption = Output.text) -> None:
     """List the server's models and what each is doing."""
-    with client(url, api_key) as server:
+    with Client(url, api_key=api_key) as server:
         found = server.models()
     if output is Output.json:
         print_json([model.model_dump(mode="json") for model in found])
@@ -101,7 +100,7 @@ def models(url: Url = SERVER, api_key: ApiKey = None, output: OutputOption = Out
 
 @app.command()
 def doctor(
-    url: Url = SERVER,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     redis_url: Annotated[
         str | None, typer.Option(envvar="HEADRACE_REDIS_URL", help="Look at this Redis too.", metavar="URL")

@@ -1,14 +1,11 @@
 """What several commands share: the server's address, the form of their output, the exit codes."""
 
 import json
-import sys
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-
-from headrace.client import DEFAULT_URL, Client
 
 REFUSED, UNREACHABLE = 1, 3
 """Exit codes; typer exits with 2 for a command line that it does not understand, and with 130 when interrupted."""
@@ -32,12 +29,6 @@ ApiKey = Annotated[str | None, typer.Option(envvar="HEADRACE_API_KEY", help="Its
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="`json` for programs.")]
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")]
 
-SERVER = DEFAULT_URL
-
-
-def client(url: str, api_key: str | None) -> Client:
-    return Client(url, api_key=api_key)
-
 
 def notices() -> Console:
     """Where everything is told that is no answer: stderr, so that a pipe gets the answer alone."""
@@ -47,7 +38,3 @@ def notices() -> Console:
 def print_json(value: Any) -> None:
     """One line, also into a pipe that is read line by line."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
-
-
-def terminal() -> bool:
-    return sys.stdout.isatty()

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from headrace.calls import Message, Options
-from headrace.cli.common import SERVER, ApiKey, Output, OutputOption, Url, client, print_json
+from headrace.cli.common import ApiKey, Output, OutputOption, Url, print_json
 from headrace.cli.conversation import Conversation, answer
+from headrace.client import DEFAULT_URL, Client
 from headrace.errors import TaskFailed
 
 Model = Annotated[str | None, typer.Option(help="Default: the server's.", metavar="NAME")]
@@ -27,7 +28,7 @@ Schema = Annotated[
 
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="Left out: a conversation, or standard input.")] = None,
-    url: Url = SERVER,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     model: Model = None,
     system: System = None,
@@ -37,7 +38,7 @@ def chat(
 ) -> None:
     """Talk with a model: /help tells the commands. With a prompt, or with input from a pipe, one answer and no more."""
     options = _options(model, temperature, max_tokens, seed)
-    with client(url, api_key) as server:
+    with Client(url, api_key=api_key) as server:
         if prompt is None and sys.stdin.isatty():
             Conversation(server, options, _messages(system, None)).run()
         else:
@@ -46,7 +47,7 @@ def chat(
 
 def ask(
     prompt: Prompt = None,
-    url: Url = SERVER,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     model: Model = None,
     system: System = None,
@@ -61,7 +62,7 @@ def ask(
     """Ask one question. With `-o json`: the outcome with its tokens and times, as one line."""
     options = _options(model, temperature, max_tokens, seed, json_object, schema, image)
     messages = _messages(system, _text(prompt))
-    with client(url, api_key) as server:
+    with Client(url, api_key=api_key) as server:
         if output is Output.text:
             answer(server, messages, options)
             return
@@ -75,7 +76,7 @@ def ask(
 
 def submit(
     prompt: Prompt = None,
-    url: Url = SERVER,
+    url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     model: Model = None,
     system: System = None,
@@ -88,7 +89,7 @@ def submit(
 ) -> None:
     """Start a task and print its id; `watch`, `get` and `cancel` take it."""
     options = _options(model, temperature, max_tokens, seed, json_object, schema)
-    with client(url, api_key) as server:
+    with Client(url, api_key=api_key) as server:
         task_id = server.create(_messages(system, _text(prompt)), **options)
     if output is Output.json:
         print_json({"taskId": task_id})

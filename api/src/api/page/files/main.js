@@ -13,6 +13,7 @@ import { Transcript } from "./transcript.js";
 const SETTLE = 5_000; // ms between two looks after the answers of conversations that are not shown
 
 let current = conversations.blank();
+let announced = ""; // the last line about an answer
 const prompt = byId("prompt");
 const transcript = new Transcript({ send, resend, regenerate, results });
 const models = new Models((name) => keep({ model: name }));
@@ -51,8 +52,8 @@ function refresh() {
 }
 
 function progress(answer) {
-  if (answer.status !== progress.last) announce(answer.status);
-  progress.last = answer.status;
+  if (answer.status !== announced) announce(answer.status);
+  announced = answer.status;
   transcript.refresh(answer);
   models.waiting = Boolean(answer.status);
 }

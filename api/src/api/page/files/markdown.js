@@ -45,19 +45,17 @@ export class Markdown {
     this.#busy = true;
     const text = this.#text;
     const began = performance.now();
-    let wait = GAP;
+    let wait;
     try {
       const html = memory.get(text) ?? (await rendered(text));
       if (this.#final && text === this.#text) remember(text, html);
       if (this.#text.startsWith(text)) this.#show(text, html);
       this.#backoff.reset();
-      wait = Math.max(GAP, 5 * (performance.now() - began));
+      wait = this.#final ? 0 : Math.max(GAP, 5 * (performance.now() - began)); // the end of a text, at once
     } catch (error) {
-      if (error instanceof Refusal && !error.retryable) return; // too long: it stays plain
+      if (error instanceof Refusal && !error.retryable) return; // too long, too deep: the rest of it stays plain
       wait = Math.max(GAP, this.#backoff.after(error));
     }
-    if (this.#final && this.#shown !== this.#text && this.#text === text) wait = Math.max(wait, GAP);
-    else if (this.#final) wait = 0;
     await pause(wait);
     this.#busy = false;
     if (this.container.isConnected) this.#render();
