@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from api.hub import doorbell
 from api.hub.doorbell import Doorbell
+from shared.cancellation import cancel_and_wait
 from testbed.valkey import Valkey
 from testbed.waiting import until
 
@@ -45,8 +46,7 @@ async def listener(redis: Redis) -> AsyncIterator[Listener]:
     listener = Listener(redis)
     running = asyncio.create_task(listener.bell.run())
     yield listener
-    running.cancel()
-    await asyncio.wait([running])
+    await cancel_and_wait(running)
     assert running.cancelled(), running.exception()
 
 
@@ -131,8 +131,7 @@ async def test_one_that_does_not_answer_is_given_up(
     finally:
         os.kill(valkey.pid, signal.SIGCONT)
     await until(lambda: listener.joined == [b"a", b"a"])
-    running.cancel()
-    await asyncio.wait([running])
+    await cancel_and_wait(running)
     await impatient.aclose()
 
 

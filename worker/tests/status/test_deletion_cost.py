@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api
 
+from shared.cancellation import cancel_and_wait
 from testbed.live_worker import StartLive
 from worker import worker_loop
 from worker.status import deletion_cost
@@ -49,8 +50,7 @@ async def following(status: PodStatus, busy: Callable[[], bool]) -> AsyncIterato
     async with server, ApiClient(Configuration(host=f"http://127.0.0.1:{server.port}")) as client:
         running = asyncio.create_task(DeletionCost(CoreV1Api(client), "ml", "worker-1", busy, idle_seconds=0.05).run())
         yield
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancel_and_wait(running)
 
 
 @pytest.fixture(autouse=True)

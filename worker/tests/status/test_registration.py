@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shared.cancellation import cancel_and_wait
 from shared.store.keys import Keys
 from shared.store.outage import Outage
 from shared.store.worker_registry import WorkerRegistry
@@ -42,8 +43,7 @@ class Worker:
         try:
             yield
         finally:
-            announcing.cancel()
-            await asyncio.wait([announcing])
+            await cancel_and_wait(announcing)
             assert announcing.cancelled(), announcing.exception()
 
 

@@ -6,6 +6,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import EventStream, TokenWrite, TokenWriter
 from worker.tasks.emitter import BrokenWriter, Emitter
 
@@ -37,8 +38,7 @@ async def _with_emitter(stream: Stream, lost: list[TokenWriter], steps: Any) -> 
         async with asyncio.timeout(5):
             await steps(emitter)
     finally:
-        running.cancel()
-        await asyncio.wait([running])
+        await cancel_and_wait(running)
 
 
 async def test_all_tasks_of_a_step_are_written_in_one_batch_and_what_comes_meanwhile_in_the_next() -> None:

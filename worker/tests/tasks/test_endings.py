@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shared.cancellation import cancel_and_wait
 from shared.store.task_record import Claim
 from shared.wire.chat import AssistantMessage, FunctionDefinition, Tool, UserMessage
 from shared.wire.schemas import ErrorEvent, FinalTextEvent, ToolCallsEvent
@@ -46,8 +47,7 @@ async def endings(
     emitter = Emitter(client.stream, lambda writer: None, lambda writer: None)
     writing = asyncio.create_task(emitter.run())
     yield Endings(worker_settings, client.ledger, emitter, metrics)
-    writing.cancel()
-    await asyncio.wait([writing])
+    await cancel_and_wait(writing)
 
 
 def counted(metrics: WorkerMetrics) -> dict[tuple[str, str], float]:
@@ -257,8 +257,7 @@ async def test_without_redraws_the_first_refusal_is_the_last(
     failed = await Endings(settings, client.ledger, emitter, metrics).conclude(attempt, await attempt.ended)
     assert isinstance(failed, Failed)
     assert "drawn" not in failed.message
-    writing.cancel()
-    await asyncio.wait([writing])
+    await cancel_and_wait(writing)
 
 
 async def test_a_lost_attempt_leaves_its_task_to_its_new_worker(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import cast
 
+from shared.cancellation import cancel_and_wait
 from shared.store.task_record import Claim
 from testbed.task_client import SCRIPTED_MODEL, TaskClient
 from testbed.valkey import Valkey
@@ -57,9 +58,7 @@ async def kept(client: TaskClient, *tasks: Held) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in keeping:
-            task.cancel()
-        await asyncio.wait(keeping)
+        await cancel_and_wait(*keeping)
         for task in keeping:
             assert task.cancelled(), task.exception()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import EventStream, TokenWriter
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Claim, NoClaim
@@ -179,8 +180,7 @@ class TaskRunner:
         finally:
             if self._in_engine.pop(attempt.request_id, None) is not None:
                 self._engine.cancel(attempt.request_id)
-            work.cancel()
-            await asyncio.wait([work])
+            await cancel_and_wait(work)
 
     async def _work(self, attempt: Attempt, engine: Ready) -> None:
         prepared = await asyncio.to_thread(
