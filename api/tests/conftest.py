@@ -1,7 +1,7 @@
 """A running API on a real Valkey, and ways to call it."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -19,8 +19,10 @@ from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelAbilities, ModelCard
 from testbed import api_replica
 from testbed.api_app import Call, StartApp, rpc, serving
+from testbed.api_process import ApiProcess, StartProcess
 from testbed.api_replica import Replica, StartReplica
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
+from testbed.valkey import Valkey
 
 
 @pytest.fixture
@@ -115,3 +117,20 @@ async def start_replica(settings: Settings) -> AsyncIterator[StartReplica]:
             await replica.stop()
     for replica in replicas:
         replica.judged.check()
+
+
+@pytest.fixture
+def start(valkey: Valkey) -> Iterator[StartProcess]:
+    processes: list[ApiProcess] = []
+
+    def start(**settings: str) -> ApiProcess:
+        defaults = {"redis_url": valkey.url, "port": "0", "internal_port": "0", "redis_timeout": "1"}
+        processes.append(ApiProcess(**defaults | settings))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.popen.poll() is None:
+            with suppress(ProcessLookupError):
+                process.popen.kill()
+            process.wait()

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from api import errors
 from api.tasks.new_task import NewTasks
+from api.tenants.key_file import sha256_of
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
@@ -110,6 +111,12 @@ async def _(world: World) -> httpx.Response:
 async def _(world: World) -> httpx.Response:
     async with world.start(api_keys=KEYS) as http:
         return await create(http, key="key-of-c")
+
+
+@scenario("an expired API key")
+async def _(world: World) -> httpx.Response:
+    async with world.start(api_keys=one_key(expires="2026-01-01T00:00:00Z")) as http:
+        return await create(http, key="hr_a")
 
 
 @scenario("no `Content-Type`")
@@ -292,6 +299,81 @@ async def _(world: World) -> httpx.Response:
         for _ in range(2):
             await create(http)
         return await create(http)
+
+
+@scenario("too many requests of a key")
+async def _(world: World) -> httpx.Response:
+    return await refused_by_limit(world, requestsPerMinute=2)
+
+
+@scenario("too many tokens of a key in a minute")
+async def _(world: World) -> httpx.Response:
+    return await refused_by_limit(world, tokensPerMinute=1000)
+
+
+@scenario("too many tokens of a key in a day")
+async def _(world: World) -> httpx.Response:
+    return await refused_by_limit(world, tokensPerDay=1000)
+
+
+@scenario("too many unfinished tasks of a key")
+async def _(world: World) -> httpx.Response:
+    return await refused_by_limit(world, unfinishedTasks=2)
+
+
+@scenario("too many waiting tasks of a key")
+async def _(world: World) -> httpx.Response:
+    return await refused_by_limit(world, waitingTasks=2)
+
+
+@scenario("more tokens than a key ever has")
+async def _(world: World) -> httpx.Response:
+    async with world.start(api_keys=one_key(policy={"limits": {"tokensPerMinute": 1000}})) as http:
+        return await create(http, key="hr_a", maxTokens=5000)
+
+
+@scenario("a call that is not in the key's scopes")
+async def _(world: World) -> httpx.Response:
+    async with world.start(api_keys=one_key(policy={"scopes": ["read"]})) as http:
+        return await create(http, key="hr_a")
+
+
+@scenario("a model that the key may not use")
+async def _(world: World) -> httpx.Response:
+    async with world.start(api_keys=one_key(policy={"models": ["another"]})) as http:
+        return await create(http, key="hr_a")
+
+
+async def refused_by_limit(world: World, **limits: int) -> httpx.Response:
+    """The third of three tasks of 400 tokens each."""
+    async with world.start(api_keys=one_key(policy={"limits": limits})) as http:
+        for _ in range(2):
+            assert "result" in (await create(http, key="hr_a", maxTokens=400)).json()
+        return await create(http, key="hr_a", maxTokens=400)
+
+
+def one_key(**fields: Any) -> dict[str, Any]:
+    """A file of keys with the key `hr_a`."""
+    return {"keys": [{"id": "a", "tenant": "a", "sha256": sha256_of("hr_a"), **fields}]}
+
+
+@scenario("a stream with a token of another task")
+async def _(world: World) -> httpx.Response:
+    return await stream_with_token(world, another=True)
+
+
+@scenario("a stream with an edited token")
+async def _(world: World) -> httpx.Response:
+    return await stream_with_token(world, edit=True)
+
+
+async def stream_with_token(world: World, *, another: bool = False, edit: bool = False) -> httpx.Response:
+    async with world.start(api_keys=one_key()) as http:
+        task_id = await task_id_of(await create(http, key="hr_a"))
+        token = (await call(http, "stream_token", {"taskId": task_id}, key="hr_a")).json()["result"]["streamToken"]
+        if another:
+            task_id = await task_id_of(await create(http, key="hr_a"))
+        return await http.get(f"/stream/{task_id}", params={"stream_token": token[:-9] if edit else token})
 
 
 @contextmanager

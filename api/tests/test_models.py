@@ -5,11 +5,14 @@ from redis.asyncio import Redis
 
 from api.errors import UnknownModel
 from api.models import Models
+from api.tenants.caller import Caller, Policy
 from shared.store.keys import Keys
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelCard
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
+
+ME = Caller("me")
 
 
 class Capacity:
@@ -33,15 +36,15 @@ def models(redis: Redis, keys: Keys, registry: WorkerRegistry) -> Models:
 def test_a_request_is_for_the_model_it_names_or_for_the_default_one(
     models: Models, redis: Redis, keys: Keys, registry: WorkerRegistry
 ) -> None:
-    assert models.chosen(None) == DEFAULT_MODEL
-    assert models.chosen("other") == "other"
+    assert models.chosen(ME, None) == DEFAULT_MODEL
+    assert models.chosen(ME, "other") == "other"
     unset = Models(("a", "b"), None, lists=TaskLists(redis, keys), registry=registry, redis_timeout=2)
-    assert unset.chosen(None) == "a"
+    assert unset.chosen(ME, None) == "a"
 
 
 def test_a_model_that_is_not_there_is_refused_with_those_that_are(models: Models) -> None:
     with pytest.raises(UnknownModel) as refused:
-        models.chosen("x" * 1000)
+        models.chosen(ME, "x" * 1000)
     assert refused.value.message == f"there is no model {'x' * 64!r}; there are: other, {DEFAULT_MODEL}"
 
 
@@ -52,7 +55,7 @@ async def test_each_model_tells_its_workers_its_work_and_what_it_can(
         await registry.announce(name, card)
     await worker.begin()
     await worker.accept()
-    other, busy = await models.statuses()
+    other, busy = await models.statuses(ME)
     assert (other.name, other.default, other.ready, other.waiting, other.context_length) == (
         "other",
         False,
@@ -83,7 +86,19 @@ async def test_the_detail_is_the_cluster_s_word_or_the_starting_workers_own(
     cluster.line = None
     assert await asked.detail(DEFAULT_MODEL) == "loading weights"
     assert await models.detail(DEFAULT_MODEL) == "loading weights"
-    assert [status.detail for status in await models.statuses()] == ["no worker is ready", "loading weights"]
+    assert [status.detail for status in await models.statuses(ME)] == ["no worker is ready", "loading weights"]
     await registry.announce("w1", card)
     assert await asked.detail(DEFAULT_MODEL) is None
-    assert [status.detail for status in await asked.statuses()] == [None]
+    assert [status.detail for status in await asked.statuses(ME)] == [None]
+
+
+async def test_a_caller_sees_and_may_name_only_its_own_models(models: Models) -> None:
+    limited = Caller("me", "k", Policy(models=("other", "gone")))
+    assert models.chosen(limited, None) == models.chosen(limited, "other") == "other"
+    assert [(status.name, status.default) for status in await models.statuses(limited)] == [("other", True)]
+    with pytest.raises(UnknownModel) as refused:
+        models.chosen(limited, DEFAULT_MODEL)
+    assert refused.value.message == f"there is no model {DEFAULT_MODEL!r}; there are: other"
+    nothing = Caller("me", "k", Policy(models=("gone",)))
+    with pytest.raises(UnknownModel, match="this API key may use none"):
+        models.chosen(nothing, None)

@@ -2,95 +2,21 @@
 
 import asyncio
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
 
 from api.server import listen
-from testbed import services
+from api.tenants.key_file import sha256_of
+from testbed.api_process import CREATE, ApiProcess, StartProcess, eventually
 from testbed.impostors import echo, http_server, impostor
 from testbed.valkey import Valkey
 from testbed.waiting import until, wait_until
-
-CREATE = {"jsonrpc": "2.0", "id": 1, "method": "create_message", "params": {"message": "hi"}}
-
-
-class Process:
-    """One API process; its log is read as it comes."""
-
-    def __init__(self, **settings: str) -> None:
-        env = {**os.environ, **services.settings(**settings)}
-        self.popen = subprocess.Popen(services.command("api"), env=env, stderr=subprocess.PIPE, text=True)
-        self.log = ""
-        self._grown = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            with self._grown:
-                self.log += line
-                self._grown.notify_all()
-
-    def url(self, what: str) -> str:
-        """The address that the process says it listens on."""
-        with self._grown:
-            found = self._grown.wait_for(lambda: re.search(rf"{what}: (http://[\w.:]+)", self.log), 30)
-            assert found is not None, self.log
-            return found[1]
-
-    def wait(self) -> int:
-        code = self.popen.wait(30)
-        self._reader.join(10)
-        assert self.popen.stderr is not None
-        self.popen.stderr.close()
-        return code
-
-    def stop(self) -> int:
-        self.popen.send_signal(signal.SIGTERM)
-        return self.wait()
-
-
-StartProcess = Callable[..., Process]
-
-
-@pytest.fixture
-def start(valkey: Valkey) -> Iterator[StartProcess]:
-    processes: list[Process] = []
-
-    def start(**settings: str) -> Process:
-        defaults = {"redis_url": valkey.url, "port": "0", "internal_port": "0", "redis_timeout": "1"}
-        processes.append(Process(**defaults | settings))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        if process.popen.poll() is None:
-            with suppress(ProcessLookupError):
-                process.popen.kill()
-            process.wait()
-
-
-def eventually(url: str, status: int) -> httpx.Response:
-    """The reply, as soon as it has the status."""
-
-    def answered() -> httpx.Response | None:
-        with suppress(httpx.TransportError):
-            reply = httpx.get(url)
-            return reply if reply.status_code == status else None
-        return None
-
-    return wait_until(answered, 15, lambda: f"{url} answers with {status}")
 
 
 def test_it_serves_two_ports_and_stops_on_sigterm_with_code_0(start: StartProcess) -> None:
@@ -118,7 +44,7 @@ def test_it_starts_without_redis_and_recovers_when_redis_appears(start: StartPro
     assert "Traceback" not in process.log
 
 
-def alarms(process: Process) -> list[str]:
+def alarms(process: ApiProcess) -> list[str]:
     """What an operator is told."""
     lines = [json.loads(line) for line in process.log.splitlines()]
     return [str(line["message"]) for line in lines if line["level"] in ("WARNING", "ERROR", "CRITICAL")]
@@ -266,6 +192,40 @@ def test_wrong_settings_are_one_line_each(start: StartProcess) -> None:
     lines = process.log.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("headrace-api: HEADRACE_") for line in lines)
+
+
+@pytest.mark.parametrize(("host", "warns"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_a_server_without_keys_warns_where_others_reach_it(start: StartProcess, host: str, warns: bool) -> None:
+    process = start(host=host)
+    process.url("Requests")
+    assert process.stop() == 0
+    assert ("everybody who reaches 0.0.0.0 may use this server" in process.log) is warns
+
+
+def test_a_server_that_must_not_be_open_does_not_start_without_keys(start: StartProcess) -> None:
+    process = start(open="false")
+    assert process.wait() == 1
+    assert process.log.count("\n") == 1
+    assert "HEADRACE_API_KEYS names no API keys" in process.log
+
+
+def test_a_running_server_follows_the_file_of_its_keys(start: StartProcess, tmp_path: Path) -> None:
+    path = tmp_path / "api-keys.json"
+
+    def write(*names: str) -> None:
+        keys = [{"id": name, "tenant": name, "sha256": sha256_of(f"hr_{name}")} for name in names]
+        path.write_text(json.dumps({"keys": keys}))
+
+    write("a")
+    public = start(api_keys=str(path), open="false").url("Requests")
+
+    def status(name: str) -> int:
+        return httpx.post(public + "/rpc", json=CREATE, headers={"Authorization": f"Bearer hr_{name}"}).status_code
+
+    eventually(f"{public}/openapi.json", 200)
+    assert [status(name) for name in "ab"] == [200, 401]
+    write("b")
+    wait_until(lambda: [status(name) for name in "ab"] == [401, 200], 15, lambda: "the new file is followed")
 
 
 def test_a_key_in_a_query_never_reaches_the_log(start: StartProcess) -> None:

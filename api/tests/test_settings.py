@@ -39,7 +39,7 @@ def test_keys_and_tools_are_json_or_the_path_of_a_file(
             text = str(tmp_path / name)
         monkeypatch.setenv(f"HEADRACE_{name.upper()}", text)
     settings = Settings()
-    assert settings.api_keys == {"k": "a"}
+    assert settings.api_keys == (tmp_path / "api_keys" if in_file else {"k": "a"})
     assert settings.tool_catalogue[0].function.name == "time"
 
 
@@ -61,7 +61,9 @@ def test_empty_settings_are_their_defaults(monkeypatch: pytest.MonkeyPatch) -> N
         ("api_keys", '{"": "a"}', "key number 1"),
         ("api_keys", '{"sesame": ""}', "tenant of key number 1"),
         ("api_keys", '{"sesame": "a:b"}', "without ':'"),
-        ("api_keys", '["sesame"]', "dictionary"),
+        ("api_keys", '["sesame"]', "must be a JSON object"),
+        ("api_keys", '{"keys": [{"id": "a", "tenant": "t", "sha256": "sesame"}]}', "keys.0.sha256"),
+        ("open", "false", "names no API keys"),
         ("tool_catalogue", '[{"type": "function"}]', "Field required"),
         ("tenant_rate", "many", "pattern"),
         ("memory_threshold", "85", "less than or equal to 1"),

@@ -78,6 +78,7 @@ EXCEPTIONS: dict[str, Schema] = {
     "redis.external.url": {"type": "string", "pattern": "^$|^(redis|rediss|sentinel)://"},
     "redis.bundled.password": {"type": "string", "pattern": "^[A-Za-z0-9]*$"},
     "auth.apiKeys": {"type": "object", "additionalProperties": {"type": "string"}},
+    "auth.keys": {"type": "array", "items": {"type": "object", "required": ["id", "tenant", "sha256"]}},
     "autoscaling.provider": _one_of("none", "keda", "hpa"),
     "telemetry.otlp.protocol": _one_of("grpc", "http/protobuf"),
     "telemetry.samplingRatio": {"type": "number", "minimum": 0, "maximum": 1},

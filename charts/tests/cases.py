@@ -44,6 +44,13 @@ CASES: dict[str, Json] = {
         }
     },
     "a password in the URL": {"redis": {"external": {"url": "redis://:pw@redis.example.com:6379/0"}}},
+    "hashed keys": {
+        "auth": {
+            "keys": [{"id": "chat", "tenant": "team-a", "sha256": "0" * 64, "policy": "small"}],
+            "policies": {"small": {"limits": {"requestsPerMinute": 60}}},
+        },
+        "helmTest": {"apiKeySecret": "chat-key"},
+    },
     "existing secrets": {"redis": {"bundled": {"existingSecret": "r"}}, "auth": {"existingSecret": "keys"}},
     "nothing optional": {
         "api": {

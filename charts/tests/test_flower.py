@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,8 +50,8 @@ def test_it_runs_as_restricted_as_the_rest_and_may_reach_redis_alone(render: Ren
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"telemetry": {"flower": {"enabled": True, "tenants": ["ops"]}}}, "there are no API keys"),
-        ({**ON, "telemetry": {"flower": {"enabled": True}}}, "telemetry.flower.tenants is empty"),
+        ({"telemetry": {"flower": {"enabled": True, "tenants": ["ops"]}}}, "nobody could open it"),
+        ({**ON, "telemetry": {"flower": {"enabled": True}}}, "nobody could open it"),
     ],
 )
 def test_it_is_never_open_to_everybody(render: Render, values: dict[str, Any], reason: str) -> None:
@@ -58,17 +59,34 @@ def test_it_is_never_open_to_everybody(render: Render, values: dict[str, Any], r
         render(values)
 
 
+def test_who_may_open_it_is_in_a_secret_of_its_own(render: Render) -> None:
+    manifests = render({"telemetry": {"flower": {"enabled": True, "existingSecret": "operators"}}})
+    pod = manifests.one("Deployment", "-flower")["spec"]["template"]["spec"]
+    assert {"secretKeyRef": {"name": "operators", "key": "basic-auth"}} in [
+        entry.get("valueFrom") for entry in pod["containers"][0]["env"]
+    ]
+    assert "api-keys" not in str(pod)
+
+
+def test_keys_in_plain_text_still_open_it(tmp_path: Path) -> None:
+    keys = tmp_path / "api-keys.json"
+    keys.write_text('{"k3y": "ops", "other": "team"}')
+    text = (CHART / "files/flower.py").read_text().replace("/etc/headrace/auth/api-keys.json", str(keys))
+    command = [sys.executable, "-c", f"{text}\nprint(basic_auth)"]
+    environment = {**os.environ, "HEADRACE_REDIS_URL": "redis://r", "FLOWER_TENANTS": "ops"}
+    assert (
+        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20).stdout == "['ops:k3y']\n"
+    )
+
+
 @contextlib.contextmanager
 def real_flower(folder: Path, redis_url: str) -> Iterator[str]:
     """Flower with the chart's configuration; its URL."""
-    keys = folder / "api-keys.json"
-    keys.write_text('{"k3y": "ops", "other": "team"}')
-    text = (CHART / "files/flower.py").read_text().replace("/etc/headrace/auth/api-keys.json", str(keys))
-    (folder / "flower_settings.py").write_text(text)
+    shutil.copy(CHART / "files/flower.py", folder / "flower_settings.py")
     port = free_port()
     command = [sys.executable, "-m", "celery", "--config=flower_settings", "flower", f"--port={port}"]
     options = ["--address=127.0.0.1", f"--conf={folder / 'flower_settings.py'}"]
-    ours = {"PYTHONPATH": str(folder), "HEADRACE_REDIS_URL": redis_url, "FLOWER_TENANTS": "ops"}
+    ours = {"PYTHONPATH": str(folder), "HEADRACE_REDIS_URL": redis_url, "FLOWER_BASIC_AUTH_OF_SECRET": "ops:k3y"}
     with (folder / "flower.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *options], env={**os.environ, **ours}, cwd=folder, stdout=log, stderr=subprocess.STDOUT

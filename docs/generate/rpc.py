@@ -8,7 +8,8 @@ from pydantic.json_schema import models_json_schema
 from api.rpc.methods import METHODS
 from docs.generate.schema_words import Schema, in_words
 from shared.wire.schemas import CreateMessageParams, ModelStatus, TaskParams
-from shared.wire.task_view import Cancellation, TaskView
+from shared.wire.task_view import Cancellation, StreamToken, TaskView
+from shared.wire.usage import TenantUsage, UsageParams
 
 TABLES: dict[str, type[BaseModel]] = {
     "create_message": CreateMessageParams,
@@ -16,6 +17,10 @@ TABLES: dict[str, type[BaseModel]] = {
     "result of get_message": TaskView,
     "cancel_message": TaskParams,
     "result of cancel_message": Cancellation,
+    "stream_token": TaskParams,
+    "result of stream_token": StreamToken,
+    "usage": UsageParams,
+    "result of usage": TenantUsage,
     "model of model_list": ModelStatus,
 }
 """Heading of a table -> what it describes; methods without parameters have none."""

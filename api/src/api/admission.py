@@ -2,16 +2,13 @@
 
 import asyncio
 import time
-from typing import Any
 
-from limits import RateLimitItem, parse
-from limits.aio.storage import RedisStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from pydantic.alias_generators import to_camel
 from redis.asyncio import Redis
 
-from api.auth import Caller
 from api.errors import (
     ApiError,
+    BeyondLimit,
     ConversationBusy,
     KeyReused,
     ModelQueueFull,
@@ -20,9 +17,10 @@ from api.errors import (
     TooManyTasks,
 )
 from api.settings import Settings
+from api.tenants.caller import Caller
 from shared.store import refusals
-from shared.store.keys import Keys
-from shared.store.refusals import ConversationChanged, QueueFull, Refusal, TenantFull
+from shared.store.limits import ExpectedTokens
+from shared.store.refusals import ConversationChanged, LimitReached, QueueFull, Refusal, TenantFull
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 
@@ -39,33 +37,17 @@ MEMORY_RETRY_SECONDS = 10
 class Admission:
     """The doors that a new task passes before the ledger's own, which count its queue and its tenant's tasks."""
 
-    def __init__(
-        self, settings: Settings, redis: Redis, keys: Keys, lists: TaskLists, registry: WorkerRegistry
-    ) -> None:
+    def __init__(self, settings: Settings, redis: Redis, lists: TaskLists, registry: WorkerRegistry) -> None:
         self._settings = settings
         self._redis = redis
         self._lists = lists
         self._registry = registry
-        self._rate: RateLimitItem | None = parse(settings.tenant_rate) if settings.tenant_rate else None
-        # The scheme only says which client library; the connections are ours, Sentinel's and TLS's included.
-        pool: Any = redis.connection_pool
-        storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=keys.rate, connection_pool=pool)
-        self._limiter = SlidingWindowCounterRateLimiter(storage)
         self._memory_checked = float("-inf")
         self._memory_used = 0.0
         self._memory_lock = asyncio.Lock()
 
-    async def admit(self, caller: Caller) -> None:
-        """Raises RateExceeded or StoreFull; Redis's own errors when it does not answer."""
-        await self._check_memory()
-        if self._rate is not None and not await self._limiter.hit(self._rate, caller.tenant):
-            window = await self._limiter.get_window_stats(self._rate, caller.tenant)
-            raise RateExceeded(
-                f"at most {self._settings.tenant_rate.replace('/', ' calls per ')} are allowed",
-                retry_after=max(1.0, window.reset_time - time.time()),
-            )
-
-    async def _check_memory(self) -> None:
+    async def admit(self) -> None:
+        """Raises StoreFull; Redis's own errors when it does not answer."""
         async with self._memory_lock:
             if time.monotonic() - self._memory_checked > MEMORY_AGE_SECONDS:
                 memory = await self._redis.info("memory")
@@ -75,6 +57,18 @@ class Admission:
         if self._memory_used > self._settings.memory_threshold:
             raise StoreFull(retry_after=MEMORY_RETRY_SECONDS)
 
+    def check_size(self, caller: Caller, expected: ExpectedTokens) -> None:
+        """Raises BeyondLimit for a request that no waiting would let through."""
+        limits, needed = caller.policy.limits, expected.prompt + expected.answer
+        for most, unit in ((limits.tokens_per_minute, "minute"), (limits.tokens_per_day, "day")):
+            if most is not None and needed > most:
+                raise BeyondLimit(
+                    f"the request may need {needed} tokens, about {expected.prompt} of its prompt and at most "
+                    f"{expected.answer} of its answer; this API key has {most} per {unit}: ask for a shorter answer",
+                    place=("max_tokens",),
+                    limit=f"tokensPer{unit.capitalize()}",
+                )
+
     async def refused(self, model: str, refusal: Refusal) -> ApiError:
         """What a client is told of the ledger's refusal, and when it should come back."""
         match refusal:
@@ -82,6 +76,8 @@ class Admission:
                 return await self._queue_full(model, refusal)
             case TenantFull():
                 return await self._tenant_full(model, refusal)
+            case LimitReached():
+                return await self._limit_reached(model, refusal)
             case refusals.ConversationBusy():
                 return await self._conversation_busy(model, refusal)
             case ConversationChanged():
@@ -101,6 +97,19 @@ class Admission:
             f"{refusal.active} of your tasks have not ended yet; at most {self._settings.max_tenant_tasks} are allowed",
             retry_after=await self._drain_seconds(model, 1),
         )
+
+    async def _limit_reached(self, model: str, refusal: LimitReached) -> ApiError:
+        wait = await self._drain_seconds(model, 1) if refusal.wait_seconds is None else refusal.wait_seconds
+        said = {
+            "tenant_rate": f"at most {self._settings.tenant_rate.replace('/', ' calls per ')} are allowed",
+            "requests_per_minute": f"this API key may make {refusal.limit} requests per minute",
+            "tokens_per_minute": f"this API key may use {refusal.limit} tokens per minute",
+            "tokens_per_day": f"this API key may use {refusal.limit} tokens per day (UTC)",
+            "unfinished_tasks": f"{refusal.limit} tasks of this API key have not ended yet; no more are allowed",
+            "waiting_tasks": f"{refusal.limit} tasks of this API key wait for a worker; no more are allowed",
+        }[refusal.which]
+        kind = TooManyTasks if refusal.wait_seconds is None else RateExceeded
+        return kind(said, retry_after=wait, allowance=refusal.allowance, limit=to_camel(refusal.which))
 
     async def _conversation_busy(self, model: str, refusal: refusals.ConversationBusy) -> ConversationBusy:
         load = await self._lists.load(model)

@@ -14,13 +14,14 @@ from api import health
 from api.admission import Admission
 from api.anthropic import messages
 from api.anthropic.error_body import error_reply as anthropic_error
-from api.auth import KeyRing
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
+from api.http.allowance_headers import ALLOWANCE_HEADERS
 from api.http.error_replies import ErrorReplies, unrouted
 from api.http.openai_errors import error_reply as openai_error
 from api.http.openapi import DescribedApi
-from api.http.request_ids import RequestIds
+from api.http.reply_headers import ReplyHeaders
+from api.http.signing_keys import SigningKeys
 from api.http.unread_body import UnreadBody
 from api.hub.event_hub import EventHub
 from api.hub.reader_marks import ReaderMarks
@@ -44,6 +45,10 @@ from api.tasks.new_task import NewTasks
 from api.tasks.own_conversations import OwnConversations
 from api.tasks.own_task import OwnTasks
 from api.tasks.tokens import Tokens
+from api.tasks.usage import Usage
+from api.tenants.identity_provider import IdentityProvider
+from api.tenants.key_ring import KeyRing
+from api.tenants.stream_tokens import StreamTokens
 from shared.cancellation import cancel_and_wait
 from shared.celery_app import make_celery
 from shared.store.conversations import Conversations
@@ -54,6 +59,7 @@ from shared.store.redis_client import connect
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from shared.store.token_questions import TokenQuestions
+from shared.store.usage import UsageRecords
 from shared.store.worker_registry import WorkerRegistry
 
 log = logging.getLogger(__name__)
@@ -77,6 +83,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.outage = outage
     app.add_exception_handler(HTTPException, unrouted)
     # From the inside to the outside.
+    if settings.provider is not None:
+        app.add_middleware(SigningKeys, main=app)
     app.add_middleware(
         ErrorReplies,
         doors={"/v1/messages": anthropic_error} | dict.fromkeys(("/v1/", "/tokenize", "/detokenize"), openai_error),
@@ -88,10 +96,10 @@ def create_app(settings: Settings) -> FastAPI:
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             # Any: there are no cookies that a page could misuse, and its libraries add headers of their own.
             allow_headers=["*"],
-            expose_headers=["Retry-After", "X-Request-Id", "X-Headrace-Task-Id"],
+            expose_headers=["Retry-After", "X-Request-Id", "X-Headrace-Task-Id", *ALLOWANCE_HEADERS],
         )
     app.add_middleware(UnreadBody, seconds=settings.body_timeout)
-    app.add_middleware(RequestIds)
+    app.add_middleware(ReplyHeaders)
     app.include_router(rpc.router)
     app.include_router(sse.router)
     app.include_router(chat_completions.router)
@@ -165,7 +173,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
     new_tasks = NewTasks(
         settings,
         models=models,
-        admission=Admission(settings, redis, keys, lists, registry),
+        admission=Admission(settings, redis, lists, registry),
         conversations=stored_conversations,
         ledger=ledger,
         registry=registry,
@@ -181,6 +189,14 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         redis_timeout=settings.redis_timeout,
         retention_seconds=settings.retention_seconds,
     )
+    key_ring = KeyRing(
+        settings.api_keys,
+        unusable=metrics.keys_unusable,
+        open_to_all=settings.open_to_all,
+        provider=IdentityProvider(provider, unusable=metrics.provider_unusable)
+        if (provider := settings.provider)
+        else None,
+    )
     backend = Backend(
         settings=settings,
         redis=redis,
@@ -188,7 +204,8 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         lists=lists,
         stream=stream,
         registry=registry,
-        key_ring=KeyRing(settings.api_keys),
+        key_ring=key_ring,
+        stream_tokens=StreamTokens(redis, keys, redis_timeout=settings.redis_timeout),
         models=models,
         new_tasks=new_tasks,
         own_tasks=own_tasks,
@@ -199,6 +216,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
             redis_timeout=settings.redis_timeout,
         ),
         tokens=Tokens(TokenQuestions(redis, keys), redis_timeout=settings.redis_timeout),
+        usage=Usage(UsageRecords(redis, keys), redis_timeout=settings.redis_timeout),
         readers=readers,
         metrics=metrics,
         snapshot=Snapshot(redis, lists, registry, settings.models, metrics.registry),
@@ -209,6 +227,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
     running = [
         asyncio.create_task(readers.run(), name="readers"),
         asyncio.create_task(janitor.run(), name="janitor"),
+        asyncio.create_task(key_ring.run(), name="key ring"),
     ]
     try:
         yield backend

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from api.auth import KeyRing
 from api.metrics import Metrics
 from api.models import Models
 from api.settings import Settings
@@ -15,6 +14,9 @@ from api.tasks.new_task import NewTasks
 from api.tasks.own_conversations import OwnConversations
 from api.tasks.own_task import OwnTasks
 from api.tasks.tokens import Tokens
+from api.tasks.usage import Usage
+from api.tenants.key_ring import KeyRing
+from api.tenants.stream_tokens import StreamTokens
 from shared.store.event_stream import EventStream
 from shared.store.outage import Outage
 from shared.store.task_lists import TaskLists
@@ -32,11 +34,13 @@ class Backend:
     stream: EventStream
     registry: WorkerRegistry
     key_ring: KeyRing
+    stream_tokens: StreamTokens
     models: Models
     new_tasks: NewTasks
     own_tasks: OwnTasks
     own_conversations: OwnConversations
     tokens: Tokens
+    usage: Usage
     readers: Readers
     metrics: Metrics
     snapshot: Snapshot

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from redis.exceptions import RedisError
 
 from shared.conversation.rules import Place
+from shared.store.limits import Allowance
 from shared.store.outage import Kind, kind_of
 
 log = logging.getLogger(__name__)
@@ -23,13 +24,13 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 """A fault of the server; its log has the traceback."""
 UNAUTHORIZED = -32001
-"""No API key, or an unknown one."""
+"""No API key, or an unknown or expired one."""
 TASK_NOT_FOUND = -32002
 """There is no such task of this tenant (any more)."""
 QUEUE_FULL = -32003
 """The model has as many waiting tasks as it may have."""
 RATE_EXCEEDED = -32004
-"""The tenant calls too often or has too many unfinished tasks."""
+"""A limit of the key or of its tenant is reached; `data.limit` says which."""
 UNKNOWN_MODEL = -32005
 """There is no such model."""
 CONTEXT_TOO_LONG = -32006
@@ -43,6 +44,9 @@ TOOL_LOOP = -32009
 
 CONVERSATION_BUSY = -32010
 """A turn of the stored conversation has not ended yet; `data.taskId` is its task."""
+
+FORBIDDEN = -32011
+"""The API key does not have the scope that the call needs."""
 
 RETRY_UNAVAILABLE_SECONDS = 2
 """A restart of Redis or a failover by Sentinel takes a few seconds."""
@@ -62,14 +66,22 @@ class ApiError(Exception):
         cls.code, cls.status, cls.retryable = code, status, retryable
 
     def __init__(
-        self, message: str = "", *, place: Place = (), retry_after: float | None = None, **data: JsonValue
+        self,
+        message: str = "",
+        *,
+        place: Place = (),
+        retry_after: float | None = None,
+        allowance: Allowance | None = None,
+        **data: JsonValue,
     ) -> None:
         """`message` defaults to the docstring. `place` is where the fault stands in the request; the door that tells
-        the client spells it. `retry_after` is in seconds; `data` goes out beside them.
+        the client spells it. `retry_after` is in seconds; `allowance` is what the caller has left of its limits, for
+        doors with headers that say it; `data` goes out beside them.
         """
         self.message = message or (type(self).__doc__ or "")
         self.place = place
         self.retry_after = None if retry_after is None else max(1, round(retry_after))
+        self.allowance = allowance
         self.data = data
         super().__init__(self.message)
 
@@ -122,6 +134,10 @@ class Unauthorized(ApiError, code=UNAUTHORIZED, status=401):
     """A valid API key is needed: send `Authorization: Bearer <key>`."""
 
 
+class Forbidden(ApiError, code=FORBIDDEN, status=403):
+    """The API key may not do that."""
+
+
 class TaskNotFound(ApiError, code=TASK_NOT_FOUND, status=404):
     """There is no task of this id; it may have expired."""
 
@@ -144,6 +160,10 @@ class ModelQueueFull(ApiError, code=QUEUE_FULL, status=429, retryable=True):
 
 class RateExceeded(ApiError, code=RATE_EXCEEDED, status=429, retryable=True):
     """Too many calls."""
+
+
+class BeyondLimit(ApiError, code=RATE_EXCEEDED, status=429):
+    """The request needs more than the API key may ever use."""
 
 
 class TooManyTasks(ApiError, code=RATE_EXCEEDED, status=429, retryable=True):

@@ -41,6 +41,10 @@ class Metrics:
     """Messages whose way to the broker failed or took too long; the janitor sends them again."""
     open_streams: Gauge
     stream_resumes: Counter
+    keys_unusable: Gauge
+    """1 while the file of API keys cannot be used and those that were read before hold."""
+    provider_unusable: Gauge
+    """1 while the identity provider's signing keys cannot be fetched and those that were fetched before hold."""
     slow_readers: Counter
     """By outcome: `behind` (its buffer was dropped, it reads from the stored stream) or `cut`."""
 
@@ -68,6 +72,14 @@ def make_metrics(models: Iterable[str] = ()) -> Metrics:
         publish_failures=counter("publish_failures", "Messages that did not reach the broker in time."),
         open_streams=Gauge("headrace_open_streams", "Streams that clients read now.", registry=registry),
         stream_resumes=counter("stream_resumes", "Streams that clients went on reading behind an event."),
+        keys_unusable=Gauge(
+            "headrace_api_keys_unusable", "1 while the file of API keys cannot be used.", registry=registry
+        ),
+        provider_unusable=Gauge(
+            "headrace_identity_provider_unusable",
+            "1 while the identity provider's signing keys cannot be fetched.",
+            registry=registry,
+        ),
         slow_readers=counter("slow_readers", "Readers slower than their stream.", "outcome"),
     )
     for model in models:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from api.cluster.capacity import Capacity
 from api.errors import UnknownModel
+from api.tenants.caller import Caller
 from shared.store.redis_client import answered_within
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
@@ -35,19 +36,16 @@ class Models:
         self._capacity = capacity
         self._redis_timeout = redis_timeout
 
-    def chosen(self, name: str | None) -> str:
-        """The model that a request is for. Raises UnknownModel."""
+    def chosen(self, caller: Caller, name: str | None) -> str:
+        """The model that a request is for; one that the caller may not use is none. Raises UnknownModel."""
+        names = caller.models_of(self.names)
+        if not names:
+            raise UnknownModel("of the models that are here, this API key may use none")
         if name is None:
-            return self._default
-        if name not in self.names:
-            raise UnknownModel(f"there is no model {name[:64]!r}; there are: {', '.join(self.names)}")
+            return self._default_of(names)
+        if name not in names:
+            raise UnknownModel(f"there is no model {name[:64]!r}; there are: {', '.join(names)}")
         return name
-
-    async def statuses(self) -> list[ModelStatus]:
-        """All models. Raises redis.exceptions.RedisError."""
-        async with answered_within(self._redis_timeout):
-            statuses = await asyncio.gather(*(self._status(name) for name in self.names))
-        return await asyncio.gather(*(self._explained(status) for status in statuses))
 
     async def detail(self, name: str) -> str | None:
         """What is being done about a model without a ready worker; None when it has one."""
@@ -62,13 +60,25 @@ class Models:
         """Outside of the bound on Redis: the cluster has one of its own."""
         return status if status.ready else status.model_copy(update={"detail": await self.detail(status.name)})
 
-    async def _status(self, name: str) -> ModelStatus:
+    def _default_of(self, names: Sequence[str]) -> str:
+        return self._default if self._default in names else names[0]
+
+    async def statuses(self, caller: Caller) -> list[ModelStatus]:
+        """All models that the caller may use. Raises redis.exceptions.RedisError."""
+        names = caller.models_of(self.names)
+        async with answered_within(self._redis_timeout):
+            statuses = await asyncio.gather(
+                *(self._status(name, default=name == self._default_of(names)) for name in names)
+            )
+        return await asyncio.gather(*(self._explained(status) for status in statuses))
+
+    async def _status(self, name: str, *, default: bool) -> ModelStatus:
         load, workers, card = await asyncio.gather(
             self._lists.load(name), self._registry.ready(name), self._registry.card(name)
         )
         return ModelStatus(
             name=name,
-            default=name == self._default,
+            default=default,
             ready=workers > 0,
             ready_workers=workers,
             waiting=load.waiting,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import ipaddress
 import logging
 import signal
 import socket
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from api.app import create_app, create_internal_app
+from api.http.bounded_head import BoundedHead
 from api.http.request_spans import trace_requests
 from api.settings import Settings
 from shared.cancellation import cancel_and_wait
@@ -52,6 +54,12 @@ def main() -> None:
         public, internal = listen(settings.host, settings.port), listen(settings.host, settings.internal_port)
     except OSError as error:
         sys.exit(f"headrace-api: {error.strerror}")
+    if settings.open_to_all and not is_loopback(settings.host):
+        log.warning(
+            "There are no API keys: everybody who reaches %s may use this server. `headrace keys create` makes the "
+            "first one, HEADRACE_API_KEYS names its file; HEADRACE_OPEN=false would have refused this start.",
+            settings.host,
+        )
     end_tracing = start_tracing("headrace-api")
     # What was imported stays for ever. Looking through its 300,000 objects again and again for cycles would be a pause
     # of 100 ms for everybody, whenever a request makes many lists.
@@ -63,6 +71,14 @@ def main() -> None:
         sys.exit(1)
     finally:
         end_tracing()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody else than this machine can connect to the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -139,4 +155,5 @@ def _config(app: FastAPI, *, lifespan: Literal["on", "off"], timeout_graceful_sh
         access_log=False,  # its lines would hold query strings, and those may hold keys
         server_header=False,
         ws="none",
+        http=BoundedHead,
     )

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from api.tenants.identity_provider import ProviderSettings
+from api.tenants.key_file import as_key_file, read_key_file
 from shared.celery_app import LONGEST_TASK_SECONDS
 from shared.settings import SharedSettings
+from shared.store.limits import Rate
 from shared.wire.chat import MAX_TOOLS, Tool
 
 
@@ -26,6 +29,16 @@ def _json_or_file(value: Any) -> Any:
         return json.loads(text) if text else None
     except ValueError as error:
         raise ValueError(f"is not valid JSON: {error}") from None
+
+
+def _json_or_path(value: Any) -> Any:
+    """JSON text of an object as it is, anything else as the path of a file, which is read again and again."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text[:1] == "[":
+        raise ValueError('must be a JSON object: {"keys": […]}, or the path of a file')
+    return _json_or_file(text) if text[:1] == "{" else Path(text)
 
 
 def _names(value: Any) -> Any:
@@ -65,9 +78,24 @@ class Settings(SharedSettings):
     """What `tool_list` answers: a JSON list of tools in OpenAI's form, or the path of a file with it."""
 
     api_keys: Annotated[
-        dict[str, str], Field(repr=False, default_factory=dict), NoDecode, BeforeValidator(_json_or_file)
+        Path | dict[str, Any], Field(repr=False, default_factory=dict), NoDecode, BeforeValidator(_json_or_path)
     ]
-    """JSON map from API key to tenant, or the path of a file with it. Empty: no key is asked for, one tenant."""
+    """Path of the file of API keys, which `headrace keys` writes and which is followed while the server runs; or its
+    JSON. Empty: no key is asked for, and everybody is one tenant."""
+    open: bool = True
+    """Whether the server may be open to everybody where no API keys are configured; `false`: it does not start then."""
+
+    oidc_issuer: str = ""
+    """An OpenID Connect issuer whose tokens are taken in place of API keys; its `iss`. Empty: none."""
+    oidc_audience: str = ""
+    """What those tokens must have as their `aud`."""
+    oidc_jwks_url: Annotated[str, Field(pattern=r"^$|^https://|^http://(127\.0\.0\.1|localhost)[:/]")] = ""
+    """Where the issuer publishes its signing keys; `https`, or this machine."""
+    oidc_tenant_claim: Annotated[str, Field(min_length=1)] = "tenant"
+    """Claim of such a token that names its tenant."""
+    oidc_policy_claim: str = ""
+    """Claim that names one of the `policies` in the file of the API keys. Empty, or no such claim in a token: the
+    policy `default` of that file; where it has none, everything but `admin`, without limits."""
 
     capacity_selector: str = ""
     """Label selector of the workers' Deployments in this pod's namespace; what the cluster does about a model without a
@@ -97,7 +125,7 @@ class Settings(SharedSettings):
     max_tenant_tasks: Annotated[int, Field(ge=1)] = 1000
     """Most unfinished tasks of one tenant."""
     tenant_rate: Annotated[str, Field(pattern=r"^$|^[1-9]\d*/(second|minute|hour|day)$")] = ""
-    """Most calls of `create_message` per tenant, for example `600/minute`; empty for no bound."""
+    """Most tasks that are accepted per tenant, for example `600/minute`; empty for no bound."""
     memory_threshold: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Share of Redis's `maxmemory` above which new work is refused."""
     publish_timeout: Annotated[float, Field(gt=0)] = 1.0
@@ -123,16 +151,43 @@ class Settings(SharedSettings):
 
     @field_validator("api_keys")
     @classmethod
-    def _keys_fit_a_header(cls, keys: dict[str, str]) -> dict[str, str]:
-        for number, (key, tenant) in enumerate(keys.items(), 1):
-            if not (key.isascii() and key.isprintable() and key.strip() == key != ""):
-                raise ValueError(f"key number {number} is empty, or not printable ASCII without spaces around it")
-            if not tenant or ":" in tenant or not tenant.isprintable() or len(tenant) > 128:
-                raise ValueError(f"the tenant of key number {number} must be 1 to 128 printable characters without ':'")
+    def _keys_can_be_used(cls, keys: Path | dict[str, Any]) -> Path | dict[str, Any]:
+        read_key_file(keys) if isinstance(keys, Path) else as_key_file(keys)
         return keys
+
+    @model_validator(mode="after")
+    def _not_open_by_mistake(self) -> "Settings":
+        if self.open_to_all and not self.open:
+            raise ValueError("HEADRACE_OPEN is false, but HEADRACE_API_KEYS names no API keys: nobody could call")
+        oidc = (self.oidc_issuer, self.oidc_audience, self.oidc_jwks_url)
+        if any(oidc) and not all(oidc):
+            raise ValueError("HEADRACE_OIDC_ISSUER, HEADRACE_OIDC_AUDIENCE and HEADRACE_OIDC_JWKS_URL need each other")
+        return self
 
     @model_validator(mode="after")
     def _default_model_is_served(self) -> "Settings":
         if self.default_model is not None and self.default_model not in self.models:
             raise ValueError(f"default_model {self.default_model!r} is not one of models: {', '.join(self.models)}")
         return self
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether no key is asked for."""
+        return not self.api_keys and not self.oidc_issuer
+
+    @property
+    def provider(self) -> ProviderSettings | None:
+        """The identity provider; None where there is none."""
+        if not self.oidc_issuer:
+            return None
+        return ProviderSettings(
+            self.oidc_issuer, self.oidc_audience, self.oidc_jwks_url, self.oidc_tenant_claim, self.oidc_policy_claim
+        )
+
+    @property
+    def rate(self) -> Rate | None:
+        """`tenant_rate` in numbers."""
+        if not self.tenant_rate:
+            return None
+        tasks, _, unit = self.tenant_rate.partition("/")
+        return Rate(int(tasks), {"second": 1, "minute": 60, "hour": 3600, "day": 86400}[unit])

@@ -70,7 +70,7 @@ def make_new_tasks(
         return NewTasks(
             changed,
             models=Models(changed.models, None, lists=lists, registry=registry, redis_timeout=changed.redis_timeout),
-            admission=Admission(changed, redis, keys, lists, registry),
+            admission=Admission(changed, redis, lists, registry),
             conversations=Conversations(redis, keys),
             ledger=ledger,
             registry=registry,

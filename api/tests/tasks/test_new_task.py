@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from api.auth import Caller
 from api.errors import ApiError, InternalError, InvalidParams, ModelQueueFull, TooManyTasks, Unavailable, UnknownModel
 from api.metrics import Metrics
 from api.tasks.new_task import NewTasks
+from api.tenants.caller import Caller, Policy
 from shared.store.task_ledger import TaskLedger
-from shared.wire.schemas import CreateMessageParams
+from shared.wire.schemas import CreateMessageParams, Priority, QueueClass
 from testbed.celery_view import CeleryView
 from testbed.fake_worker import DEFAULT_MODEL
 from testbed.valkey import Valkey
@@ -52,6 +52,21 @@ async def test_a_task_waits_in_the_ledger_for_its_caller_and_its_message_is_sent
     value = metrics.registry.get_sample_value
     assert value("headrace_tasks_accepted_total", {"model": DEFAULT_MODEL}) == 1
     assert value("headrace_tenant_tasks_accepted_total", {"tenant": "me"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("highest", "wanted", "given"),
+    [("high", "high", "high"), ("normal", "high", "normal"), ("low", "normal", "low"), ("normal", "low", "low")],
+)
+async def test_no_task_has_a_higher_priority_than_its_key_may_give(
+    new_tasks: NewTasks, ledger: TaskLedger, celery_view: CeleryView, highest: Priority, wanted: str, given: QueueClass
+) -> None:
+    caller = Caller("me", "k", Policy(highest_priority=highest))
+    task_id = (await new_tasks.start(caller, said(priority=wanted))).task_id
+    record = await ledger.get(task_id)
+    assert record is not None
+    assert record.priority == given
+    assert await celery_view.queued(given) == [task_id]
 
 
 async def test_a_large_request_is_made_beside_the_event_loop(new_tasks: NewTasks, ledger: TaskLedger) -> None:
@@ -118,7 +133,7 @@ async def test_whatever_refuses_a_task_is_counted_once_whichever_door_it_came_th
 async def test_a_silent_redis_refuses_within_the_bound(
     make_new_tasks: MakeNewTasks, metrics: Metrics, valkey: Valkey
 ) -> None:
-    new_tasks = make_new_tasks(redis_timeout=0.1)
+    new_tasks = make_new_tasks(redis_timeout=1)
     await new_tasks.start(ME, said())
     os.kill(valkey.pid, signal.SIGSTOP)
     try:

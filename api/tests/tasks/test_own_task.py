@@ -8,11 +8,11 @@ import pytest
 from celery.exceptions import TaskRevokedError
 from redis.asyncio import Redis
 
-from api.auth import Caller
 from api.errors import TaskExpired, TaskNotFound
 from api.metrics import Metrics
 from api.publisher import Publisher
 from api.tasks.own_task import OwnTasks
+from api.tenants.caller import Caller
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_id import new_task_id

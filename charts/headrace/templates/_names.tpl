@@ -30,6 +30,10 @@
 {{- define "headrace.redis.name" -}}{{ include "headrace.fullname" . }}-redis{{- end -}}
 {{- define "headrace.redis.secretName" -}}{{ .Values.redis.bundled.existingSecret | default (include "headrace.redis.name" .) }}{{- end -}}
 {{- define "headrace.redis.urlSecretName" -}}{{ include "headrace.fullname" . }}-redis-url{{- end -}}
+{{/* Whether the API asks for keys. */}}
+{{- define "headrace.auth.on" -}}
+{{- with .Values.auth }}{{ if or .existingSecret .keys .apiKeys }}true{{ end }}{{ end -}}
+{{- end -}}
 {{- define "headrace.auth.secretName" -}}{{ .Values.auth.existingSecret | default (printf "%s-api-keys" (include "headrace.fullname" .)) }}{{- end -}}
 {{- define "headrace.tools.name" -}}{{ include "headrace.fullname" . }}-tools{{- end -}}
 

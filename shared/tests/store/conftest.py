@@ -8,6 +8,7 @@ from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
+from shared.store.usage import UsageRecords
 
 
 @pytest.fixture
@@ -28,3 +29,8 @@ def stream(redis: Redis, keys: Keys) -> EventStream:
 @pytest.fixture
 def conversations(redis: Redis, keys: Keys) -> Conversations:
     return Conversations(redis, keys)
+
+
+@pytest.fixture
+def usage(redis: Redis, keys: Keys) -> UsageRecords:
+    return UsageRecords(redis, keys)

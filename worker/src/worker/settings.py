@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.settings import SharedSettings
+from shared.wire.schemas import DEFAULT_MAX_TOKENS
 from worker.engine_options import OPTIONS, EngineOptions, TransformersOptions
 from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, SamplingDefaults
 
@@ -22,7 +23,7 @@ class WorkerSettings(SharedSettings, TransformersOptions):
 
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     """Unique among the workers; a pod's name is."""
-    default_max_tokens: Annotated[int, Field(ge=1)] = 2048
+    default_max_tokens: Annotated[int, Field(ge=1)] = DEFAULT_MAX_TOKENS
     """Most tokens of an answer whose request sets no `maxTokens`."""
     default_temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Of requests that set none; `None`: the model's own, from its generation config. 0 is greedy."""

@@ -178,6 +178,7 @@ class WorkerLoop:
             context_length=engine.context_length,
             max_token_bytes=self._codec.max_token_bytes,
             slots=engine.slots,
+            default_max_tokens=settings.default_max_tokens,
             abilities=self._codec.prompts.abilities.model_copy(
                 update={"response_format": engine.grammars, "seeds": engine.continues_draws}
             ),

@@ -84,10 +84,10 @@ async def create(request: Request) -> Response:
 )
 async def count_tokens(request: Request) -> Json:
     """How many tokens the prompt of such a message would have."""
-    backend = backend_of(request)
-    caller_of_either(request)
+    backend, caller = backend_of(request), caller_of_either(request)
     wanted = await checked(Conversation, await read_body(request))
-    ids = await backend.tokens.of_prompt(backend.models.chosen(wanted.model), within_bounds(_spoken, wanted, None))
+    model = backend.models.chosen(caller, wanted.model)
+    ids = await backend.tokens.of_prompt(caller, model, within_bounds(_spoken, wanted, None))
     return {"input_tokens": len(ids)}
 
 

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from starlette.types import Receive, Scope, Send
 
 from api.errors import AnswerRestarted, ApiError, ReplicaStops, TaskCancelled, failure_of
+from api.http.allowance_headers import allowance_headers
 from api.http.dependencies import backend_of, disconnected
 from api.hub.frame import Frame
 from api.streaming.reader import Reader
@@ -84,6 +85,7 @@ async def answers_reply(
     """As `answer_reply`, of a request that became several tasks; one that fails is a failure of them all."""
     readers = backend_of(request).readers
     headers = {"X-Headrace-Task-Id": ", ".join(task.task_id for task in started)}
+    headers |= allowance_headers(started[-1].allowance)
     if streams is not None:
         return StreamedAnswers(readers, list(zip(started, streams, strict=True)), headers)
     outcomes = await _each(_outcome(readers, request.receive, task) for task in started)

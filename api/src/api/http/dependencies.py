@@ -3,9 +3,12 @@
 from fastapi import Request
 from starlette.types import Receive
 
-from api.auth import Caller
 from api.backend import Backend
+from api.tenants.caller import Caller
 from shared.telemetry.tracing import context_text, received
+
+KEY_IN_QUERY = "access_token"
+"""Deprecated parameter of `/stream`: an API key (RFC 6750). The next version takes stream tokens only."""
 
 
 def backend_of(request: Request) -> Backend:
@@ -27,14 +30,18 @@ def caller_of_either(request: Request) -> Caller:
     return caller_of(request)
 
 
-def caller_of_stream(request: Request) -> Caller:
-    """As `caller_of`; a browser's EventSource sets no headers and may send `?access_token=` instead (RFC 6750).
+async def caller_of_stream(request: Request, task_id: str) -> Caller:
+    """As `caller_of`; a browser's EventSource sets no headers and sends a stream token, `?stream_token=`, instead.
 
-    The server's own log holds no query strings for that reason; proxies in front should not either.
+    Deprecated: the key itself, `?access_token=`. The server's own log holds no query strings for that reason; proxies
+    in front should not either.
     """
     if "authorization" in request.headers:
         return caller_of(request)
-    return backend_of(request).key_ring.caller(request.query_params.get("access_token", ""))
+    backend, query = backend_of(request), request.query_params
+    if "stream_token" in query:
+        return await backend.stream_tokens.caller(query["stream_token"], task_id)
+    return backend.key_ring.caller(query.get(KEY_IN_QUERY, ""))
 
 
 def trace_context_of(request: Request) -> str:

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.error_object import http_headers, problem
 from api.errors import ApiError, NoSuchPath, NotThisVerb, as_api_error
+from api.http.allowance_headers import allowance_headers
 
 
 async def unrouted(_: Request, error: Exception) -> Response:
@@ -49,6 +50,7 @@ class ErrorReplies:
 
     def _reply(self, path: str, refusal: ApiError) -> Response:
         reply = next((reply for below, reply in self._doors.items() if path.startswith(below)), _problem)(refusal)
+        reply.headers.update(allowance_headers(refusal.allowance))
         if isinstance(refusal, NotThisVerb):
             reply.headers["Allow"] = str(refusal.data["allow"])
         return reply

@@ -11,6 +11,7 @@ from api.errors import (
     BodyTooLarge,
     BodyTooSlow,
     ContextTooLong,
+    Forbidden,
     InternalError,
     InvalidParams,
     KeyReused,
@@ -34,7 +35,7 @@ Json = dict[str, Any]
 Responses = dict[int | str, Json]
 """As FastAPI's routes take them."""
 
-CALLING = (Unauthorized, Unavailable, InternalError)
+CALLING = (Unauthorized, Forbidden, Unavailable, InternalError)
 """What every route may answer."""
 READING = (*CALLING, ParseError, InvalidParams, BodyTooSlow, BodyTooLarge)
 """What a route with a body may answer."""

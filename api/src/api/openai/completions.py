@@ -5,7 +5,6 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from api.auth import Caller
 from api.backend import Backend
 from api.errors import ApiError
 from api.http.answer_replies import Translation, answers_reply
@@ -23,6 +22,7 @@ from api.openai.described import TEXT_COMPLETION
 from api.openai.framing import data
 from api.openai.requests import CompletionRequest
 from api.tasks.new_task import Started
+from api.tenants.caller import Caller
 from shared.wire.schemas import CreateMessageParams
 
 router = APIRouter(prefix="/v1")

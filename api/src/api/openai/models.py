@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 
 from api.errors import UnknownModel
 from api.http.dependencies import backend_of, caller_of
@@ -11,20 +11,20 @@ from api.http.openapi import CALLING, replies
 from api.openai.answer import Json
 from api.openai.described import MODEL, MODELS
 
-router = APIRouter(prefix="/v1", dependencies=[Depends(caller_of)])
+router = APIRouter(prefix="/v1")
 
 
 @router.get("/models", responses=replies(MODELS, ERROR, CALLING))
 async def models(request: Request) -> Json:
     """The models that requests may name."""
-    names = backend_of(request).models.names
+    names = caller_of(request).models_of(backend_of(request).models.names)
     return {"object": "list", "data": list(await asyncio.gather(*(_model(request, name) for name in names)))}
 
 
 @router.get("/models/{name:path}", responses=replies(MODEL, ERROR, (*CALLING, UnknownModel)))
 async def model(name: str, request: Request) -> Json:
     """One of them."""
-    return await _model(request, backend_of(request).models.chosen(name))
+    return await _model(request, backend_of(request).models.chosen(caller_of(request), name))
 
 
 async def _model(request: Request, name: str) -> Json:

@@ -43,15 +43,15 @@ class DetokenizeRequest(OpenAiType):
 async def tokenize(request: Request) -> Json:
     """The tokens of a text, or of the prompt that a conversation becomes."""
     backend = backend_of(request)
-    caller_of(request)
+    caller = caller_of(request)
     wanted = await checked(TokenizeRequest, await read_body(request))
-    model = backend.models.chosen(wanted.model)
+    model = backend.models.chosen(caller, wanted.model)
     if (wanted.prompt is None) == (wanted.messages is None):
         raise InvalidParams("send either prompt or messages")
     if wanted.prompt is not None:
-        ids = await backend.tokens.of_text(model, wanted.prompt, add_special_tokens=wanted.add_special_tokens)
+        ids = await backend.tokens.of_text(caller, model, wanted.prompt, add_special_tokens=wanted.add_special_tokens)
     else:
-        ids = await backend.tokens.of_prompt(model, within_bounds(_params, wanted, None))
+        ids = await backend.tokens.of_prompt(caller, model, within_bounds(_params, wanted, None))
     card = await backend.registry.card(model)
     return {"count": len(ids), "max_model_len": card.context_length if card else None, "tokens": list(ids)}
 
@@ -59,10 +59,10 @@ async def tokenize(request: Request) -> Json:
 @router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest), responses=replies(PROMPT, ERROR, ASKING))
 async def detokenize(request: Request) -> Json:
     """The text of tokens."""
-    backend = backend_of(request)
-    caller_of(request)
+    backend, caller = backend_of(request), caller_of(request)
     wanted = await checked(DetokenizeRequest, await read_body(request))
-    return {"prompt": await backend.tokens.text_of(backend.models.chosen(wanted.model), wanted.tokens)}
+    model = backend.models.chosen(caller, wanted.model)
+    return {"prompt": await backend.tokens.text_of(caller, model, wanted.tokens)}
 
 
 def _params(wanted: TokenizeRequest, _: str | None) -> CreateMessageParams:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-from api.auth import Caller
 from api.backend import Backend
 from api.errors import ApiError, ConversationNotFound, TaskExpired, TaskNotFound
 from api.http.lenient_body import checked, within_bounds
@@ -16,6 +15,7 @@ from api.responses.progress import Progress
 from api.responses.requests import Item, ResponseRequest
 from api.responses.response_params import SPELLED, echo, refuse_unsupported, thread_params
 from api.tasks.thread_params import ThreadParams
+from api.tenants.caller import Caller
 from shared.wire.schemas import SamplingDefaults
 
 MOST_REFERRED = 100
@@ -42,7 +42,7 @@ class Reading:
         refuse_unsupported(wanted)
         if wanted.previous_response_id is not None and not is_response_id(wanted.previous_response_id):
             raise self._nothing_to_go_on_from()
-        model = self._backend.models.chosen(wanted.model)
+        model = self._backend.models.chosen(self._caller, wanted.model)
         card = await self._backend.registry.card(model)
         self.asked = echo(wanted, model, card.sampling if card else SamplingDefaults(temperature=1.0))
         items = wanted.input if isinstance(wanted.input, str) else await self._resolved(wanted.input or [])

@@ -7,7 +7,6 @@ from contextlib import suppress
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from api.auth import Caller
 from api.backend import Backend
 from api.errors import (
     ApiError,
@@ -44,6 +43,7 @@ from api.responses.pages import PAGING, page
 from api.responses.progress import Progress
 from api.responses.reading import Reading
 from api.responses.requests import ResponseRequest
+from api.tenants.caller import Caller
 from shared.store.event_stream import Entry
 from shared.store.task_record import TaskRecord
 from shared.telemetry.logs import bind
@@ -114,7 +114,7 @@ async def input_tokens(request: Request) -> Json:
         stored: list[ChatMessage] | None = None
         if params.goes_on_from is not None:
             stored = (await backend.own_conversations.get(caller, params.goes_on_from)).messages
-        ids = await backend.tokens.of_prompt(backend.models.chosen(params.model), params, stored)
+        ids = await backend.tokens.of_prompt(caller, backend.models.chosen(caller, params.model), params, stored)
     except ApiError as error:
         raise reading.told(error) from None
     return {"object": "response.input_tokens", "input_tokens": len(ids)}

@@ -7,12 +7,15 @@ from typing import TypeVar
 
 from pydantic import JsonValue, ValidationError
 
-from api.auth import Caller
 from api.backend import Backend
 from api.invalid_params import invalid_params
 from api.json_body import LARGE_BYTES
 from api.rpc.jsonrpc import Method
+from api.tenants.caller import Caller
+from api.tenants.stream_tokens import SECONDS
 from shared.wire.schemas import CreateMessageParams, TaskParams, WireType
+from shared.wire.task_view import StreamToken
+from shared.wire.usage import UsageParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,20 @@ async def cancel_message(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     return cancellation.model_dump(mode="json")
 
 
+async def stream_token(call: Call, params: dict[str, JsonValue]) -> JsonValue:
+    """A token that opens the stream of one of the caller's tasks, for a few minutes."""
+    checked = await _checked(call, TaskParams, params)
+    record = await call.backend.own_tasks.record(call.caller, checked.task_id, why="stream_token")
+    token = await call.backend.stream_tokens.issue(call.caller, record.task_id)
+    return StreamToken(stream_token=token, expires_in_seconds=SECONDS).model_dump(mode="json")
+
+
+async def usage(call: Call, params: dict[str, JsonValue]) -> JsonValue:
+    """What the caller's tenant has used, by day and model."""
+    checked = await _checked(call, UsageParams, params)
+    return (await call.backend.usage.of(call.caller, checked)).model_dump(mode="json")
+
+
 async def tool_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """The server's tool catalogue."""
     await _checked(call, NoParams, params)
@@ -72,7 +89,7 @@ async def tool_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
 async def model_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """The models, and how busy each is."""
     await _checked(call, NoParams, params)
-    return {"models": [model.model_dump(mode="json") for model in await call.backend.models.statuses()]}
+    return {"models": [model.model_dump(mode="json") for model in await call.backend.models.statuses(call.caller)]}
 
 
 async def _checked(call: Call, model: type[Params], params: dict[str, JsonValue]) -> Params:
@@ -96,10 +113,12 @@ PARAMS: dict[str, type[WireType]] = {
     "create_message": CreateMessageParams,
     "get_message": TaskParams,
     "cancel_message": TaskParams,
+    "stream_token": TaskParams,
+    "usage": UsageParams,
     "tool_list": NoParams,
     "model_list": NoParams,
 }
 METHODS = {
     call.__name__: _method(call, PARAMS[call.__name__])
-    for call in (create_message, get_message, cancel_message, tool_list, model_list)
+    for call in (create_message, get_message, cancel_message, stream_token, usage, tool_list, model_list)
 }

@@ -1,5 +1,8 @@
 """GET /stream/{task_id}: the task's events as Server-Sent Events, from the start or behind `Last-Event-ID`."""
 
+import functools
+import logging
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -7,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from api.backend import Backend
 from api.error_object import ERROR
 from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
-from api.http.dependencies import backend_of, caller_of_stream, disconnected
+from api.http.dependencies import KEY_IN_QUERY, backend_of, caller_of_stream, disconnected
 from api.http.openapi import CALLING, refused
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
@@ -15,6 +18,8 @@ from api.task_spans import link_stream
 from shared.store.event_stream import START, EntryId, EntryLost
 from shared.store.task_record import TaskRecord
 from shared.telemetry.logs import bind
+
+log = logging.getLogger(__name__)
 
 router = APIRouter()
 
@@ -29,7 +34,8 @@ router = APIRouter()
             for place, name, meaning in (
                 ("header", "Last-Event-ID", "The last event that was seen: what is behind it comes."),
                 ("query", "lastEventId", "The same, for who sets no headers."),
-                ("query", "access_token", "The API key, for who sets no headers."),
+                ("query", "stream_token", "A token of `stream_token`, for who sets no headers."),
+                ("query", KEY_IN_QUERY, "Deprecated: the API key."),
             )
         ]
     },
@@ -45,7 +51,7 @@ router = APIRouter()
 async def stream(task_id: str, request: Request) -> Response:
     """The task's events from now on, or from behind the given event; see docs/events.md."""
     backend = backend_of(request)
-    caller = caller_of_stream(request)
+    caller = await caller_of_stream(request, task_id)
     last_seen = _last_seen(request)
     after = _parse(last_seen)
     record = await backend.own_tasks.record(caller, task_id, seen=bool(last_seen))
@@ -57,7 +63,20 @@ async def stream(task_id: str, request: Request) -> Response:
         if after == top and record.state == "ended":
             return Response(status_code=204)
         await _check(backend, task_id, after)
-    return StreamResponse(backend.readers, record, after)
+    reply = StreamResponse(backend.readers, record, after)
+    if KEY_IN_QUERY in request.query_params:
+        reply.headers["Deprecation"] = "true"
+        warn_of_keys_in_queries()
+    return reply
+
+
+@functools.cache
+def warn_of_keys_in_queries() -> None:
+    """Once."""
+    log.warning(
+        "A client sends its API key in the query of /stream, where logs of proxies keep it. The next version takes no "
+        "key there: `stream_token` makes a token for one stream, which goes there as ?stream_token=."
+    )
 
 
 def _last_seen(request: Request) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from api.admission import Admission, key_reused
-from api.auth import Caller
 from api.errors import ConversationNotFound, as_api_error
 from api.invalid_params import invalid_param
 from api.metrics import Metrics
@@ -13,10 +12,13 @@ from api.models import Models
 from api.publisher import Publisher
 from api.settings import Settings
 from api.task_spans import sending
-from api.tasks.request import fingerprint_of, inference_request
+from api.tasks.request import expected_tokens, fingerprint_of, inference_request
 from api.tasks.thread_params import ThreadParams, kept_as
+from api.tenants import audit
+from api.tenants.caller import Caller
 from shared.conversation.loop_prevention import LoopPolicy
 from shared.store.conversations import Conversations, StoredConversation
+from shared.store.limits import Allowance, ExpectedTokens
 from shared.store.redis_client import answered_within
 from shared.store.refusals import ConversationBusy, IdempotencyConflict, Refusal
 from shared.store.task_id import new_task_id
@@ -42,6 +44,8 @@ class Started:
     """Of the model, as its workers last said; None before the first one was ready."""
     new: bool = field(default=True, compare=False)
     """False for the task of a request that was sent before."""
+    allowance: Allowance | None = None
+    """What the caller has left of its limits; None where it has none, or the task was accepted before."""
 
 
 class NewTasks:
@@ -91,11 +95,13 @@ class NewTasks:
         """
         with scope(tenant=caller.tenant):
             try:
+                caller.need("ask")
                 return await self._start(
                     caller, await read(), context=context, large=large, resent=resent, lenient=lenient
                 )
             except Exception as error:
                 refusal = as_api_error(error)
+                audit.refused("create", caller, refusal)
                 self._metrics.refused.labels(type(refusal).__name__).inc()
                 self._metrics.refused_of_tenant.labels(self._metrics.tenant_label(caller.tenant)).inc()
                 raise refusal from None
@@ -103,7 +109,11 @@ class NewTasks:
     async def admit(self, caller: Caller) -> None:
         """For what is kept for a caller and is no task: it is bound by the same rate and memory. Raises ApiError."""
         async with answered_within(self._settings.redis_timeout):
-            await self._admission.admit(caller)
+            await self._admission.admit()
+            try:
+                await self._ledger.spend(caller.tenant, account=caller.account, tenant_rate=self._settings.rate)
+            except Refusal as refusal:
+                raise await self._admission.refused(self._models.names[0], refusal) from None
 
     async def _start(
         self,
@@ -119,6 +129,7 @@ class NewTasks:
         fingerprint = ""
         if params.idempotency_key is not None:
             fingerprint = await asyncio.to_thread(fingerprint_of, params) if large else fingerprint_of(params)
+        params = params.model_copy(update={"priority": caller.priority(params.priority)})
         task_id = new_task_id()
         origin, saved_as = _origin(params), _saved_as(params, task_id)
         async with answered_within(settings.redis_timeout):
@@ -127,16 +138,16 @@ class NewTasks:
             # setting changed. It is looked up behind the conversation: if it is not known, its answer is not in there.
             if known := await self._sent_before(caller, params.idempotency_key, fingerprint, resent):
                 return known
-            model = self._models.chosen(params.model)
+            model = self._models.chosen(caller, params.model)
             timeout_seconds = self._timeout_seconds(params.timeout_seconds)
-            await self._admission.admit(caller)
+            await self._admission.admit()
             if origin:
                 await self._check_turn(model, origin, stored)
             card = await self._registry.card(model)
 
-        def prepare() -> InferenceRequest:
+        def prepare() -> tuple[InferenceRequest, ExpectedTokens]:
             messages = stored.messages if stored else None
-            return inference_request(
+            request = inference_request(
                 params,
                 model,
                 self._loop_policy,
@@ -146,8 +157,10 @@ class NewTasks:
                 card=card,
                 lenient=lenient,
             )
+            return request, expected_tokens(request, card)
 
-        request = await asyncio.to_thread(prepare) if large else prepare()
+        request, expected = await asyncio.to_thread(prepare) if large else prepare()
+        self._admission.check_size(caller, expected)
         thread = params if isinstance(params, ThreadParams) else ThreadParams()
         with sending(
             task_id, model=model, priority=params.priority, tenant=caller.tenant, parent=context
@@ -168,15 +181,20 @@ class NewTasks:
                         conversation_seconds=settings.response_seconds if thread.keep else None,
                         note=thread.note,
                         context=sent_context,
+                        account=caller.account,
+                        expected=expected,
+                        tenant_rate=settings.rate,
                     )
                 except Refusal as refusal:
                     raise await self._admission.refused(model, refusal) from None
             bind(task_id=accepted.task_id, model=model)
             if accepted.new:
+                audit.done("create", caller, accepted.task_id, model=model)
                 self._metrics.accepted.labels(model).inc()
                 self._metrics.accepted_of_tenant.labels(self._metrics.tenant_label(caller.tenant)).inc()
                 await self._publisher.send(accepted.task_id, model, params.priority, message_headers(sent_context))
-        return Started(accepted.task_id, model, card.revision if card else None, accepted.new)
+        revision = card.revision if card else None
+        return Started(accepted.task_id, model, revision, accepted.new, accepted.allowance)
 
     def _timeout_seconds(self, wanted: float | None) -> float:
         longest = self._settings.max_timeout_seconds

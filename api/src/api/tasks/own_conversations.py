@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from api.auth import Caller
 from api.errors import ConversationBusy, ConversationNotFound
 from api.tasks.request import check_kept
+from api.tenants import audit
+from api.tenants.caller import Caller
 from shared.store import refusals
 from shared.store.conversations import Conversations, StoredConversation
 from shared.store.redis_client import answered_within
@@ -16,8 +17,8 @@ RETRY_SECONDS = 1
 class OwnConversations:
     """The stored conversations of this installation, each for callers of its tenant.
 
-    All raise redis.exceptions.RedisError where Redis does not answer; what changes one raises ConversationBusy while a
-    turn is open, or where somebody else was quicker.
+    All raise Forbidden, and redis.exceptions.RedisError where Redis does not answer; what changes one raises
+    ConversationBusy while a turn is open, or where somebody else was quicker.
     """
 
     def __init__(self, conversations: Conversations, *, seconds: float, most_bytes: int, redis_timeout: float) -> None:
@@ -29,21 +30,25 @@ class OwnConversations:
 
     async def get(self, caller: Caller, conversation_id: str) -> StoredConversation:
         """The conversation as it stands. Raises ConversationNotFound."""
-        async with answered_within(self._redis_timeout):
-            stored = await self._conversations.load(caller.tenant, conversation_id)
-        if stored is None:
-            raise ConversationNotFound(f"there is no conversation {conversation_id[:128]!r}; it may have expired")
+        with audit.noted("read", caller, conversation_id=conversation_id):
+            caller.need("read")
+            async with answered_within(self._redis_timeout):
+                stored = await self._conversations.load(caller.tenant, conversation_id)
+            if stored is None:
+                raise ConversationNotFound(f"there is no conversation {conversation_id[:128]!r}; it may have expired")
         return stored
 
     async def create(
         self, caller: Caller, conversation_id: str, messages: Sequence[ChatMessage], metadata: Mapping[str, str]
     ) -> None:
         """A new one. Raises InvalidParams for one that is too long."""
-        check_kept(messages, self._most_bytes)
-        async with answered_within(self._redis_timeout):
-            await self._conversations.save(
-                caller.tenant, conversation_id, messages, seconds=self._seconds, metadata=metadata
-            )
+        with audit.noted("keep", caller, conversation_id=conversation_id):
+            caller.need("ask")
+            check_kept(messages, self._most_bytes)
+            async with answered_within(self._redis_timeout):
+                await self._conversations.save(
+                    caller.tenant, conversation_id, messages, seconds=self._seconds, metadata=metadata
+                )
 
     async def change(
         self,
@@ -52,6 +57,8 @@ class OwnConversations:
         change: Callable[[Sequence[ChatMessage]], Sequence[ChatMessage]],
     ) -> None:
         """Makes other messages of its messages. Raises ConversationNotFound, or InvalidParams for what is too long."""
+        with audit.noted("change", caller, conversation_id=conversation_id):
+            caller.need("ask")
         stored = await self.get(caller, conversation_id)
         if stored.open_turn is not None:
             raise _busy(stored.open_turn)
@@ -69,6 +76,8 @@ class OwnConversations:
 
     async def annotate(self, caller: Caller, conversation_id: str, metadata: Mapping[str, str]) -> None:
         """Replaces its metadata. Raises ConversationNotFound."""
+        with audit.noted("change", caller, conversation_id=conversation_id):
+            caller.need("ask")
         async with answered_within(self._redis_timeout):
             found = await self._conversations.annotate(caller.tenant, conversation_id, metadata, seconds=self._seconds)
         if not found:
@@ -76,6 +85,8 @@ class OwnConversations:
 
     async def delete(self, caller: Caller, conversation_id: str) -> bool:
         """False when there is none (any more)."""
+        with audit.noted("delete", caller, conversation_id=conversation_id):
+            caller.need("ask")
         try:
             async with answered_within(self._redis_timeout):
                 return await self._conversations.delete(caller.tenant, conversation_id)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from prometheus_client import Counter
 from pydantic import TypeAdapter, ValidationError
 
-from api.auth import Caller
 from api.errors import ApiError, TaskExpired, TaskNotEnded, TaskNotFound
 from api.publisher import Publisher
+from api.tenants import audit
+from api.tenants.caller import Caller
 from shared.store.event_stream import Entry, EventStream
 from shared.store.redis_client import answered_within
 from shared.store.task_id import task_id_time
@@ -50,18 +51,20 @@ class OwnTasks:
         self._redis_timeout = redis_timeout
         self._retention_seconds = retention_seconds
 
-    async def record(self, caller: Caller, task_id: str, *, seen: bool = False) -> TaskRecord:
-        """The task's record; `seen`: the caller has read events of it.
+    async def record(
+        self, caller: Caller, task_id: str, *, seen: bool = False, why: audit.Action = "stream"
+    ) -> TaskRecord:
+        """The task's record; `seen`: the caller has read events of it. `why`: for the log of who did what.
 
-        Raises TaskNotFound, TaskExpired, or redis.exceptions.RedisError.
+        Raises Forbidden, TaskNotFound, TaskExpired, or redis.exceptions.RedisError.
         """
         async with answered_within(self._redis_timeout):
-            return await self._own(caller, task_id, seen=seen)
+            return await self._own(caller, task_id, why, seen=seen)
 
     async def view(self, caller: Caller, task_id: str) -> TaskView:
         """The task at this moment: state, place in the queue, the text so far, result or error. Raises as `record`."""
         async with answered_within(self._redis_timeout):
-            record = await self._own(caller, task_id)
+            record = await self._own(caller, task_id, "read")
             position = await self._lists.position(task_id, record.model) if record.state == "waiting" else None
             outcome = _outcome(record)
             if outcome is None or isinstance(outcome, Failure):
@@ -87,7 +90,7 @@ class OwnTasks:
     async def log(self, caller: Caller, task_id: str) -> tuple[TaskRecord, list[Entry]]:
         """The task's record and all events that are in its stream. Raises as `record`."""
         async with answered_within(self._redis_timeout):
-            return await self._own(caller, task_id), await self._stream.read(task_id)
+            return await self._own(caller, task_id, "read"), await self._stream.read(task_id)
 
     async def delete(self, caller: Caller, task_id: str, *, conversation_id: str) -> None:
         """Forgets a task that has ended, and the conversation of this name, which it alone left.
@@ -95,11 +98,13 @@ class OwnTasks:
         Raises as `record`, or TaskNotEnded.
         """
         async with answered_within(self._redis_timeout):
-            match await self._ledger.delete(task_id, caller.tenant, conversation_id=conversation_id):
-                case "missing":
-                    raise self._unknown(task_id)
-                case "open":
-                    raise TaskNotEnded(retry_after=1)
+            with audit.noted("delete", caller, task_id):
+                caller.need("ask")
+                match await self._ledger.delete(task_id, caller.tenant, conversation_id=conversation_id):
+                    case "missing":
+                        raise self._unknown(task_id)
+                    case "open":
+                        raise TaskNotEnded(retry_after=1)
 
     async def cancel(self, caller: Caller, task_id: str) -> Cancellation:
         """Cancels the task unless it has ended: at once while it waits, by its worker when it runs. Raises as `record`.
@@ -107,9 +112,11 @@ class OwnTasks:
         Celery clients that wait for the result of a task that waited are told too.
         """
         async with answered_within(self._redis_timeout):
-            outcome, state = await self._ledger.cancel(task_id, caller.tenant)
-            if state is None:
-                raise self._unknown(task_id)
+            with audit.noted("cancel", caller, task_id):
+                caller.need("ask")
+                outcome, state = await self._ledger.cancel(task_id, caller.tenant)
+                if state is None:
+                    raise self._unknown(task_id)
             record = await self._ledger.get(task_id) if outcome == "revoked" else None
         if outcome == "revoked":
             if record is not None:
@@ -117,10 +124,12 @@ class OwnTasks:
             await self._publisher.revoke_result(task_id)
         return Cancellation(cancelled=outcome != "ended" or state == "REVOKED", state=state)
 
-    async def _own(self, caller: Caller, task_id: str, *, seen: bool = False) -> TaskRecord:
-        record = await self._ledger.get(task_id)
-        if record is None or record.tenant != caller.tenant:
-            raise self._unknown(task_id, seen=seen)
+    async def _own(self, caller: Caller, task_id: str, why: audit.Action, *, seen: bool = False) -> TaskRecord:
+        with audit.noted(why, caller, task_id):
+            caller.need("read")
+            record = await self._ledger.get_own(task_id, caller.tenant)
+            if record is None:
+                raise self._unknown(task_id, seen=seen)
         return record
 
     def _unknown(self, task_id: str, *, seen: bool = False) -> ApiError:

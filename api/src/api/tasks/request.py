@@ -9,8 +9,13 @@ from api.tasks.thread_params import ThreadParams
 from shared.conversation.loop_prevention import LoopPolicy, ToolLoop
 from shared.conversation.prompts import Assembled, assemble
 from shared.conversation.rules import InvalidConversation
+from shared.store.limits import ExpectedTokens
 from shared.wire.chat import AssistantMessage, ChatMessage
-from shared.wire.schemas import CreateMessageParams, InferenceRequest, ModelCard, Sampling
+from shared.wire.schemas import DEFAULT_MAX_TOKENS, CreateMessageParams, InferenceRequest, ModelCard, Sampling
+
+BYTES_PER_TOKEN = 4
+TOKENS_PER_MESSAGE = 4
+"""What chat templates put around each."""
 
 
 def inference_request(
@@ -66,6 +71,23 @@ def check_kept(conversation: Sequence[ChatMessage], most_bytes: int | None) -> N
         raise invalid_param(
             ("conversation_id",), f"the conversation has {size} bytes of text; at most {most_bytes} are kept"
         )
+
+
+def expected_tokens(request: InferenceRequest, card: ModelCard | None) -> ExpectedTokens:
+    """What the task may need at most, and what its prompt is likely to have.
+
+    Four bytes are about one token of English text; the worker's own count replaces that when the task ends.
+    """
+    size = sum(len(tool.model_dump_json()) for tool in request.tools)
+    for message in request.messages:
+        size += len((message.content or "").encode())
+        if isinstance(message, AssistantMessage):
+            size += sum(len(call.function.name) + len(call.function.arguments) for call in message.tool_calls or ())
+    prompt = size // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(request.messages)
+    answer = request.max_tokens or (card.default_max_tokens if card else DEFAULT_MAX_TOKENS)
+    if card is not None:
+        answer = max(1, min(answer, card.context_length - prompt))
+    return ExpectedTokens(prompt, answer)
 
 
 def fingerprint_of(params: CreateMessageParams) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from api.errors import NoTokenizer, TaskRefused
 from api.tasks.request import inference_request
+from api.tenants.caller import Caller
 from shared.conversation.loop_prevention import LoopPolicy
 from shared.store.redis_client import answered_within
 from shared.store.token_questions import TokenQuestions
@@ -19,7 +20,7 @@ AT_ONCE = 32
 
 
 class Tokens:
-    """Questions about tokens. All raise NoTokenizer, TaskRefused or redis.exceptions.RedisError."""
+    """Questions about tokens. All raise Forbidden, NoTokenizer, TaskRefused or redis.exceptions.RedisError."""
 
     def __init__(self, questions: TokenQuestions, *, redis_timeout: float) -> None:
         self._questions = questions
@@ -29,23 +30,30 @@ class Tokens:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def of_prompt(
-        self, model: str, params: CreateMessageParams, stored: Sequence[ChatMessage] | None = None
+        self,
+        caller: Caller,
+        model: str,
+        params: CreateMessageParams,
+        stored: Sequence[ChatMessage] | None = None,
     ) -> tuple[int, ...]:
         """The tokens of the prompt that a request would become, without what loop prevention does. Raises ApiError.
 
         `stored`: the conversation that it goes on with.
         """
+        caller.need("ask")
         request = await asyncio.to_thread(
             inference_request, params, model, LoopPolicy(enabled=False), stored=stored, card=None, lenient=True
         )
         return (await self._ask(model, PromptToIds(request=request))).ids
 
-    async def of_text(self, model: str, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+    async def of_text(self, caller: Caller, model: str, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """The tokens of a text."""
+        caller.need("ask")
         return (await self._ask(model, TextToIds(text=text, add_special_tokens=add_special_tokens))).ids
 
-    async def text_of(self, model: str, ids: list[int]) -> str:
+    async def text_of(self, caller: Caller, model: str, ids: list[int]) -> str:
         """The text of tokens."""
+        caller.need("ask")
         return (await self._ask(model, IdsToText(ids=ids))).text
 
     async def _ask(self, model: str, question: Question) -> Tokenized:

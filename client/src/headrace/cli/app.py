@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from headrace.cli import doctor as checks
-from headrace.cli import requests, stack
+from headrace.cli import keys, requests, stack
 from headrace.cli.common import (
     REFUSED,
     UNREACHABLE,
@@ -39,6 +39,7 @@ app.command("up")(stack.up)
 app.command("chat")(requests.chat)
 app.command("ask")(requests.ask)
 app.command("submit")(requests.submit)
+app.add_typer(keys.app, name="keys")
 
 
 @app.command()

@@ -72,10 +72,30 @@ class Keys:
         """The task that a request's bytes made last; short-lived, for clients that send them again without a key."""
         return self._key("resent", f"{tenant}:{digest}")
 
+    def rate(self, tenant: str) -> str:
+        """Hash: what the tenant may still do by the installation's rate (lua/accounts.lua)."""
+        return self._key("rate", tenant)
+
+    def account(self, name: str) -> str:
+        """Hash: what is left of a key's limits."""
+        return self._key("account", name)
+
+    def account_tasks(self, name: str) -> str:
+        """Sorted set: ids of the key's tasks that have not ended, by when even their records are gone, ms."""
+        return self._key("account_tasks", name)
+
+    def account_waiting(self, name: str) -> str:
+        """Sorted set: those of them that wait for a worker."""
+        return self._key("account_waiting", name)
+
+    def usage(self, name: str) -> str:
+        """Hash: what a tenant used on one day, by model; `tenant:day`, in days since 1970."""
+        return self._key("usage", name)
+
     @property
-    def rate(self) -> str:
-        """Prefix of the counters of calls, which `limits` names."""
-        return f"{self.prefix}rate"
+    def stream_secret(self) -> str:
+        """String: what the tokens that open streams are signed with."""
+        return f"{self.prefix}stream_secret"
 
     @property
     def deadlines(self) -> str:

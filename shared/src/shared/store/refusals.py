@@ -1,5 +1,7 @@
 """Why the ledger does not accept a task."""
 
+from shared.store.limits import Allowance, LimitName
+
 
 class Refusal(Exception):
     """The ledger does not accept the task; nothing of it is left."""
@@ -19,6 +21,18 @@ class TenantFull(Refusal):
     def __init__(self, active: int) -> None:
         super().__init__(active)
         self.active = active
+
+
+class LimitReached(Refusal):
+    """A limit of the task's key, or of its tenant, leaves no room for it."""
+
+    def __init__(self, which: LimitName, limit: int, wait_seconds: float | None, allowance: Allowance | None) -> None:
+        """`wait_seconds`: until there is room; None where that is when another task ends."""
+        super().__init__(which, limit)
+        self.which = which
+        self.limit = limit
+        self.wait_seconds = wait_seconds
+        self.allowance = allowance
 
 
 class IdempotencyConflict(Refusal):

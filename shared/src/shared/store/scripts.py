@@ -1,4 +1,4 @@
-"""The Lua scripts that change tasks: each is the shared prelude and a file of its own; arguments go by name."""
+"""The Lua scripts that change tasks: each is what they share and a file of its own; arguments go by name."""
 
 from importlib.resources import files
 from typing import Any
@@ -12,14 +12,18 @@ Argument = str | bytes | int | None
 """None is nil in Lua; numbers arrive as text."""
 
 
+SHARED = ("prelude", "accounts", "endings")
+"""In front of every script."""
+
+
 class Scripts:
     """Some of the scripts of `lua/`, each one step that happens whole or not at all."""
 
     def __init__(self, redis: Redis, keys: Keys, *names: str) -> None:
         lua = files("shared.store") / "lua"
-        prelude = (lua / "prelude.lua").read_text()
+        shared = "".join((lua / f"{name}.lua").read_text() for name in SHARED)
         self._prefix = keys.prefix
-        self._scripts = {name: redis.register_script(prelude + (lua / f"{name}.lua").read_text()) for name in names}
+        self._scripts = {name: redis.register_script(shared + (lua / f"{name}.lua").read_text()) for name in names}
 
     async def run(self, name: str, task_id: str, **arguments: Argument) -> list[Any]:
         """The script's reply."""

@@ -4,16 +4,24 @@ States: waiting -> running -> ended, and running -> waiting when a worker is los
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.store.conversations import ConversationSave
 from shared.store.keys import Keys
+from shared.store.limits import Account, ExpectedTokens, Rate, read_allowance
 from shared.store.outage import kind_of
 from shared.store.redis_client import replies_of
-from shared.store.refusals import ConversationBusy, ConversationChanged, IdempotencyConflict, QueueFull, TenantFull
+from shared.store.refusals import (
+    ConversationBusy,
+    ConversationChanged,
+    IdempotencyConflict,
+    LimitReached,
+    QueueFull,
+    TenantFull,
+)
 from shared.store.scripts import Argument, Scripts
 from shared.store.task_record import Acceptance, Cancelled, Claim, NoClaim, Requeued, Resent, TaskRecord, parse_record
 from shared.wire.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome
@@ -24,6 +32,7 @@ HeartbeatReply = Literal["ok", "cancel", "lost"]
 """Of an attempt: go on; somebody has cancelled the task; the task is not this attempt's any more."""
 
 
+NOTHING_EXPECTED = ExpectedTokens(0, 0)
 RESENT_MS = 600_000
 """How long a request's bytes are remembered: longer than these clients' time-outs and back-off."""
 
@@ -37,7 +46,7 @@ class TaskLedger:
         self._retention_ms = int(retention_seconds * 1000)
         self._max_failures = max_failures
         self._scripts = Scripts(
-            redis, keys, "accept", "claim", "heartbeat", "requeue", "end", "cancel", "find", "delete"
+            redis, keys, "accept", "claim", "heartbeat", "requeue", "end", "cancel", "find", "get", "delete", "spend"
         )
 
     async def accept(
@@ -56,8 +65,13 @@ class TaskLedger:
         conversation_seconds: float | None = None,
         note: str = "",
         context: str = "",
+        account: Account | None = None,
+        expected: ExpectedTokens = NOTHING_EXPECTED,
+        tenant_rate: Rate | None = None,
     ) -> Acceptance:
         """Makes the task durable, or raises a Refusal, which leaves nothing behind.
+
+        `account`: against whose limits the task counts, with `expected` as its tokens until it has ended.
 
         `fingerprint` tells two requests with one idempotency key apart. A request with a conversation begins a turn of
         it; `built_on` is the version that it goes on from, None when it starts it anew; `conversation_seconds`: how
@@ -85,10 +99,18 @@ class TaskLedger:
             note=note,
             cancel_on_disconnect=int(request.cancel_on_disconnect),
             guard=f',"guard":{request.guard.model_dump_json()}' if request.guard else "",
+            **_limits(account, tenant_rate),
+            prompt_expected=expected.prompt,
+            answer_expected=expected.answer,
         )
         match status:
-            case b"accepted" | b"existing":
-                return Acceptance(rest[0].decode(), rest[1].decode(), new=status == b"accepted")
+            case b"accepted":
+                left = read_allowance(account.limits, rest[2:]) if account and rest[2:] else None
+                return Acceptance(rest[0].decode(), rest[1].decode(), new=True, allowance=left)
+            case b"existing":
+                return Acceptance(rest[0].decode(), rest[1].decode(), new=False)
+            case b"limit":
+                raise _limit_reached(account, rest)
             case b"queue_full":
                 raise QueueFull(rest[0])
             case b"tenant_full":
@@ -99,6 +121,14 @@ class TaskLedger:
                 raise ConversationChanged
             case _:
                 raise IdempotencyConflict
+
+    async def spend(self, tenant: str, *, account: Account | None, tenant_rate: Rate | None) -> None:
+        """Takes one request from the rates, for what is kept and is no task. Raises LimitReached."""
+        if account is None and tenant_rate is None:
+            return
+        status, *rest = await self._scripts.run("spend", "", tenant=tenant, **_limits(account, tenant_rate))
+        if status == b"limit":
+            raise _limit_reached(account, rest)
 
     async def find(
         self, tenant: str, *, idempotency_key: str | None, fingerprint: str, resent: Resent | None
@@ -217,11 +247,14 @@ class TaskLedger:
             message="The conversation went on without this answer, which is not part of it; send the message again.",
             retryable=True,
         )
+        usage = None if outcome is None or isinstance(outcome, ErrorEvent) else outcome.usage
         status, *_ = await self._scripts.run(
             "end",
             task_id,
             attempt=attempt,
             state=state,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            answer_tokens=usage.completion_tokens if usage else None,
             outcome_type=outcome.type if outcome else None,
             outcome=_json(outcome) if outcome else None,
             result=result,
@@ -256,8 +289,18 @@ class TaskLedger:
         reply: Literal["done", "missing", "open"] = status.decode()
         return reply
 
+    async def get_own(self, task_id: str, tenant: str) -> TaskRecord | None:
+        """The record of this tenant's task; None when there is none (any more), or something else under its name."""
+        try:
+            flat = await self._scripts.run("get", task_id, tenant=tenant)
+        except ResponseError as error:
+            if kind_of(error) is not None:
+                raise
+            return None
+        return parse_record(task_id, dict(zip(flat[::2], flat[1::2], strict=True))) if flat else None
+
     async def get(self, task_id: str) -> TaskRecord | None:
-        """The task's record; None when there is none (any more), or something else under its name."""
+        """The task's record, whosever it is; None when there is none (any more), or something else under its name."""
         try:
             fields = await self._redis.hgetall(self._keys.task(task_id))
         except ResponseError as error:
@@ -265,6 +308,22 @@ class TaskLedger:
                 raise
             return None
         return parse_record(task_id, fields) if fields else None
+
+
+def _limits(account: Account | None, tenant_rate: Rate | None) -> dict[str, Argument]:
+    """For `charge` of lua/accounts.lua."""
+    return {
+        "account": account.name if account else None,
+        **(account.limits.model_dump(by_alias=False) if account else {}),
+        "tenant_rate": tenant_rate.tasks if tenant_rate else None,
+        "tenant_rate_ms": tenant_rate.seconds * 1000 if tenant_rate else None,
+    }
+
+
+def _limit_reached(account: Account | None, reply: Sequence[Any]) -> LimitReached:
+    which, limit, wait_ms, *left = reply
+    allowance = read_allowance(account.limits, left) if account else None
+    return LimitReached(which.decode(), limit, None if wait_ms < 0 else wait_ms / 1000, allowance)
 
 
 def _json(event: Outcome) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
+from shared.store.limits import Allowance
 from shared.wire.schemas import QueueClass, State
 
 
@@ -16,6 +17,8 @@ class Acceptance:
     """Empty when the task's record has expired."""
     new: bool
     """False for a request that was sent before: its task was accepted then."""
+    allowance: Allowance | None = None
+    """What the task has left of the limits of its account."""
 
 
 @dataclass(frozen=True, slots=True)

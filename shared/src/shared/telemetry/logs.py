@@ -14,7 +14,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
-TASK_FIELDS = ("task_id", "model", "tenant", "attempt", "trace_id", "span_id")
+TASK_FIELDS = ("task_id", "model", "tenant", "key_id", "attempt", "trace_id", "span_id")
 """In the order in which a readable line shows them."""
 
 QUIET: Mapping[str, Level] = {

@@ -10,6 +10,9 @@ from shared.wire.chat import MAX_TOOLS, ChatMessage, ResponseFormat, Tool, ToolC
 SCHEMA_VERSION = 1
 """Version of the task record and of the Celery message; a worker refuses a record of a version it does not know."""
 
+DEFAULT_MAX_TOKENS = 2048
+"""Of an answer whose request sets no `maxTokens`, unless a worker is told otherwise."""
+
 Priority = Literal["high", "normal", "low"]
 QueueClass = Literal["handover", "high", "normal", "low"]
 """In the order in which a worker takes from them. `handover` is for tasks that had already started: they go first."""
@@ -385,6 +388,8 @@ class ModelCard(WireType):
     """Bytes of the longest token's text: no prompt of n bytes has fewer than n / max_token_bytes tokens."""
     slots: int
     """Requests that one worker decodes at the same time."""
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
+    """Most tokens of an answer whose request sets no `maxTokens`."""
     abilities: ModelAbilities
     sampling: SamplingDefaults = SamplingDefaults()
 

@@ -22,6 +22,15 @@ class TaskView(WireType):
     """Of a task that failed."""
 
 
+class StreamToken(WireType):
+    """The result of `stream_token`."""
+
+    stream_token: str
+    """Goes into the URL of the task's stream, `?stream_token=`: for an EventSource, which sends no headers."""
+    expires_in_seconds: int
+    """Until then it opens the stream; one that is open stays so."""
+
+
 class Cancellation(WireType):
     """The result of `cancel_message`."""
 

@@ -19,19 +19,22 @@ local length = redis.call('ZCARD', waiting)
 if length >= tonumber(args.max_waiting) then return {'queue_full', length} end
 local active = redis.call('SCARD', key('tenant', tenant))
 if active >= tonumber(args.max_tenant_tasks) then return {'tenant_full', active} end
-
 local now = now_ms()
+-- Nothing outlives its deadline by more than the retention and an hour, even if no janitor ever runs again.
+local orphan_ms = timeout_ms + retention_ms + 3600000
+local refusal, left = charge(tenant, now, orphan_ms)
+if refusal then return {refusal[1], refusal[2], refusal[3], refusal[4], unpack(left)} end
+
 redis.call('HSET', task, 'v', args.version, 'model', model, 'priority', args.priority, 'tenant', tenant,
   'request', args.request, 'cancel_on_disconnect', args.cancel_on_disconnect,
   'state', 'waiting', 'wire', 'PENDING', 'attempt', 0, 'tokens', 0, 'crashes', 0, 'losses', 0, 'accepted_at', now,
-  'deadline', now + timeout_ms, 'sent_at', now, 'context', args.context, 'note', args.note)
+  'deadline', now + timeout_ms, 'sent_at', now, 'context', args.context, 'note', args.note,
+  'prompt_expected', args.prompt_expected)
 redis.call('ZADD', waiting, now, id)
 redis.call('ZADD', prefix .. 'deadlines', now + timeout_ms, id)
 redis.call('SADD', key('tenant', tenant), id)
 local position = redis.call('ZRANK', waiting, id) + 1
 append(0, 1, 'status', state_event('status', 'PENDING', ',"position":' .. position .. args.guard))
--- Nothing outlives its deadline by more than the retention and an hour, even if no janitor ever runs again.
-local orphan_ms = timeout_ms + retention_ms + 3600000
 redis.call('PEXPIRE', task, orphan_ms)
 redis.call('PEXPIRE', events, orphan_ms)
 if conversation then
@@ -47,4 +50,4 @@ if args.idempotency then
   redis.call('PEXPIRE', args.idempotency, timeout_ms + retention_ms)
 end
 if args.resent then redis.call('SET', args.resent, id, 'PX', args.resent_ms) end
-return {'accepted', id, model}
+return {'accepted', id, model, unpack(left)}

@@ -17,6 +17,7 @@ if r[8] then redis.call('HDEL', task, 'void') end
 redis.call('HSET', task, 'state', 'running', 'wire', 'STARTED', 'attempt', attempt, 'worker', args.worker,
   'revision', revision, 'started_at', now)
 redis.call('ZREM', key('waiting', model), id)
+count_waiting(false)
 redis.call('ZADD', key('running', model), now + tonumber(args.lease_ms), id)
 append(attempt, 0, 'status', state_event('status', 'STARTED',
   ',"attempt":' .. attempt .. (restart and ',"restart":true' or '')))

@@ -40,4 +40,5 @@ redis.call('HSET', task, 'state', 'waiting', 'wire', 'RETRY', 'sent_at', now_ms(
 redis.call('HDEL', task, 'worker')
 redis.call('ZREM', running, id)
 redis.call('ZADD', key('waiting', model), r[4], id)
+count_waiting(true)
 return {'requeued'}

@@ -1,0 +1,37 @@
+-- Ends the task: outcome, status, end, in one step. The caller has checked that it may. The entries stand behind
+-- CLOSED, so that whatever a worker still writes for this attempt is refused. Every script that ends tasks is given
+-- `retention_ms`.
+local function finish(state, outcome_type, outcome, result)
+  local retention_ms = tonumber(args.retention_ms)
+  local now = now_ms()
+  local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at')
+  local model, tenant = r[1], r[2]
+  settle(model, tenant, now)
+  local attempt = top()
+  local context = field('context')
+  if outcome_type == 'error' and context and context ~= '' then -- traceparent: 00-<trace id>-...
+    outcome = string.format('%s,"traceId":"%s"}', string.sub(outcome, 1, -2), string.sub(context, 4, 35))
+  end
+  if outcome ~= '' then append(attempt, CLOSED + 1, outcome_type, outcome) end
+  append(attempt, CLOSED + 2, 'status', state_event('status', state))
+  append(attempt, CLOSED + 3, 'end', state_event('end', state))
+  redis.call('HSET', task, 'state', 'ended', 'wire', state, 'ended_at', now, 'outcome', outcome, 'result', result)
+  redis.call('ZREM', key('waiting', model), id)
+  redis.call('ZREM', key('running', model), id)
+  redis.call('ZREM', prefix .. 'deadlines', id)
+  redis.call('SREM', key('tenant', tenant), id)
+  redis.call('ZADD', prefix .. 'ended', now, id) -- until somebody has seen its Celery result
+  redis.call('PEXPIRE', prefix .. 'ended', retention_ms)
+  if state == 'SUCCESS' then -- what a queue-full refusal estimates the wait from
+    redis.call('HINCRBY', key('done', model), 'tasks', 1)
+    redis.call('HINCRBY', key('done', model), 'busy_ms', now - tonumber(r[3]))
+  end
+  redis.call('PEXPIRE', task, retention_ms)
+  redis.call('PEXPIRE', events, retention_ms)
+end
+
+-- Ends a task of which Redis lost what its worker wrote and its readers saw: an answer with a hole in it is none.
+local function finish_lost()
+  finish('FAILURE', 'error', '{"type":"error","taskId":"' .. id .. '","code":"data_lost",' ..
+    '"message":"Redis lost a part of the answer.","retryable":true}', '')
+end
