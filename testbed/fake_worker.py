@@ -131,7 +131,14 @@ class FakeWorker:
         save = None
         if request.conversation_id is not None:
             save = ConversationSave(conversation_json([*request.conversation, said]), 60)
-        assert await self.ledger.end(task_id, record.attempt, "SUCCESS", outcome, save=save)
+        result = TaskResult(
+            cleaned_response_text=text,
+            raw_response_text=text,
+            tool_calls=list(calls),
+            finish_reason=outcome.finish_reason,
+            usage=usage,
+        )
+        assert await self.ledger.end(task_id, record.attempt, "SUCCESS", outcome, result=result.as_json(), save=save)
 
     async def think(self, task_id: str, reasoning: str) -> None:
         """One token of reasoning."""

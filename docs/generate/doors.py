@@ -25,7 +25,7 @@ def door_tables() -> dict[str, str]:
 
 def responses_tables() -> dict[str, str]:
     """The fields of a response's request."""
-    return {"responses": _fields(ResponseRequest, {"prompt", "top_logprobs"})}
+    return {"responses": _fields(ResponseRequest, {"prompt"})}
 
 
 def _fields(request: type[BaseModel], left_out: set[str]) -> str:

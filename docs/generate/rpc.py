@@ -7,7 +7,8 @@ from pydantic.json_schema import models_json_schema
 
 from api.rpc.methods import METHODS
 from docs.generate.schema_words import Schema, in_words
-from shared.wire.schemas import CreateMessageParams, ModelStatus, TaskParams
+from shared.wire.conversation_view import ConversationDeletion, ConversationView
+from shared.wire.schemas import ConversationNamed, CreateMessageParams, ModelStatus, TaskParams
 from shared.wire.task_view import Cancellation, StreamToken, TaskView
 from shared.wire.usage import TenantUsage, UsageParams
 
@@ -21,6 +22,10 @@ TABLES: dict[str, type[BaseModel]] = {
     "result of stream_token": StreamToken,
     "usage": UsageParams,
     "result of usage": TenantUsage,
+    "get_conversation": ConversationNamed,
+    "result of get_conversation": ConversationView,
+    "delete_conversation": ConversationNamed,
+    "result of delete_conversation": ConversationDeletion,
     "model of model_list": ModelStatus,
 }
 """Heading of a table -> what it describes; methods without parameters have none."""

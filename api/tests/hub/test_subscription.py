@@ -118,6 +118,24 @@ async def test_a_slow_reader_costs_a_bounded_buffer_and_reads_the_rest_merged(st
     assert len(json.loads(frames[0].data)["text"]) == 3 * (BUFFER_BYTES // 2)
 
 
+async def test_a_slow_reader_that_counts_entries_reads_each_of_them(stream: Stream) -> None:
+    stream.subscription.whole = True
+    stream.write()
+    await stream.next_ids()
+    for _ in range(3):
+        stream.subscription.offer(*stream.write("y" * (BUFFER_BYTES // 2)))
+    assert stream.slow == 1
+    assert await stream.next_ids() == ["1-2", "1-3", "1-4"]
+
+
+async def test_what_this_process_alone_says_is_told_from_what_is_stored(stream: Stream) -> None:
+    stream.write()
+    await stream.next_ids()
+    stream.subscription.add(b"status", b"{}")
+    stream.subscription.offer(*stream.write())
+    assert [frame.stored for frame in await anext(stream.batches)] == [False, True]
+
+
 async def test_lost_entries_end_it_with_an_error(stream: Stream) -> None:
     stream.write()
     await stream.next_ids()

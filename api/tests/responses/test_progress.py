@@ -159,6 +159,23 @@ def test_the_guard_is_told_in_the_metadata_beside_the_clients_own() -> None:
     assert progress.response()["metadata"] == {"mine": "1", "headrace.guard": "the same call was repeated"}
 
 
+def test_what_the_model_was_not_shown_is_told() -> None:
+    progress, _ = read(PENDING, STARTED, token("x"), final("x") | {"droppedMessages": 4})
+    assert progress.response()["metadata"] == {"headrace.dropped_messages": "4"}
+
+
+def test_how_likely_tokens_were_is_told_with_their_text() -> None:
+    said = [{"token": one, "logprob": -0.5, "topLogprobs": [{"token": "z", "logprob": -1.0}]} for one in ("x", "é")]
+    log = [token("x") | {"logprobs": said[:1]}, token("é") | {"logprobs": said[1:]}]
+    progress, events = read(PENDING, STARTED, *log, final("xé"))
+    told = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
+    assert told[1] == [{"token": "é", "logprob": -0.5, "bytes": [0xC3, 0xA9],
+                        "top_logprobs": [{"token": "z", "logprob": -1.0, "bytes": [0x7A]}]}]  # fmt: skip
+    [done] = [event for event in events if event["type"] == "response.output_text.done"]
+    output: Any = progress.response()["output"]
+    assert done["logprobs"] == output[0]["content"][0]["logprobs"] == told[0] + told[1]
+
+
 def test_entries_of_a_later_version_take_no_number() -> None:
     _, events = read(PENDING, {"type": "weather", "text": "rain"}, STARTED, final("x"))
     assert kinds(events)[:3] == ["created", "queued", "in_progress"]

@@ -245,3 +245,19 @@ async def test_model_list_tells_the_models_and_their_abilities(
             "sampling": {"temperature": 0.0, "topP": 1.0, "topK": 0},
         },
     ]
+
+
+async def test_a_conversation_is_looked_at_and_deleted(call: Call, worker: FakeWorker) -> None:
+    reply = await call("create_message", conversationId="c", history=[], message="hi")
+    task_id = reply["result"]["taskId"]
+    opened = (await call("get_conversation", conversationId="c"))["result"]
+    assert opened == {"conversationId": "c", "messages": [], "openTurn": task_id, "metadata": {}}
+    busy = await call("delete_conversation", conversationId="c")
+    assert (busy["error"]["code"], busy["error"]["data"]["taskId"]) == (-32010, task_id)
+    await worker.answer(task_id, "hello")
+    stored = (await call("get_conversation", conversationId="c"))["result"]
+    assert [message["content"] for message in stored["messages"]] == ["hi", "hello"]
+    assert "openTurn" not in stored
+    assert (await call("delete_conversation", conversationId="c"))["result"] == {"deleted": True}
+    assert (await call("delete_conversation", conversationId="c"))["result"] == {"deleted": False}
+    assert (await call("get_conversation", conversationId="c"))["error"]["code"] == -32008

@@ -2,6 +2,7 @@
 
 from headrace.client import AsyncClient, Client
 from headrace.errors import (
+    ConversationNotFound,
     DeadlineExceeded,
     HeadraceError,
     NotHeadrace,
@@ -13,12 +14,24 @@ from headrace.errors import (
     TooManyRounds,
     Unreachable,
 )
-from headrace.events import Cancellation, Event, Failure, FinalText, Model, TaskView, ToolCall, ToolCalls
+from headrace.events import (
+    Cancellation,
+    Conversation,
+    Event,
+    Failure,
+    FinalText,
+    Model,
+    TaskView,
+    ToolCall,
+    ToolCalls,
+)
 
 __all__ = [
     "AsyncClient",
     "Cancellation",
     "Client",
+    "Conversation",
+    "ConversationNotFound",
     "DeadlineExceeded",
     "Event",
     "Failure",

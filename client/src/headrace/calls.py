@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 from pydantic.alias_generators import to_camel
 
-from headrace.events import Cancellation, Model, TaskView
+from headrace.events import Cancellation, Conversation, Model, TaskView
 from headrace.rpc import Call
 
 Message = dict[str, Any]
@@ -57,6 +57,16 @@ def inspection(task_id: str) -> Call[TaskView]:
 def cancellation(task_id: str) -> Call[Cancellation]:
     """Cancels a task."""
     return Call("cancel_message", {"taskId": task_id}, Cancellation.model_validate)
+
+
+def conversation_reading(conversation_id: str) -> Call[Conversation]:
+    """Reads a stored conversation."""
+    return Call("get_conversation", {"conversationId": conversation_id}, Conversation.model_validate)
+
+
+def conversation_deletion(conversation_id: str) -> Call[bool]:
+    """Forgets a stored conversation; the result is whether there was one."""
+    return Call("delete_conversation", {"conversationId": conversation_id}, lambda result: bool(result["deleted"]))
 
 
 def model_listing() -> Call[list[Model]]:

@@ -9,9 +9,18 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from httpx_sse import EventSource
 
-from headrace.calls import Message, Options, cancellation, creation, inspection, model_listing
+from headrace.calls import (
+    Message,
+    Options,
+    cancellation,
+    conversation_deletion,
+    conversation_reading,
+    creation,
+    inspection,
+    model_listing,
+)
 from headrace.errors import HeadraceError
-from headrace.events import Cancellation, Event, FinalText, Model, Outcome, TaskView, ToolCalls
+from headrace.events import Cancellation, Conversation, Event, FinalText, Model, Outcome, TaskView, ToolCalls
 from headrace.following import Following, ending
 from headrace.rpc import Call
 from headrace.tools import Function, ToolRounds
@@ -51,6 +60,14 @@ class Client:
     def cancel(self, task_id: str) -> Cancellation:
         """Cancels a task that has not ended."""
         return self._call(cancellation(task_id))
+
+    def conversation(self, conversation_id: str) -> Conversation:
+        """A stored conversation, as `conversation_id` of `create()` names it."""
+        return self._call(conversation_reading(conversation_id))
+
+    def delete_conversation(self, conversation_id: str) -> bool:
+        """Forgets a stored conversation; False when there is none (any more)."""
+        return self._call(conversation_deletion(conversation_id))
 
     def models(self) -> list[Model]:
         """The models of the server, with how busy each is."""
@@ -136,6 +153,12 @@ class AsyncClient:
 
     async def cancel(self, task_id: str) -> Cancellation:
         return await self._call(cancellation(task_id))
+
+    async def conversation(self, conversation_id: str) -> Conversation:
+        return await self._call(conversation_reading(conversation_id))
+
+    async def delete_conversation(self, conversation_id: str) -> bool:
+        return await self._call(conversation_deletion(conversation_id))
 
     async def models(self) -> list[Model]:
         return await self._call(model_listing())

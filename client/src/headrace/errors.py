@@ -43,6 +43,10 @@ class TaskExpired(HeadraceError):
     """The task ended so long ago that its events are gone."""
 
 
+class ConversationNotFound(HeadraceError):
+    """The server keeps no such conversation (any more)."""
+
+
 class TaskFailed(HeadraceError):
     """The task ended in failure; `code` says in which."""
 

@@ -155,6 +155,17 @@ class TaskView(WireType):
         return reply | outcome
 
 
+class Conversation(WireType):
+    """What `Client.conversation()` tells of a stored conversation."""
+
+    conversation_id: str
+    messages: list[dict[str, Any]]
+    """All that was said, in OpenAI's form."""
+    open_turn: str | None = None
+    """The task whose answer it waits for: until that has ended, no other message is taken."""
+    metadata: dict[str, str] = {}
+
+
 class Abilities(WireType):
     """What a model can do."""
 

@@ -7,11 +7,20 @@ from typing import Any, Generic, TypeVar
 import httpx
 
 from headrace.backoff import delays
-from headrace.errors import HeadraceError, NotHeadrace, RequestRefused, TaskExpired, TaskNotFound, Unreachable
+from headrace.errors import (
+    ConversationNotFound,
+    HeadraceError,
+    NotHeadrace,
+    RequestRefused,
+    TaskExpired,
+    TaskNotFound,
+    Unreachable,
+)
 
 T = TypeVar("T")
 
 TASK_NOT_FOUND = -32002
+CONVERSATION_NOT_FOUND = -32008
 MAX_TRIES = 5
 LONGEST_WAIT_SECONDS = 30.0
 """A server that asks for a longer pause is not waited for: the caller gets the error and its `retry_after`."""
@@ -70,6 +79,8 @@ def refusal(response: httpx.Response) -> HeadraceError:
     kind: type[HeadraceError] = RequestRefused
     if error["code"] == TASK_NOT_FOUND:
         kind = TaskExpired if response.status_code == httpx.codes.GONE else TaskNotFound
+    elif error["code"] == CONVERSATION_NOT_FOUND:
+        kind = ConversationNotFound
     return kind(
         error["message"],
         code=error["code"],

@@ -189,3 +189,21 @@ def test_only_up_needs_what_windows_lacks(server: ScriptedServer) -> None:
     up = run("up")
     assert (up.returncode, up.stdout) == (1, "")
     assert up.stderr == "headrace: `up` runs on Linux and macOS only; --url names a server for the other commands\n"
+
+
+def test_a_conversation_is_shown_and_deleted(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {"conversationId": "c", "messages": [{"role": "user", "content": "hi"}], "openTurn": "t1"}
+    server.answers = [
+        lambda x: x.result(kept),
+        lambda x: x.result(kept),
+        lambda x: x.result({"deleted": True}),
+        lambda x: x.result({"deleted": False}),
+    ]
+    assert exit_code("conversation", "get", "--url", server.url, "c") == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("user: hi\n", "waits for the answer of task t1\n")
+    assert exit_code("conversation", "get", "--url", server.url, "-o", "json", "c") == 0
+    assert json.loads(capsys.readouterr().out)["messages"] == kept["messages"]
+    for _ in range(2):
+        assert exit_code("conversation", "delete", "--url", server.url, "c") == 0
+    assert capsys.readouterr().out == "deleted\nthere is no such conversation\n"

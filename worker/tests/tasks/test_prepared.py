@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from shared.wire.chat import JsonObjectFormat, UserMessage
+from shared.wire.chat import AssistantMessage, ChatMessage, JsonObjectFormat, SystemMessage, UserMessage
 from shared.wire.schemas import FinishReason, InferenceRequest
 from worker.engine_protocol import Grammar, Ready, SamplingDefaults
 from worker.engines.scripted.prompts import ScriptedPrompts
@@ -170,3 +170,33 @@ def test_tokens_of_earlier_attempts_may_be_the_whole_answer(generated: list[int]
     request = prepared("5", max_tokens=5)
     assert isinstance(request, Prepared)
     assert request.complete(generated, ENGINE.eos_token_ids) == finish
+
+
+def test_a_conversation_that_may_be_cut_loses_the_fewest_turns() -> None:
+    messages: list[ChatMessage] = [SystemMessage(role="system", content="be brief")]
+    for number in range(10):
+        messages.append(UserMessage(role="user", content=f"question {number}"))
+        messages.append(AssistantMessage(role="assistant", content=f"answer {number}"))
+    messages.append(UserMessage(role="user", content="last"))
+    codec = Codec(ScriptedPrompts(), (EOS,), stop_loops=False)
+
+    def of(context: int, max_tokens: int | None = None, *, truncate: bool = True) -> object:
+        request = InferenceRequest(model="m", messages=messages, max_tokens=max_tokens, truncate=truncate)
+        return prepare(codec, "task", request, dataclasses.replace(ENGINE, context_length=context), 40)
+
+    whole = of(1000)
+    assert isinstance(whole, Prepared)
+    assert whole.dropped_messages == 0
+    tokens = len(whole.prompt_ids)
+    turn = len("user: question 0\nassistant: answer 0\n")
+    cut = of(tokens, max_tokens=2 * turn)
+    assert isinstance(cut, Prepared)
+    assert (cut.dropped_messages, len(cut.prompt_ids)) == (4, tokens - 2 * turn)
+    quarter = of(tokens)
+    assert isinstance(quarter, Prepared)
+    assert tokens * 3 / 4 - turn <= len(quarter.prompt_ids) <= tokens * 3 / 4
+    assert isinstance(of(tokens, truncate=False), Errored)
+    least = of(60)
+    assert isinstance(least, Prepared)
+    assert least.dropped_messages == 20
+    assert isinstance(of(20), Errored)

@@ -21,6 +21,8 @@ class Frame:
     """The event's JSON."""
     wire: bytes
     """The event as Server-Sent Events spell it."""
+    stored: bool = True
+    """False: it stands in no stream, this process alone says it."""
 
 
 def framed(entry_id: bytes, kind: bytes, data: bytes) -> Frame:

@@ -94,14 +94,16 @@ class Subscription:
         """
         if self._behind or self._closed:
             return False
-        self._frames.append(framed(self._last, kind, data))
+        frame = framed(self._last, kind, data)
+        frame.stored = False
+        self._frames.append(frame)
         self._wake()
         return True
 
     def add_wire(self, wire: bytes) -> None:
         """Bytes for the connection that are no event, such as a comment."""
         if not self._closed:
-            self._frames.append(Frame(self._last, b"", b"", wire))
+            self._frames.append(Frame(self._last, b"", b"", wire, stored=False))
             self._wake()
 
     def offer(self, previous: bytes, frame: Frame) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from pydantic import JsonValue
 
+from api.http.logprobs import logprobs_of
 from api.openai.answer import Event, Identity, Json, finish_reason, guarded, usage_of
 
 
@@ -100,15 +101,5 @@ def _reasoning(text: str) -> Json:
 
 
 def _logprobs(event: Event) -> JsonValue:
-    tokens = event.get("logprobs")
-    return {"content": [_logprob(token) for token in tokens], "refusal": None} if tokens else None
-
-
-def _logprob(token: Event) -> Json:
-    top: list[JsonValue] = [_likely(likely) for likely in token["topLogprobs"]]
-    return _likely(token) | {"top_logprobs": top}
-
-
-def _likely(token: Event) -> Json:
-    spelled = token.get("bytes") or list(token["token"].encode())
-    return {"token": token["token"], "logprob": token["logprob"], "bytes": spelled}
+    tokens = logprobs_of(event)
+    return {"content": tokens, "refusal": None} if tokens else None

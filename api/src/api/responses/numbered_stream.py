@@ -27,8 +27,6 @@ class Followed:
         self._readers = readers
         self._model = model
         self._required = required
-        self._last = b""
-        """The newest entry of the log that it has."""
 
     def following(self, receive: Receive) -> AbstractAsyncContextManager[Reader]:
         """A reader of every entry, from the first one."""
@@ -40,20 +38,15 @@ class Followed:
             whole=True,
         )
 
-    def of_log(self, frame: Frame) -> list[Json] | None:
-        """The events that a frame adds; None for a frame that stands in no log: it has the id of the one before."""
-        if frame.id == self._last:
-            return None
-        self._last = frame.id
-        return list(self.progress.of_event(json.loads(frame.data)))
-
     async def to_end(self, receive: Receive) -> Reader:
         """Reads until the task has ended, the client is gone or this process stops; the reader knows which."""
         async with self.following(receive) as reader:
             async for frames in reader.subscription:
                 reader.note(frames)
                 for frame in frames:
-                    if frame.type and self.of_log(frame) is None and frame.type == b"error":
+                    if frame.stored:
+                        self.progress.take(json.loads(frame.data))
+                    elif frame.type == b"error":  # Redis has lost what this reader has seen
                         self.progress.failure = failure_of(json.loads(frame.data))
         return reader
 
@@ -89,14 +82,9 @@ class NumberedStream(Response):
             await send({"type": "http.response.body", "body": rest})
 
     def _wires(self, frame: Frame) -> Iterator[bytes]:
-        if not frame.type:
-            if frame.wire.startswith(b":"):  # a comment; `retry:` is not for these clients
-                yield frame.wire
-            return
-        events = self._followed.of_log(frame)
         progress = self._followed.progress
-        if events is not None:
-            for event in events:
+        if frame.stored:
+            for event in progress.of_event(json.loads(frame.data)):
                 number = event["sequence_number"]
                 assert isinstance(number, int)
                 if number > self._after:
@@ -105,6 +93,8 @@ class NumberedStream(Response):
             yield _wire(progress.waiting(json.loads(frame.data)))
         elif frame.type == b"error":  # Redis has lost what this reader has seen
             yield _wire(progress.broken_off(failure_of(json.loads(frame.data))))
+        elif frame.wire.startswith(b":"):  # a comment; `retry:` is not for these clients
+            yield frame.wire
 
 
 def _wire(event: Json) -> bytes:

@@ -1,7 +1,7 @@
 """An item of a response's output that grows: the events that open it, add to it and close it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydantic import JsonValue
 
@@ -20,25 +20,26 @@ class Kind:
     """In the names of its events."""
     item: Callable[[list[JsonValue]], Json]
     """The item's own fields, around this content."""
-    part: Callable[[str], Json]
-    """The one part of its content."""
-    beside: Json = field(default_factory=dict)
-    """What its events have beside their text."""
+    part: Callable[[str, list[JsonValue]], Json]
+    """The one part of its content: of its text, and of how likely its tokens were."""
+    logprobs: bool
+    """Whether its events tell that."""
 
 
 MESSAGE = Kind(
     "msg",
     "output_text",
     item=lambda content: {"type": "message", "role": "assistant", "content": content},
-    part=lambda text: {"type": "output_text", "text": text, "annotations": [], "logprobs": []},
-    beside={"logprobs": []},
+    part=lambda text, logprobs: {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs},
+    logprobs=True,
 )
 """What the model says."""
 REASONING = Kind(
     "rs",
     "reasoning_text",
     item=lambda content: {"type": "reasoning", "summary": [], "content": content},
-    part=lambda text: {"type": "reasoning_text", "text": text},
+    part=lambda text, _: {"type": "reasoning_text", "text": text},
+    logprobs=False,
 )
 """What the model writes for itself."""
 
@@ -52,28 +53,37 @@ class OpenItem:
         self._at = at
         self._id = item_id(kind.prefix, task_id, at)
         self._texts: list[str] = []
+        self._logprobs: list[JsonValue] = []
 
     def item(self, status: str) -> Json:
         """The item with its text so far."""
-        return self._item(status, [self.kind.part("".join(self._texts))])
+        return self._item(status, [self._part()])
 
     def opening(self) -> Iterator[Json]:
         """The events before its text."""
         item = self._item("in_progress", [])
         yield {"type": "response.output_item.added", "output_index": self._at, "item": item}
-        yield {"type": "response.content_part.added", **self._place(), "part": self.kind.part("")}
+        yield {"type": "response.content_part.added", **self._place(), "part": self.kind.part("", [])}
 
-    def delta(self, text: str) -> Json:
+    def delta(self, text: str, logprobs: list[JsonValue]) -> Json:
         """More text, and the event that says so."""
         self._texts.append(text)
-        return {"type": f"response.{self.kind.deltas}.delta", **self._place(), "delta": text, **self.kind.beside}
+        self._logprobs += logprobs
+        told = {"delta": text, **self._likely(logprobs)}
+        return {"type": f"response.{self.kind.deltas}.delta", **self._place(), **told}
 
     def closing(self, status: str) -> Iterator[Json]:
         """The events behind its text."""
-        text = "".join(self._texts)
-        yield {"type": f"response.{self.kind.deltas}.done", **self._place(), "text": text, **self.kind.beside}
-        yield {"type": "response.content_part.done", **self._place(), "part": self.kind.part(text)}
+        told = {"text": "".join(self._texts), **self._likely(self._logprobs)}
+        yield {"type": f"response.{self.kind.deltas}.done", **self._place(), **told}
+        yield {"type": "response.content_part.done", **self._place(), "part": self._part()}
         yield {"type": "response.output_item.done", "output_index": self._at, "item": self.item(status)}
+
+    def _part(self) -> Json:
+        return self.kind.part("".join(self._texts), list(self._logprobs))
+
+    def _likely(self, logprobs: list[JsonValue]) -> Json:
+        return {"logprobs": list(logprobs)} if self.kind.logprobs else {}
 
     def _place(self) -> Json:
         return {"item_id": self._id, "output_index": self._at, "content_index": 0}

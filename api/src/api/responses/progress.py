@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from api.errors import ApiError, ContextTooLong, TaskRefused, failure_of
+from api.http.logprobs import logprobs_of
 from api.http.openai_errors import error_body
 from api.responses.ids import created_at, item_id, response_id
 from api.responses.open_item import MESSAGE, REASONING, Json, Kind, OpenItem
@@ -29,7 +30,7 @@ class Progress:
         self.task_id = task_id
         self._asked = asked
         self._told: dict[str, str] = {}
-        """What the metadata say beside the client's own: that loop prevention has acted."""
+        """What the metadata say beside the client's own: that loop prevention or truncation has acted."""
         self._output: list[Json] = []
         self._open: OpenItem | None = None
         self._usage: Json | None = None
@@ -46,9 +47,13 @@ class Progress:
         """Takes all these entries."""
         for entry in entries:
             if entry.data:
-                for _ in self.of_event(json.loads(entry.data)):
-                    pass
+                self.take(json.loads(entry.data))
         return self
+
+    def take(self, event: Event) -> None:
+        """As `of_event`, for those who look at the response alone."""
+        for _ in self.of_event(event):
+            pass
 
     def of_event(self, event: Event) -> Iterator[Json]:
         """The events that an entry of the log adds, each with its number."""
@@ -95,9 +100,9 @@ class Progress:
                 yield from self._of_status(event)
             case "token":
                 if event.get("reasoning"):
-                    yield from self._delta(REASONING, event["reasoning"])
-                if event.get("text"):
-                    yield from self._delta(MESSAGE, event["text"])
+                    yield from self._delta(REASONING, event["reasoning"], [])
+                if event.get("text") or event.get("logprobs"):
+                    yield from self._delta(MESSAGE, event["text"], logprobs_of(event))
             case "final_text" | "tool_calls":
                 yield from self._of_outcome(event)
             case "error":
@@ -122,12 +127,12 @@ class Progress:
                 self.status = "cancelled"
                 self._end_open("incomplete")
 
-    def _delta(self, kind: Kind, delta: str) -> Iterator[Json]:
+    def _delta(self, kind: Kind, text: str, logprobs: list[JsonValue]) -> Iterator[Json]:
         if self._open is None or self._open.kind is not kind:
             yield from self._close("completed")
             yield from self._begin(kind)
             assert self._open is not None
-        yield self._open.delta(delta)
+        yield self._open.delta(text, logprobs)
 
     def _begin(self, kind: Kind) -> Iterator[Json]:
         self._open = OpenItem(kind, self.task_id, len(self._output))
@@ -159,6 +164,8 @@ class Progress:
             yield from self._call(call)
         self._usage = _usage(outcome["usage"])
         self._completed_at = created_at(self.task_id) + int(outcome["timings"]["total"])
+        if dropped := outcome.get("droppedMessages"):
+            self._told["headrace.dropped_messages"] = str(dropped)
         if cut:
             self.status, self._incomplete = "incomplete", {"reason": "max_output_tokens"}
         else:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from api.http.loop_prevention import WantedLoopPrevention
 from shared.wire.chat import MAX_TOOLS
 
 
@@ -121,6 +122,12 @@ class ResponseRequest(ResponsesType):
     include: list[str] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     prompt: JsonValue = None
+    loop_prevention: WantedLoopPrevention | None = None
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether the response tells how likely its tokens were."""
+        return bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
 
     @property
     def stored(self) -> bool:

@@ -3,6 +3,7 @@
 from pydantic import JsonValue
 
 from api.errors import InvalidParams
+from api.http.loop_prevention import loop_prevention_of
 from api.invalid_params import invalid_param
 from api.responses.requests import AllowedTools, ChosenTool, Format, OfferedTool, ResponseRequest
 from api.tasks.thread_params import ThreadParams
@@ -41,8 +42,12 @@ def thread_params(
         tool_choice=tool_choice_of(wanted),
         parallel_tool_calls=wanted.parallel_tool_calls,
         response_format=format_of(wanted),
+        truncate=wanted.truncation == "auto",
         model=wanted.model,
         max_tokens=wanted.max_output_tokens,
+        logprobs=wanted.logprobs,
+        top_logprobs=wanted.top_logprobs if wanted.logprobs else None,
+        loop_prevention=loop_prevention_of(wanted.loop_prevention),
         temperature=wanted.temperature,
         # 0 is the most likely token alone, as it is with these clients' other servers.
         top_p=None if wanted.top_p is None else max(wanted.top_p, 1e-6),
@@ -62,10 +67,7 @@ def refuse_unsupported(wanted: ResponseRequest) -> None:
             wanted.previous_response_id is not None and wanted.conversation is not None,
             "cannot be sent with conversation: each says what to go on from",
         ),
-        ("truncation", wanted.truncation == "auto", "only disabled is supported"),
         ("prompt", wanted.prompt is not None, "is not supported: send instructions and input"),
-        ("top_logprobs", bool(wanted.top_logprobs), "is not supported"),
-        ("include", "message.output_text.logprobs" in (wanted.include or ()), "logprobs are not supported"),
     ]
     for name, is_refused, reason in refused:
         if is_refused:
@@ -158,7 +160,7 @@ def echo(wanted: ResponseRequest, model: str, sampling: SamplingDefaults) -> Jso
         "max_tool_calls": wanted.max_tool_calls,
         "temperature": sampling.temperature if wanted.temperature is None else wanted.temperature,
         "top_p": sampling.top_p if wanted.top_p is None else wanted.top_p,
-        "top_logprobs": 0,
+        "top_logprobs": wanted.top_logprobs or 0,
         "presence_penalty": 0,
         "frequency_penalty": 0,
         "store": wanted.stored,

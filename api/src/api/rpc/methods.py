@@ -13,7 +13,8 @@ from api.json_body import LARGE_BYTES
 from api.rpc.jsonrpc import Method
 from api.tenants.caller import Caller
 from api.tenants.stream_tokens import SECONDS
-from shared.wire.schemas import CreateMessageParams, TaskParams, WireType
+from shared.wire.conversation_view import ConversationDeletion, ConversationView
+from shared.wire.schemas import ConversationNamed, CreateMessageParams, TaskParams, WireType
 from shared.wire.task_view import StreamToken
 from shared.wire.usage import UsageParams
 
@@ -80,6 +81,26 @@ async def usage(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     return (await call.backend.usage.of(call.caller, checked)).model_dump(mode="json")
 
 
+async def get_conversation(call: Call, params: dict[str, JsonValue]) -> JsonValue:
+    """A stored conversation: its messages, and the task whose answer it waits for."""
+    checked = await _checked(call, ConversationNamed, params)
+    stored = await call.backend.own_conversations.get(call.caller, checked.conversation_id)
+    view = ConversationView(
+        conversation_id=checked.conversation_id,
+        messages=stored.messages,
+        open_turn=stored.open_turn,
+        metadata=dict(stored.metadata),
+    )
+    return view.model_dump(mode="json", exclude_none=True)
+
+
+async def delete_conversation(call: Call, params: dict[str, JsonValue]) -> JsonValue:
+    """Forgets a stored conversation: `{"deleted": …}`. Not while a turn of it is open."""
+    checked = await _checked(call, ConversationNamed, params)
+    deleted = await call.backend.own_conversations.delete(call.caller, checked.conversation_id)
+    return ConversationDeletion(deleted=deleted).model_dump(mode="json")
+
+
 async def tool_list(call: Call, params: dict[str, JsonValue]) -> JsonValue:
     """The server's tool catalogue."""
     await _checked(call, NoParams, params)
@@ -113,6 +134,8 @@ PARAMS: dict[str, type[WireType]] = {
     "create_message": CreateMessageParams,
     "get_message": TaskParams,
     "cancel_message": TaskParams,
+    "get_conversation": ConversationNamed,
+    "delete_conversation": ConversationNamed,
     "stream_token": TaskParams,
     "usage": UsageParams,
     "tool_list": NoParams,
@@ -120,5 +143,15 @@ PARAMS: dict[str, type[WireType]] = {
 }
 METHODS = {
     call.__name__: _method(call, PARAMS[call.__name__])
-    for call in (create_message, get_message, cancel_message, stream_token, usage, tool_list, model_list)
+    for call in (
+        create_message,
+        get_message,
+        cancel_message,
+        get_conversation,
+        delete_conversation,
+        stream_token,
+        usage,
+        tool_list,
+        model_list,
+    )
 }

@@ -73,7 +73,7 @@ REPLIES = _one_or_many("RpcReplies", REPLY)
     },
 )
 async def rpc(request: Request) -> Response:
-    """create_message, get_message, cancel_message, tool_list, model_list; batches and notifications."""
+    """The methods of `methods.py`; batches and notifications."""
     backend = backend_of(request)
     settings = backend.settings
     try:

@@ -53,6 +53,7 @@ def inference_request(
         cancel_on_disconnect=params.cancel_on_disconnect,
         conversation_id=saved_as,
         conversation=assembled.conversation if saved_as else [],
+        truncate=(isinstance(params, ThreadParams) and params.truncate) or None,
         guard=assembled.guard,
         parallel_tool_calls=params.parallel_tool_calls,
         logprobs=(params.top_logprobs or 0) if params.logprobs else None,
@@ -125,6 +126,8 @@ def _check_context(request: InferenceRequest, card: ModelCard) -> None:
             maxTokens=request.max_tokens,
             contextLength=card.context_length,
         )
+    if request.truncate:
+        return
     if isinstance(request.prompt, list):
         fewest_tokens = len(request.prompt)
     else:

@@ -13,6 +13,8 @@ class ThreadParams(CreateMessageParams):
     later requests to go on from."""
     instructions: str | None = None
     """A system message in front of everything, for this answer alone: no later one sees it."""
+    truncate: bool = False
+    """A conversation that is longer than the context loses its oldest turns, instead of being refused."""
     note: str = ""
     """What the door wants to find again with the task (`TaskRecord.note`)."""
 

@@ -27,6 +27,8 @@ from headrace.cli.conversation import follow
 from headrace.client import DEFAULT_URL, Client
 from headrace.errors import HeadraceError, Unreachable
 
+ConversationName = Annotated[str, typer.Argument(metavar="NAME", help="As `conversationId` gave it.")]
+
 app = typer.Typer(
     name="headrace",
     no_args_is_help=True,
@@ -83,6 +85,39 @@ def cancel(task: TaskId, url: Url = DEFAULT_URL, api_key: ApiKey = None, output:
         print(done.model_dump_json())
     else:
         print("cancelled" if done.cancelled else f"not cancelled: the task has ended ({done.state})")
+
+
+conversation = typer.Typer(no_args_is_help=True, help="Look at a conversation that the server keeps.")
+app.add_typer(conversation, name="conversation")
+
+
+@conversation.command("get")
+def get_conversation(
+    name: ConversationName, url: Url = DEFAULT_URL, api_key: ApiKey = None, output: OutputOption = Output.text
+) -> None:
+    """Show its messages, and the task whose answer it waits for."""
+    with Client(url, api_key=api_key) as server:
+        kept = server.conversation(name)
+    if output is Output.json:
+        print(kept.model_dump_json(exclude_none=True))
+        return
+    for message in kept.messages:
+        print(f"{message['role']}: {message.get('content') or ''}")
+    if kept.open_turn is not None:
+        notices().print(f"waits for the answer of task {kept.open_turn}", markup=False)
+
+
+@conversation.command("delete")
+def delete_conversation(
+    name: ConversationName, url: Url = DEFAULT_URL, api_key: ApiKey = None, output: OutputOption = Output.text
+) -> None:
+    """Forget it."""
+    with Client(url, api_key=api_key) as server:
+        deleted = server.delete_conversation(name)
+    if output is Output.json:
+        print_json({"deleted": deleted})
+    else:
+        print("deleted" if deleted else "there is no such conversation")
 
 
 @app.command()

@@ -64,6 +64,9 @@ class Sampling(WireType):
     """The same seed, prompt and model give the same answer, also across workers."""
 
 
+ConversationName = Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")]
+
+
 class ConversationParams(WireType):
     """What is said, with which tools, and to which model."""
 
@@ -80,7 +83,7 @@ class ConversationParams(WireType):
     """Whether it calls one: `auto` where there are tools, `none`, `required`, or the one to call."""
     model: str | None = None
     """Null: the installation's default model."""
-    conversation_id: Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")] | None = None
+    conversation_id: ConversationName | None = None
     """The conversation is stored under this name, with the answer, when the task succeeds. `message`, or `messages`
     that begin with a tool's result, go on with it; `history` and other `messages` start it anew. One turn at a time."""
 
@@ -144,6 +147,12 @@ class TaskParams(WireType):
     task_id: Annotated[str, Field(min_length=1, max_length=128)]
 
 
+class ConversationNamed(WireType):
+    """Parameters of `get_conversation` and `delete_conversation`."""
+
+    conversation_id: ConversationName
+
+
 class Guard(WireType):
     """What loop prevention did to the conversation before the model saw it; empty when it did nothing."""
 
@@ -181,6 +190,8 @@ class InferenceRequest(Sampling):
     """What the model goes on with, in place of the messages."""
     echo: bool | None = None
     """The answer begins with the prompt."""
+    truncate: bool | None = None
+    """True: a conversation that is too long for the context loses its oldest turns (`conversation/truncation.py`)."""
 
 
 class Usage(WireType):
@@ -283,6 +294,8 @@ class FinalText(WireType):
     """Of the request's `stop`, the one that ended the answer."""
     usage: Usage
     timings: Timings
+    dropped_messages: int | None = None
+    """Oldest messages that the model was not shown, where the request allowed that; a door of other clients does."""
 
 
 class FinalTextEvent(FinalText, TaskEvent):
@@ -304,6 +317,8 @@ class ToolCalls(WireType):
     """Of the request's `stop`, the one that ended the answer."""
     usage: Usage
     timings: Timings
+    dropped_messages: int | None = None
+    """As `FinalText` has it."""
 
 
 class ToolCallsEvent(ToolCalls, TaskEvent):

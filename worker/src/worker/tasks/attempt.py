@@ -167,6 +167,7 @@ class Attempt:
         first = None if self._first_token is None else self._queued + self._first_token
         timings = Timings(queued=self._queued, first_token=first, total=self._queued + time.monotonic() - self._claimed)
         text, reasoning = self.prepared.echo + answer.text, answer.reasoning or None
+        dropped = self.prepared.dropped_messages or None
         if answer.tool_calls:
             return ToolCallsEvent(
                 task_id=self.task_id,
@@ -177,6 +178,7 @@ class Attempt:
                 stop_sequence=answer.stop_sequence,
                 usage=usage,
                 timings=timings,
+                dropped_messages=dropped,
             )
         return FinalTextEvent(
             task_id=self.task_id,
@@ -186,6 +188,7 @@ class Attempt:
             stop_sequence=answer.stop_sequence,
             usage=usage,
             timings=timings,
+            dropped_messages=dropped,
         )
 
     def show_rest(self) -> None:

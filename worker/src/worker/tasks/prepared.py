@@ -1,8 +1,10 @@
 """A request made ready for the engine. What needs no engine is decided here, once for all engines."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from shared.conversation.truncation import cut_points, without_oldest
 from shared.wire.schemas import FinishReason, InferenceRequest, TokenLogprob
 from worker.engine_protocol import Grammar, Logprobs, Ready
 from worker.tasks.outcomes import Errored
@@ -26,6 +28,8 @@ class Prepared:
     """The text that the answer begins with."""
     scores_prompt: bool = False
     """Whether the logprobs of the prompt are a part of the answer."""
+    dropped_messages: int = 0
+    """The oldest ones, which did not fit into the context."""
 
     def complete(self, generated_ids: Sequence[int], eos_token_ids: Sequence[int]) -> FinishReason | None:
         """Why the tokens of earlier attempts are the whole answer already; None when there is more to generate."""
@@ -44,6 +48,9 @@ def prepare(
     """
     try:
         prompt_ids = codec.prompt_ids(request)
+        dropped = 0
+        if request.truncate and len(prompt_ids) > (longest := _longest_prompt(request, engine.context_length)):
+            prompt_ids, dropped = _cut(codec, request, longest)
         grammar = codec.prompts.grammar(request)
         answer = codec.answer(task_id, request, bounded=grammar is not None, withheld=must_be_judged(request))
     except Unanswerable as error:
@@ -71,4 +78,24 @@ def prepare(
         codec.logprobs,
         codec.echo(request),
         scores_prompt=bool(request.echo) and request.logprobs is not None,
+        dropped_messages=dropped,
     )
+
+
+def _longest_prompt(request: InferenceRequest, context_length: int) -> int:
+    """Of a prompt that may be cut: it leaves room for the answer, a quarter of the context where no length is named."""
+    return context_length - min(request.max_tokens or context_length // 4, context_length // 2)
+
+
+def _cut(codec: Codec, request: InferenceRequest, most_tokens: int) -> tuple[tuple[int, ...], int]:
+    """The prompt without the fewest of its oldest turns that let it fit, and the number of messages in them. Where
+    nothing lets it fit, only the last turn is left.
+    """
+    points = cut_points(request.messages)
+
+    def prompt(at: int) -> tuple[int, ...]:
+        messages = without_oldest(request.messages, points[at])
+        return codec.prompts.prompt_ids(request.model_copy(update={"messages": messages}))
+
+    fits = bisect_left(range(len(points) - 1), True, key=lambda at: len(prompt(at)) <= most_tokens)
+    return prompt(fits), points[fits]
