@@ -118,7 +118,7 @@ def test_the_positional_form_keeps_its_order() -> None:
         *("messages", "history", "message", "tools", "toolChoice", "model", "conversationId"),
         *("maxTokens", "temperature", "topP", "topK", "stop", "seed"),
         *("responseFormat", "priority", "timeoutSeconds", "idempotencyKey", "metadata", "cancelOnDisconnect"),
-        "loopPrevention",
+        *("loopPrevention", "parallelToolCalls", "logprobs", "topLogprobs", "prompt", "echo"),
     )
     assert METHODS["get_message"].parameters == METHODS["cancel_message"].parameters == ("taskId",)
     assert METHODS["tool_list"].parameters == METHODS["model_list"].parameters == ()
@@ -240,6 +240,7 @@ async def test_model_list_tells_the_models_and_their_abilities(
             "readyWorkers": 1,
             "waiting": 0,
             "running": 0,
+            "detail": None,
             "contextLength": 100,
             "abilities": {"tools": "prompt", "responseFormat": True, "seeds": True, "vision": False},
             "sampling": {"temperature": 0.0, "topP": 1.0, "topK": 0},
