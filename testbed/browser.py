@@ -21,6 +21,8 @@ from testbed.waiting import wait_until
 
 BOUND_SECONDS = 120.0
 """On every wait: far above what the machine needs."""
+PAUSE_SECONDS = 0.05
+"""Between two looks: each is a round trip through the driver, and costs what the page could use."""
 OPTIONS = (
     "--headless",
     "--no-sandbox",  # root needs it, and what is shown here is ours
@@ -67,8 +69,8 @@ class Browser:
         self._driver.quit()
 
     def window(self, width: int = 1280, height: int = 800, **features: str) -> None:
-        """A screen of this size; features of CSS by name, `prefers_color_scheme="dark"`."""
-        wanted = {"prefers_color_scheme": "light", **features}
+        """A screen of this size; features of CSS by name, `prefers_color_scheme="dark"`; nothing moves."""
+        wanted = {"prefers_color_scheme": "light", "prefers_reduced_motion": "reduce", **features}
         media = [{"name": name.replace("_", "-"), "value": value} for name, value in wanted.items()]
         self.cdp("Emulation.setEmulatedMedia", features=media)
         self.cdp(
@@ -136,7 +138,7 @@ class Browser:
         self.until(lambda: text in self.text(selector), f"{text!r} in {selector}", within)
 
     def until(self, condition: Callable[[], bool], what: str, within: float = BOUND_SECONDS) -> None:
-        wait_until(condition, within, lambda: f"{what}\n{self.text()}\n{self.console()}")
+        wait_until(condition, within, lambda: f"{what}\n{self.text()}\n{self.console()}", PAUSE_SECONDS)
 
     def click(self, selector: str) -> None:
         def clicked() -> bool:

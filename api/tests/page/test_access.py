@@ -102,12 +102,12 @@ def test_the_system_s_wishes_are_followed(page: ChatPage, browser: Browser) -> N
         return str(browser.run(f"return {script}"))
 
     light = look("getComputedStyle(document.body).backgroundColor")
-    browser.window(prefers_color_scheme="dark", prefers_reduced_motion="reduce")
+    browser.window(prefers_color_scheme="dark")
     assert look("getComputedStyle(document.body).backgroundColor") != light
     page.write("!slow 20\n!tokens 4000")
     page.streams()
     assert look("document.getAnimations().length") == "0"
-    browser.window()
+    browser.window(prefers_reduced_motion="no-preference")
     browser.until(lambda: look("document.getAnimations().length") != "0", "what pulses")
     browser.click("#stop")
     page.ended("stopped")

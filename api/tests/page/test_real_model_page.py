@@ -45,7 +45,7 @@ def test_it_answers_and_goes_on_after_a_reload(
     picture("answer")
     browser.window(prefers_color_scheme="dark")
     picture("answer-dark")
-    browser.window(360, 720, prefers_reduced_motion="reduce")
+    browser.window(360, 720)
     picture("phone")
 
 
