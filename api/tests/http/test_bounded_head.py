@@ -100,3 +100,34 @@ async def test_a_second_request_on_the_connection_is_bounded_too(port: int) -> N
                 await writer.drain()
         assert (await reader.read(65536)).startswith(b"HTTP/1.1 431 ")
     writer.close()
+
+
+SMUGGLED = b"GET /admin HTTP/1.1\r\nHost: x\r\n\r\n"
+SPLITS = {
+    "two lengths": b"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello",
+    "a list of lengths": b"Content-Length: 5, 0\r\n\r\nhello",
+    "length and chunks": b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "chunks that are not last": b"Transfer-Encoding: chunked, identity\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "a space before the colon": b"Content-Length : 5\r\n\r\nhello",
+    "a signed length": b"Content-Length: +5\r\n\r\nhello",
+    "a length in hexadecimal": b"Content-Length: 0x5\r\n\r\nhello",
+    "a folded header": b"X: a\r\n Content-Length: 5\r\n\r\n",
+    "a bare carriage return": b"X: a\rContent-Length: 5\r\n\r\n",
+    "a zero byte": b"X: a\0b\r\n\r\n",
+    "a chunk size with a sign": b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+}
+"""Heads that two servers may read as different requests: what one takes for a body is the next request to the other."""
+
+
+@pytest.mark.parametrize("head", SPLITS.values(), ids=SPLITS)
+async def test_a_request_that_could_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_read(
+    port: int, head: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(SECONDS):
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n" + head + SMUGGLED)
+        with contextlib.suppress(ConnectionError):
+            answered = await reader.read()
+    writer.close()
+    assert answered.startswith(b"HTTP/1.1 400 ")
+    assert answered.count(b"HTTP/1.1 ") == 1

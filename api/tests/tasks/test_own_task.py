@@ -8,7 +8,7 @@ import pytest
 from celery.exceptions import TaskRevokedError
 from redis.asyncio import Redis
 
-from api.errors import TaskExpired, TaskNotFound
+from api.errors import ApiError, TaskExpired, TaskNotFound
 from api.metrics import Metrics
 from api.publisher import Publisher
 from api.tasks.own_task import OwnTasks
@@ -197,3 +197,27 @@ async def test_a_task_that_is_cancelled_before_it_ran_is_counted(
     await own_tasks.cancel(ME, await worker.accept())
     labels = {"model": DEFAULT_MODEL, "state": "REVOKED", "reason": "cancelled"}
     assert metrics.registry.get_sample_value("headrace_tasks_ended_total", labels) == 1
+
+
+async def test_another_s_task_costs_and_tells_what_one_that_never_was_costs_and_tells(
+    own_tasks: OwnTasks, worker: FakeWorker, redis: Redis
+) -> None:
+    """Its long request and its answer are not read: neither time nor traffic tells that it is there."""
+    task_id = await worker.begin()
+    await worker.say(task_id, "x" * 1_000_000)
+
+    async def met(kind: str, wanted: str) -> tuple[str, str, int, dict[str, int]]:
+        """The error, and what Redis was asked and sent for it."""
+        await redis.config_resetstat()
+        with pytest.raises(ApiError) as refused:
+            await getattr(own_tasks, kind)(ANOTHER, wanted)
+        sent = int((await redis.info("stats"))["total_net_output_bytes"])
+        calls = {name: one["calls"] for name, one in (await redis.info("commandstats")).items()}
+        return type(refused.value).__name__, refused.value.message, sent, calls
+
+    for kind in ("record", "view", "cancel"):
+        await met(kind, new_task_id())  # the script is known to Redis from here on
+        theirs, none = await met(kind, task_id), await met(kind, new_task_id())
+        assert theirs[:2] == none[:2]
+        assert theirs[3] == none[3]
+        assert abs(theirs[2] - none[2]) < 100, kind

@@ -270,3 +270,19 @@ async def test_what_a_restart_of_the_answer_made_void_is_not_paid_for(
     assert await ledger.end(task_id, 2, "REVOKED", None)
     (today,) = await usage.of_tenant("t", 1)
     assert today.models["m"].completion_tokens == 0
+
+
+async def test_what_is_kept_and_is_no_task_takes_from_the_rates_alone(
+    ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    owner, rate = account(requests_per_minute=2, tokens_per_minute=5, unfinished_tasks=1), Rate(3, 60)
+    await accept(ledger, account=owner, tenant_rate=rate)
+    await ledger.spend("t", account=owner, tenant_rate=rate)
+    assert await redis.zcard(keys.account_tasks("t:k")) == 1
+    with pytest.raises(LimitReached) as refusal:
+        await ledger.spend("t", account=owner, tenant_rate=rate)
+    assert refusal.value.which == "requests_per_minute"
+    await ledger.spend("t", account=None, tenant_rate=rate)
+    with pytest.raises(LimitReached) as refusal:
+        await ledger.spend("t", account=None, tenant_rate=rate)
+    assert refusal.value.which == "tenant_rate"

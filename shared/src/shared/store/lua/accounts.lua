@@ -30,13 +30,13 @@ local function charge(tenant, now, orphan_ms) -- without orphan_ms there is no t
   local requests = {hash = account, name = 'requests', which = 'requests_per_minute',
     most = tonumber(args.requests_per_minute), window = MINUTE_MS, need = 1}
   local tokens = {hash = account, name = 'tokens', which = 'tokens_per_minute',
-    most = tonumber(args.tokens_per_minute), window = MINUTE_MS, need = reserved}
+    most = orphan_ms and tonumber(args.tokens_per_minute), window = MINUTE_MS, need = reserved}
   local sets = {unfinished_tasks = key('account_tasks', name or ''), waiting_tasks = key('account_waiting', name or '')}
 
   local refusal
   local function refuse(which, most, wait_ms) refusal = refusal or {'limit', which, most, wait_ms} end
   for which, set in pairs(name and sets or {}) do
-    local most = tonumber(args[which])
+    local most = orphan_ms and tonumber(args[which])
     -- Not those whose records are gone.
     if most and redis.call('ZCOUNT', set, now, '+inf') >= most then refuse(which, most, -1) end
   end
@@ -46,7 +46,7 @@ local function charge(tenant, now, orphan_ms) -- without orphan_ms there is no t
       if b.left + ROUNDING < b.need then refuse(b.which, b.most, math.ceil((b.need - b.left) * b.window / b.most)) end
     end
   end
-  local today, per_day, spent = day_of(now), tonumber(args.tokens_per_day), 0
+  local today, per_day, spent = day_of(now), orphan_ms and tonumber(args.tokens_per_day), 0
   if account then
     local r = redis.call('HMGET', account, 'day', 'day_tokens')
     if r[1] == today then spent = tonumber(r[2]) end
