@@ -117,8 +117,15 @@ def replies(reply: Json, error: Json, refusals: Sequence[type[ApiError]], *, eve
     """For a route's `responses`: the reply, every refusal by its status, and where it may stream, what of."""
     content: Json = {"application/json": {"schema": reply}}
     if events:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": events}}
+        content |= events_of(events)
     return {200: {"description": reply.get("description", "The reply."), "content": content}} | refused(error, refusals)
+
+
+def events_of(meaning: str) -> Json:
+    """The content of a reply that is a stream of events, in the words of OpenAPI 3.2, which knows streams."""
+    text: Json = {"type": "string"}
+    event: Json = {"type": "object", "required": ["data"], "properties": {"id": text, "event": text, "data": text}}
+    return {"text/event-stream": {"itemSchema": event | {"description": meaning}}}
 
 
 def refused(error: Json, refusals: Sequence[type[ApiError]]) -> Responses:

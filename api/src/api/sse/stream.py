@@ -11,7 +11,7 @@ from api.backend import Backend
 from api.error_object import ERROR
 from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
 from api.http.dependencies import KEY_IN_QUERY, backend_of, caller_of_stream, disconnected
-from api.http.openapi import CALLING, refused
+from api.http.openapi import CALLING, events_of, refused
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
 from api.task_spans import link_stream
@@ -40,10 +40,7 @@ router = APIRouter()
         ]
     },
     responses={
-        200: {
-            "description": "The events (docs/events.md).",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
+        200: {"description": "The task's events.", "content": events_of("An event of the task (docs/events.md).")},
         204: {"description": "The last event has been seen: nothing comes behind it."},
         **refused(ERROR, (*CALLING, InvalidParams, TaskNotFound, TaskExpired, EventsLost)),
     },
