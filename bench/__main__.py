@@ -14,6 +14,7 @@ from bench.experiments.chats import chats
 from bench.experiments.costs import costs
 from bench.experiments.delivery import delivery
 from bench.experiments.demo import demo
+from bench.experiments.doors import doors
 from bench.experiments.first_token import first_token
 from bench.experiments.growth import growth
 from bench.experiments.prefix import prefix
@@ -30,6 +31,7 @@ EXPERIMENTS = {
         replaced,
         engine,
         first_token,
+        doors,
         delivery,
         serving,
         prefix,

@@ -14,6 +14,8 @@ COLUMNS: dict[str, Sequence[str]] = {
     "replaced": ("tokens_per_s", "first_token_ms_p50", "answer_ms_p50", "per_token_ms_p50", "per_token_ms_p99"),
     "engine": ("tokens_per_s", "per_token_ms_p50", "per_token_ms_p99", "prefill_s"),
     "first_token": ("first_token_ms_p50", "first_token_ms_p95", "first_token_ms_p99", "submit_ms_p50", "submit_ms_p95"),
+    "doors": ("first_token_ms_p50", "first_token_ms_p95", "per_token_ms_p99", "tokens_per_s",
+              "cpu_s_per_1000_tokens_api", "cpu_s_per_1000_tokens_server", "errors"),
     "delivery": ("delivered_per_second", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "kilobytes_per_stream",
                  "api_cpu_seconds_per_1000_tokens", "tokens_per_chunk", "own_cpu_share"),
     "serving": ("tokens_per_s", "cpu_s_per_1000_tokens_server", "per_token_ms_p50", "per_token_ms_p99",

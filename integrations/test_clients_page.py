@@ -22,7 +22,6 @@ SECONDS = 300
 OPENAI = ("openai==1.109.1", "openai==3.57.0")
 """Beside the one that `make test` has."""
 PINS = {
-    "anthropic": "anthropic==2.14.0",
     "gradio": "gradio==6.31.0",
     "langchain-openai": "langchain-openai==1.7.4",
     "litellm": "litellm==1.110.2",
