@@ -1,10 +1,10 @@
 """`POST /v1/messages`: one call is one task, whole or streamed."""
 
-import json
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
 
 from api.anthropic.conversation import messages_of, parallel_calls_of, tool_choice_of, tools_of
 from api.anthropic.error_body import ERROR, error_body
@@ -118,5 +118,4 @@ def _params(wanted: MessageRequest, idempotency_key: str | None) -> CreateMessag
 
 def named(event: dict[str, Any]) -> bytes:
     """One event of a stream as Anthropic's clients read it: under its type's name."""
-    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-    return f"event: {event['type']}\ndata: {text}\n\n".encode()
+    return b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), to_json(event))

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import JsonValue
+from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
 from api.errors import AnswerRestarted, ApiError, ReplicaStops, TaskCancelled, failure_of
@@ -198,7 +199,7 @@ class StreamedAnswers(Response):
                 else:
                     yield from translation.of_event(event)
             case b"token":
-                yield from translation.of_event(json.loads(frame.data))
+                yield from translation.of_event(from_json(frame.data))
             case b"final_text" | b"tool_calls":
                 yield from translation.of_event(json.loads(frame.data))
                 reader.ended = True

@@ -1,8 +1,8 @@
 """How events look on the wire of `/v1`."""
 
-import json
+from pydantic_core import to_json
 
 
 def data(value: object) -> bytes:
     """One event of a stream as OpenAI's clients read it: without a name, an id or `retry:`."""
-    return b"data: %b\n\n" % json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return b"data: %b\n\n" % to_json(value)

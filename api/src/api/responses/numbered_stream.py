@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from fastapi.responses import Response
+from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from api.errors import ReplicaStops, failure_of
@@ -98,5 +99,4 @@ class NumberedStream(Response):
 
 
 def _wire(event: Json) -> bytes:
-    text = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
-    return b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), text)
+    return b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), to_json(event))
