@@ -19,7 +19,7 @@ KINDS = {"response": "response_id", "conversation": "conversation_id"}
 
 
 @schemathesis.hook
-def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: dict[str, Any]) -> None:
     """Asks for that model where any is asked for, and every other time soundly, and for what there is."""
     if isinstance(case.body, dict):
         if case.operation.path in SOUND and len(str(case.body)) % 2:
@@ -32,7 +32,9 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
 
 
 @schemathesis.hook
-def after_call(context: schemathesis.HookContext, case: schemathesis.Case, response: schemathesis.Response) -> None:
+def after_call(
+    context: schemathesis.HookContext, case: schemathesis.Case[Any], response: schemathesis.Response
+) -> None:
     """Notes what was made."""
     if task := response.headers.get("x-headrace-task-id"):
         MADE["task_id"] = task[0]
