@@ -35,11 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Neither HEADRACE_* and OTEL_* variables nor a `.env` file, which is looked for in the current folder."""
+    """Neither HEADRACE_* and OTEL_* variables nor a `.env` file, which is looked for in the current folder; and what
+    the command line remembers is not this user's."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith(("HEADRACE_", "OTEL_")):
                 patch.delenv(name)
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.chdir(tmp_path_factory.mktemp("empty"))
         yield
 

@@ -37,6 +37,8 @@ class Client:
 
     def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout: float = 30.0) -> None:
         """`timeout`: seconds that a call may take; streams have a bound of their own."""
+        self.url = url
+        """The server, as it was given."""
         self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout, limits=LIMITS)
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from headrace.cli.app import app
+from headrace.cli.started import KEPT, started
 from testbed.command_line import exit_code
 from testbed.event_frames import END, final_text, frame, token
 from testbed.scripted_server import Answer, ScriptedServer
@@ -153,6 +154,51 @@ def test_errors_are_one_line_and_an_exit_code(server: ScriptedServer, capsys: py
 def test_wrong_usage_has_its_own_exit_code(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(*arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_tasks_that_were_started_here_are_listed(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    server.answers = [lambda x: x.result({"taskId": "t1"}), lambda x: x.result({"taskId": "t2"})]
+    assert exit_code("submit", "--url", server.url, "A secret?") == 0
+    assert exit_code("submit", "--url", server.url, "Another?") == 0
+    waits = {"taskId": "t2", "state": "PENDING", "position": 3, "text": "", "index": 0}
+    unknown = {"code": -32002, "message": "There is no such task."}
+    looks: list[Answer] = [
+        lambda x: x.result(waits),
+        lambda x: x.reply(200, {"jsonrpc": "2.0", "id": x.body["id"], "error": unknown}),
+    ]
+    server.answers = [*looks]
+    capsys.readouterr()
+    assert exit_code("tasks", "--url", server.url) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("t2 ")
+    assert line.endswith("PENDING, position 3")
+    assert [request.params["taskId"] for request in server.requests[2:]] == ["t2", "t1"]
+    server.answers = [*looks]
+    assert exit_code("tasks", "--url", server.url, "-o", "json", "-n", "1") == 0
+    [task] = json.loads(capsys.readouterr().out)
+    assert (task["taskId"], task["state"]) == ("t2", "PENDING")
+    assert len(server.requests) == 5
+    assert exit_code("tasks", "--url", "http://127.0.0.1:1") == 0
+    assert "secret" not in (tmp_path / "headrace" / "tasks.jsonl").read_text()
+
+
+def test_what_is_remembered_is_bounded_and_never_in_the_way(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    remembered = tmp_path / "headrace" / "tasks.jsonl"
+    remembered.parent.mkdir()
+    remembered.write_text("no JSON\n" * 2 * KEPT)
+    server.answers = [lambda x: x.result({"taskId": "t1"})]
+    assert exit_code("submit", "--url", server.url, "Why?") == 0
+    assert len(remembered.read_text().splitlines()) == KEPT
+    assert [task.task_id for task in started(server.url)] == ["t1"]
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    server.answers = [lambda x: x.result({"taskId": "t2"})]
+    assert exit_code("submit", "--url", server.url, "Why?") == 0
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -1,9 +1,11 @@
 """The commands, in the order in which somebody meets them, and what becomes of their errors."""
 
+import contextlib
 import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,8 +26,9 @@ from headrace.cli.common import (
     print_json,
 )
 from headrace.cli.conversation import follow
+from headrace.cli.started import started
 from headrace.client import DEFAULT_URL, Client
-from headrace.errors import HeadraceError, Unreachable
+from headrace.errors import HeadraceError, TaskExpired, TaskNotFound, Unreachable
 
 ConversationName = Annotated[str, typer.Argument(metavar="NAME", help="As `conversationId` gave it.")]
 
@@ -85,6 +88,30 @@ def cancel(task: TaskId, url: Url = DEFAULT_URL, api_key: ApiKey = None, output:
         print(done.model_dump_json())
     else:
         print("cancelled" if done.cancelled else f"not cancelled: the task has ended ({done.state})")
+
+
+@app.command()
+def tasks(
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Most tasks shown.", min=1)] = 20,
+    output: OutputOption = Output.text,
+) -> None:
+    """List the tasks that were started from here and that the server still knows, newest first."""
+    found = []
+    with Client(url, api_key=api_key) as server:
+        for task in started(url):
+            with contextlib.suppress(TaskNotFound, TaskExpired):
+                found.append((task, server.get(task.task_id)))
+            if len(found) == limit:
+                break
+    if output is Output.json:
+        print_json([{"taskId": view.task_id, "state": view.state, "startedAt": task.at} for task, view in found])
+        return
+    for task, view in found:
+        at = datetime.fromtimestamp(task.at).astimezone().isoformat(" ", "seconds")
+        waiting = "" if view.position is None else f", position {view.position}"
+        print(f"{view.task_id}  {at}  {view.state}{waiting}")
 
 
 conversation = typer.Typer(no_args_is_help=True, help="Look at a conversation that the server keeps.")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from headrace.calls import Message, Options
 from headrace.cli.answer_view import answer_view
 from headrace.cli.common import notices
+from headrace.cli.started import start, state_folder
 from headrace.client import Client
 from headrace.errors import HeadraceError
 from headrace.events import FinalText, Outcome, ToolCalls
@@ -20,7 +20,7 @@ HISTORY_LINES = 1000
 
 def answer(client: Client, messages: list[Message], options: Options) -> FinalText | ToolCalls:
     """Asks, shows the text as it arrives, and returns the whole. Ctrl-C cancels the task and is raised again."""
-    task_id = client.create(messages, **options)
+    task_id = start(client, messages, options)
     try:
         return follow(client, task_id)
     except KeyboardInterrupt:
@@ -144,7 +144,7 @@ def _history() -> Iterator[None]:
     except ModuleNotFoundError:
         yield
         return
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "headrace"
+    state = state_folder()
     with contextlib.suppress(OSError):
         readline.read_history_file(state / "history")
     readline.set_history_length(HISTORY_LINES)

@@ -10,6 +10,7 @@ import typer
 from headrace.calls import Message, Options
 from headrace.cli.common import ApiKey, Output, OutputOption, Url, print_json
 from headrace.cli.conversation import Conversation, answer
+from headrace.cli.started import start
 from headrace.client import DEFAULT_URL, Client
 from headrace.errors import TaskFailed
 
@@ -66,7 +67,7 @@ def ask(
         if output is Output.text:
             answer(server, messages, options)
             return
-        task_id = server.create(messages, **options)
+        task_id = start(server, messages, options)
         try:
             print_json(server.wait(task_id).model_dump(mode="json", exclude_none=True))
         except TaskFailed as failed:
@@ -87,10 +88,10 @@ def submit(
     schema: Schema = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Start a task and print its id; `watch`, `get` and `cancel` take it."""
+    """Start a task and print its id; `watch`, `get` and `cancel` take it, `tasks` finds it again."""
     options = _options(model, temperature, max_tokens, seed, json_object, schema)
     with Client(url, api_key=api_key) as server:
-        task_id = server.create(_messages(system, _text(prompt)), **options)
+        task_id = start(server, _messages(system, _text(prompt)), options)
     if output is Output.json:
         print_json({"taskId": task_id})
     else:
