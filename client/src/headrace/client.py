@@ -22,7 +22,7 @@ from headrace.calls import (
 from headrace.errors import HeadraceError
 from headrace.events import Cancellation, Conversation, Event, FinalText, Model, Outcome, TaskView, ToolCalls
 from headrace.following import Following, ending
-from headrace.rpc import Call
+from headrace.rpc import Call, authorization
 from headrace.tools import Function, ToolRounds
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Client:
         """`timeout`: seconds that a call may take; streams have a bound of their own."""
         self.url = url
         """The server, as it was given."""
-        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout, limits=LIMITS)
+        self._http = httpx.Client(base_url=url, headers=authorization(api_key), timeout=timeout, limits=LIMITS)
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +136,7 @@ class AsyncClient:
     """`Client` for asyncio; see there for what each method does."""
 
     def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout: float = 30.0) -> None:
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout, limits=LIMITS)
+        self._http = httpx.AsyncClient(base_url=url, headers=authorization(api_key), timeout=timeout, limits=LIMITS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -217,7 +217,3 @@ class AsyncClient:
                 return call.result(await self._http.post("rpc", json=call.body))
             except (httpx.TransportError, HeadraceError) as error:
                 await asyncio.sleep(call.delay_after(error))
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}

@@ -55,6 +55,11 @@ class Call(Generic[T]):
         return delay
 
 
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The headers that say who is calling."""
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+
 def adapt(error: httpx.TransportError | HeadraceError) -> HeadraceError:
     """The error as one of this package's."""
     if isinstance(error, HeadraceError):

@@ -67,11 +67,11 @@ MODELS = [{"name": "a", "ready": True}, {"name": "b", "ready": True}]
 )
 def test_models_that_are_not_ready_say_why(server: ScriptedServer, models: list[dict[str, Any]], unready: str) -> None:
     server.answers = [lambda x: x.result({"models": models})]
-    assert unready_models(server.url) == unready
+    assert unready_models(server.url, None) == unready
 
 
 def has_models(url: str) -> bool:
-    return not unready_models(url)
+    return not unready_models(url, None)
 
 
 @pytest.mark.parametrize("probe", [is_ready, has_models])

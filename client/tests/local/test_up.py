@@ -1,5 +1,6 @@
 """`headrace up` with real processes: it starts, answers, survives, and leaves nothing behind."""
 
+import json
 import os
 import pty
 import signal
@@ -19,6 +20,18 @@ def test_the_question_is_answered_and_nothing_is_left(start: StartUp) -> None:
     assert up.exit_code() == 0
     assert "\nIt is Paris.\n" in up.output
     assert not (up.data_dir / "stack.env").exists()
+
+
+def test_with_keys_of_its_own_the_stack_asks_by_one_and_says_so_where_it_has_none(start: StartUp) -> None:
+    keys = "HEADRACE_API_KEYS=" + json.dumps({"a-secret": "tenant"})
+    up = start("--env", keys, "--api-key", "a-secret", "--ask", "!say It is Paris.", "--once")
+    assert up.exit_code() == 0
+    assert "\nIt is Paris.\n" in up.output
+    for wrong in ((), ("--api-key", "another")):
+        refused = start("--env", keys, *wrong)
+        assert refused.exit_code() == 1
+        assert "The API asks for a key" in refused.output
+        assert "HEADRACE_API_KEY" in refused.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

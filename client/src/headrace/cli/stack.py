@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.common import ApiKey
 from headrace.errors import HeadraceError
 from headrace.local.plan import Plan
 
@@ -36,6 +37,7 @@ def up(
         list[str] | None, typer.Option(help="A setting of the services; may come more than once.", metavar="NAME=VALUE")
     ] = None,
     ask: Annotated[str | None, typer.Option(help="Ask this when the model is ready.", metavar="QUESTION")] = None,
+    api_key: ApiKey = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after the answer (also: DEMO_ONCE=1).")] = False,
 ) -> None:
     """Start Valkey, API and worker on this machine, with the chat page, and stop them with Ctrl-C."""
@@ -53,5 +55,6 @@ def up(
         model_source=model_source,
         model_name=model_name,
         environment=environment,
+        api_key=api_key,
     )
     up.run(plan, ask, once=once or os.environ.get("DEMO_ONCE", "") not in ("", "0"))

@@ -29,6 +29,8 @@ class Plan:
     model_name: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """For every process, over what it would get otherwise."""
+    api_key: str | None = None
+    """For what `up` itself asks of the API, where its keys are configured."""
     start_seconds: float = 3600.0
     """Longest time until the model is ready; a first start may download it."""
 

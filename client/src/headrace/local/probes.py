@@ -5,6 +5,8 @@ import socket
 
 import httpx
 
+from headrace.rpc import authorization
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -43,15 +45,22 @@ def is_ready(url: str) -> bool:
         return False
 
 
+class KeyRefused(Exception):
+    """The API asks for a key that it was not given."""
+
+
 NOBODY = "no worker is ready"
 """What the API says of a model of which it has heard nothing."""
 
 
-def unready_models(url: str) -> str:
-    """What is being done about the first model that is not ready; empty when all are."""
+def unready_models(url: str, api_key: str | None) -> str:
+    """What is being done about the first model that is not ready; empty when all are. Raises KeyRefused."""
     call = {"jsonrpc": "2.0", "id": 1, "method": "model_list"}
     try:
-        models = httpx.post(f"{url}/rpc", json=call, timeout=5).json()["result"]["models"]
+        reply = httpx.post(f"{url}/rpc", json=call, timeout=5, headers=authorization(api_key))
+        if reply.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise KeyRefused
+        models = reply.json()["result"]["models"]
     except (httpx.TransportError, ValueError, KeyError):
         return NOBODY
     return next(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from headrace.local.child import Child
 from headrace.local.plan import Plan, Process, StackError, choose_ports, require_installed, services, valkey
-from headrace.local.probes import NOBODY, answers_ping, is_ready, unready_models
+from headrace.local.probes import NOBODY, KeyRefused, answers_ping, is_ready, unready_models
 from headrace.local.report import Report
 
 WATCH_SECONDS = 0.1
@@ -103,7 +103,14 @@ class Stack:
             time.sleep(WATCH_SECONDS)
 
     def _models_are_ready(self) -> bool:
-        unready = unready_models(self.url)
+        try:
+            unready = unready_models(self.url, self._plan.api_key)
+        except KeyRefused:
+            raise StackError(
+                "The API asks for a key and does not take "
+                + ("none." if self._plan.api_key is None else "this one.")
+                + " Give one that may ask with --api-key or HEADRACE_API_KEY."
+            ) from None
         self._detail = "" if unready == NOBODY else unready
         return not unready
 

@@ -22,7 +22,7 @@ def run(plan: Plan, question: str | None, *, once: bool) -> None:
     try:
         with report:
             stack.start()
-        with Client(stack.url) as client:
+        with Client(stack.url, api_key=plan.api_key) as client:
             if question is not None:
                 print(f"\nYou: {question}\n", flush=True)
                 messages.append({"role": "user", "content": question})
