@@ -100,7 +100,10 @@ async def test_openai_s_client_reads_what_is_left_and_when_to_come_back(
         assert 890 <= int(told["x-ratelimit-remaining-tokens"]) <= 910
         assert re.fullmatch(r"(29\.\d+|30)s", told["x-ratelimit-reset-requests"])
         assert re.fullmatch(r"\d(\.\d+)?s", told["x-ratelimit-reset-tokens"])
-        await client.chat.completions.with_raw_response.create(**CHAT, stream=True)
+        second = await client.responses.with_raw_response.create(
+            model=CHAT["model"], input="hi", background=True, max_output_tokens=90
+        )
+        assert second.headers["x-ratelimit-remaining-requests"] == "0"
         with pytest.raises(openai.RateLimitError) as refused:
             await client.chat.completions.create(**CHAT)
     error = refused.value
@@ -112,7 +115,12 @@ async def test_openai_s_client_reads_what_is_left_and_when_to_come_back(
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/v1/chat/completions", CHAT), ("/v1/messages", CHAT)],
+    [
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"model": CHAT["model"], "prompt": "hi"}),
+        ("/v1/messages", CHAT),
+        ("/v1/responses", {"model": CHAT["model"], "input": "hi"}),
+    ],
 )
 async def test_every_door_that_starts_tasks_tells_what_is_left_of_a_key(
     start_app: StartApp, path: str, body: dict[str, Any]

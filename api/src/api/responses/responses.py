@@ -17,6 +17,7 @@ from api.errors import (
     TaskNotEnded,
     TaskNotFound,
 )
+from api.http.allowance_headers import allowance_headers
 from api.http.dependencies import backend_of, caller_of, trace_context_of
 from api.http.openai_errors import ERROR
 from api.http.openapi import body_of, query, replies
@@ -84,7 +85,7 @@ async def create(request: Request) -> Response:
     progress = Progress(started.task_id, asked)
     required = not reading.wanted.background
     followed = Followed(backend.readers, progress, model=started.model, required=required)
-    headers = {"X-Headrace-Task-Id": started.task_id}
+    headers = {"X-Headrace-Task-Id": started.task_id} | allowance_headers(started.allowance)
     if reading.wanted.stream:
         return NumberedStream(followed, headers)
     if not required:
