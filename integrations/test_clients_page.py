@@ -26,7 +26,9 @@ PINS = {
     "langchain-openai": "langchain-openai==1.7.4",
     "litellm": "litellm==1.110.2",
     "openai": "openai==3.57.0",
+    "pydantic-ai-slim[openai]": "pydantic-ai-slim[openai]==2.68.0",
     "smolagents[openai]": "smolagents[openai]==1.26.0",
+    "@ai-sdk/openai": "@ai-sdk/openai@3.0.141",
     "@ai-sdk/openai-compatible": "@ai-sdk/openai-compatible@2.0.92",
     "ai": "ai@6.0.326",
     "zod": "zod@4.6.7",
@@ -46,9 +48,9 @@ def blocks(heading: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", section(heading), re.DOTALL | re.MULTILINE)
 
 
-def installed(heading: str) -> list[str]:
-    """The packages that the section's first line of shell installs."""
-    words = blocks(heading, "bash")[0].split()
+def installed(heading: str, at: int = 0) -> list[str]:
+    """The packages that one of the section's lines of shell installs."""
+    words = blocks(heading, "bash")[at].split()
     assert words[:2] in (["pip", "install"], ["npm", "install"])
     return [word.strip("'") for word in words[2:]]
 
@@ -71,6 +73,18 @@ def check_openai(python: Path | str, url: str) -> None:
 
 def test_openai_in_this_environment(url: str) -> None:
     check_openai(sys.executable, url)
+
+
+def test_a_response_outlives_its_reader(url: str) -> None:
+    [block] = blocks("OpenAI, Python: an answer that outlives its reader", "python")
+    assert run(sys.executable, "-c", block.replace(ADDRESS, url)).strip()
+
+
+def test_openai_s_agents_in_this_environment(url: str) -> None:
+    [block] = blocks("OpenAI's Agents SDK", "python")
+    called, _, said = run(sys.executable, "-c", block.replace(ADDRESS, url)).partition("\n")
+    assert re.fullmatch("It is sunny in .*, 24 degrees.", called)
+    assert said.strip()
 
 
 def check_anthropic(python: Path | str, url: str) -> None:
@@ -105,6 +119,7 @@ def test_openai_in_other_versions(url: str, version: str) -> None:
         ("LangChain", r"(?s)Paris.*\nname='.*' country='.*\n.+"),
         ("smolagents", "."),
         ("LiteLLM", "Paris"),
+        ("Pydantic AI", r"Paris.*\nCity\(name='.*', country='.*'\)"),
     ],
 )
 def test_python_programs(url: str, heading: str, expected: str) -> None:
@@ -116,16 +131,17 @@ def test_python_programs(url: str, heading: str, expected: str) -> None:
 
 @pytest.mark.needs("npm")
 @pytest.mark.parametrize(
-    ("heading", "expected"),
+    ("heading", "at", "expected"),
     [
-        ("OpenAI, JavaScript", r"(?s)Paris.*name: .*country: .*role: "),
-        ("Vercel's AI SDK", r"(?s)Paris.*\n\d+ tokens\nIt is sunny in .*, 24 degrees"),
+        ("OpenAI, JavaScript", 0, r"(?s)Paris.*name: .*country: .*role: "),
+        ("Vercel's AI SDK", 0, r"(?s)Paris.*\n\d+ tokens\nIt is sunny in .*, 24 degrees"),
+        ("Vercel's AI SDK", 1, r"(?s)Paris.*\nresp_"),
     ],
 )
-def test_node_programs(url: str, heading: str, expected: str) -> None:
+def test_node_programs(url: str, heading: str, at: int, expected: str) -> None:
     pins = PINS | {"openai": NODE_OPENAI}
-    folder = node_modules_with(*(pins[name] for name in installed(heading)))
-    [block] = blocks(heading, "javascript")
+    folder = node_modules_with(*(pins[name] for name in installed(heading, at)))
+    block = blocks(heading, "javascript")[at]
     # Module code on the command line finds packages in the current folder.
     printed = run(program("node"), "--input-type=module", "-e", block.replace(ADDRESS, url), folder=folder)
     assert re.search(expected, printed), printed

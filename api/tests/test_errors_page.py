@@ -204,10 +204,10 @@ async def _(world: World) -> httpx.Response:
         return await http.post("/rpc", json=[{"jsonrpc": "2.0", "id": 1, "method": "tool_list"}] * 101)
 
 
-@scenario("21 positional parameters")
+@scenario("26 positional parameters")
 async def _(world: World) -> httpx.Response:
     async with world.start() as http:
-        return await call(http, "create_message", [None] * 21)
+        return await call(http, "create_message", [None] * 26)
 
 
 @scenario("90,000 unknown fields")

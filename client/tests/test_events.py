@@ -14,6 +14,8 @@ from shared.wire.task_view import Cancellation, TaskView
     [
         (events.Status, wire.StatusEvent),
         (events.Token, wire.TokenEvent),
+        (events.TokenLogprob, wire.TokenLogprob),
+        (events.LikelyToken, wire.LikelyToken),
         (events.FinalText, wire.FinalTextEvent),
         (events.ToolCalls, wire.ToolCallsEvent),
         (events.Failure, wire.ErrorEvent),

@@ -39,6 +39,9 @@ class Options(TypedDict, total=False):
     metadata: dict[str, str]
     cancel_on_disconnect: bool
     loop_prevention: Literal["off"] | LoopPrevention
+    parallel_tool_calls: bool
+    logprobs: bool
+    top_logprobs: int
 
 
 def creation(messages: str | Sequence[Message], options: Options) -> Call[str]:

@@ -66,6 +66,25 @@ class Status(WireType):
     guard: Guard | None = None
 
 
+class LikelyToken(WireType):
+    """One token that could stand at a place of the answer."""
+
+    token: str
+    bytes: list[int] | None = None
+    """Of one that is only a part of a character."""
+    logprob: float
+
+
+class TokenLogprob(WireType):
+    """How likely a token of the answer's text was, by the model alone."""
+
+    token: str
+    bytes: list[int] | None = None
+    logprob: float | None = None
+    top_logprobs: list[LikelyToken] = []
+    """The likeliest tokens in its place, best first."""
+
+
 class Token(WireType):
     """New text."""
 
@@ -76,6 +95,8 @@ class Token(WireType):
     """What the model writes for itself before it answers."""
     index: int
     """Tokens of the answer so far."""
+    logprobs: list[TokenLogprob] | None = None
+    """Of the tokens that made the new text, where they were asked for."""
 
 
 class FinalText(WireType):
@@ -86,8 +107,12 @@ class FinalText(WireType):
     text: str
     reasoning: str = ""
     finish_reason: FinishReason
+    stop_sequence: str | None = None
+    """Of the request's `stop`, the one that ended the answer."""
     usage: Usage
     timings: Timings
+    dropped_messages: int | None = None
+    """Oldest messages that the model was not shown, where the request allowed that."""
 
 
 class ToolCalls(WireType):
@@ -100,8 +125,10 @@ class ToolCalls(WireType):
     reasoning: str = ""
     finish_reason: FinishReason = "tool_calls"
     """Another one: the answer was cut short behind these calls."""
+    stop_sequence: str | None = None
     usage: Usage
     timings: Timings
+    dropped_messages: int | None = None
 
 
 class Failure(WireType):

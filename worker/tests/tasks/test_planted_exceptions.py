@@ -43,12 +43,17 @@ class Plant:
     def choose(self, task_id: str) -> None:
         """The parts of this task's attempt are kept, so that no other object has their identity."""
         generate, victims = Attempt.__init__, self._victims
-        prepare = Codec.answer
+        prepare, resume = Codec.answer, Attempt.resume
 
         def watched(attempt: Attempt, claim: Any, request: Any, telemetry: Any) -> None:
             generate(attempt, claim, request, telemetry)
             if attempt.task_id == task_id:
-                victims.extend([attempt, telemetry, attempt.writer, request])
+                victims.extend([attempt, telemetry, request])
+
+        def resumed(attempt: Attempt, entries: Any, eos_token_ids: Any) -> None:
+            resume(attempt, entries, eos_token_ids)
+            if attempt.task_id == task_id:
+                victims.append(attempt.writer)
 
         def answered(codec: Codec, of: str, *arguments: Any, **options: Any) -> Answer:
             answer = prepare(codec, of, *arguments, **options)
@@ -58,6 +63,7 @@ class Plant:
             return answer
 
         self._monkeypatch.setattr(Attempt, "__init__", watched)
+        self._monkeypatch.setattr(Attempt, "resume", resumed)
         self._monkeypatch.setattr(Codec, "answer", answered)
 
     def put(self, owner: type | ModuleType, name: str, error: type[BaseException], skip: int = 0) -> None:
