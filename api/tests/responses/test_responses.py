@@ -198,6 +198,19 @@ async def test_a_background_response_is_answered_at_once_and_polled(
         assert (ended.status, ended.output_text, ended.background) == ("completed", "Good day", True)
 
 
+@pytest.mark.parametrize("said", [{}, {"description": "a place", "strict": True}, {"strict": None}])
+async def test_a_response_repeats_the_form_of_its_answer_in_full(
+    start_replica: StartReplica, said: dict[str, Any]
+) -> None:
+    replica = await start_replica()
+    form = {"type": "json_schema", "name": "place", "schema": {"type": "object"}, **said}
+    async with httpx.AsyncClient(timeout=20) as http:
+        asked = HELLO | {"text": {"format": form}, "background": True}
+        reply = await http.post(f"{replica.url}/v1/responses", json=asked)
+    told = reply.json()["text"]["format"]
+    assert told == form | {"description": said.get("description"), "strict": bool(said.get("strict"))}
+
+
 async def test_any_replica_goes_on_behind_any_event(start_replica: StartReplica, worker: FakeWorker) -> None:
     first, second = await start_replica(), await start_replica()
     async with sdk(first) as client, sdk(second) as other:

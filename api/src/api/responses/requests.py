@@ -76,6 +76,7 @@ class Format(ResponsesType):
 
     type: str
     name: str = "answer"
+    description: str | None = None
     schema_: Annotated[dict[str, JsonValue] | None, Field(alias="schema")] = None
     strict: bool | None = None
 

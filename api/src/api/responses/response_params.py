@@ -141,7 +141,14 @@ def echo(wanted: ResponseRequest, model: str, sampling: SamplingDefaults) -> Jso
     text_format = wanted.text.format if wanted.text else None
     text: Json = {"format": {"type": "text"}}
     if text_format is not None:
-        text = {"format": text_format.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+        form = text_format.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        if form["type"] == "json_schema":
+            form |= {
+                "name": text_format.name,
+                "description": text_format.description,
+                "strict": bool(text_format.strict),
+            }
+        text = {"format": form}
     if wanted.text is not None and wanted.text.verbosity is not None:
         text["verbosity"] = wanted.text.verbosity
     tool_choice = wanted.tool_choice or "auto"
