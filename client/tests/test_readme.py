@@ -61,9 +61,10 @@ def events(stream: str) -> list[dict[str, Any]]:
 
 @pytest.mark.needs("curl")
 def test_the_shell_commands_give_what_the_text_says(demo: Demo) -> None:
-    called, answered, resumed, celery = demo.run(
+    completed, called, answered, resumed, celery = demo.run(
         "bash", "-euo", "pipefail", "-c", f"echo {MARK}".join(blocks("bash"))
     ).split(MARK)
+    assert "Paris" in json.loads(completed)["choices"][0]["message"]["content"]
     (call,) = next(event["toolCalls"] for event in events(called) if event["type"] == "tool_calls")
     assert call["name"] == "get_weather"
     assert call["arguments"]["city"] in ("Paris", "Rome")
