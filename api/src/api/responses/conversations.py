@@ -99,9 +99,8 @@ async def add_items(conversation_id: str, request: Request) -> Json:
         count = len(items_of(before))
         return [*before, *said.messages]
 
-    await backend.own_conversations.change(caller, conversation_id, added)
-    stored = await backend.own_conversations.get(caller, conversation_id)
-    new = [entry.item for entry in items_of(stored.messages)][count:]
+    messages = await backend.own_conversations.change(caller, conversation_id, added)
+    new = [entry.item for entry in items_of(messages)][count:]
     return {
         "object": "list",
         "data": [*new],

@@ -55,8 +55,10 @@ class OwnConversations:
         caller: Caller,
         conversation_id: str,
         change: Callable[[Sequence[ChatMessage]], Sequence[ChatMessage]],
-    ) -> None:
-        """Makes other messages of its messages. Raises ConversationNotFound, or InvalidParams for what is too long."""
+    ) -> Sequence[ChatMessage]:
+        """Makes other messages of its messages, and returns those. Raises ConversationNotFound, or InvalidParams for
+        what is too long.
+        """
         with audit.noted("change", caller, conversation_id=conversation_id):
             caller.need("ask")
         stored = await self.get(caller, conversation_id)
@@ -73,6 +75,7 @@ class OwnConversations:
             raise _busy(busy.task_id) from None
         except refusals.ConversationChanged:
             raise ConversationBusy("the conversation went on meanwhile; ask again", retry_after=RETRY_SECONDS) from None
+        return messages
 
     async def annotate(self, caller: Caller, conversation_id: str, metadata: Mapping[str, str]) -> None:
         """Replaces its metadata. Raises ConversationNotFound."""
