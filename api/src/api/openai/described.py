@@ -4,40 +4,28 @@ from typing import Any
 
 Json = dict[str, Any]
 
-COMPLETION: Json = {
-    "title": "ChatCompletion",
-    "description": "OpenAI's `chat.completion`.",
-    "type": "object",
-    "required": ["id", "object", "created", "model", "choices", "usage"],
-    "properties": {
-        "id": {"type": "string"},
-        "object": {"const": "chat.completion"},
-        "created": {"type": "integer"},
-        "model": {"type": "string"},
-        "system_fingerprint": {"type": "string"},
-        "choices": {"type": "array", "items": {"type": "object", "required": ["index", "message", "finish_reason"]}},
-        "usage": {"type": "object"},
-    },
-}
 
-TEXT_COMPLETION: Json = {
-    "title": "Completion",
-    "description": "OpenAI's `text_completion`.",
-    "type": "object",
-    "required": ["id", "object", "created", "model", "choices", "usage"],
-    "properties": {
-        "id": {"type": "string"},
-        "object": {"const": "text_completion"},
-        "created": {"type": "integer"},
-        "model": {"type": "string"},
-        "system_fingerprint": {"type": "string"},
-        "choices": {
-            "type": "array",
-            "items": {"type": "object", "required": ["index", "text", "logprobs", "finish_reason"]},
+def _completion(title: str, kind: str, choice: list[str]) -> Json:
+    """`choice`: what each of its choices has."""
+    return {
+        "title": title,
+        "description": f"OpenAI's `{kind}`.",
+        "type": "object",
+        "required": ["id", "object", "created", "model", "choices", "usage"],
+        "properties": {
+            "id": {"type": "string"},
+            "object": {"const": kind},
+            "created": {"type": "integer"},
+            "model": {"type": "string"},
+            "system_fingerprint": {"type": "string"},
+            "choices": {"type": "array", "items": {"type": "object", "required": choice}},
+            "usage": {"type": "object"},
         },
-        "usage": {"type": "object"},
-    },
-}
+    }
+
+
+COMPLETION = _completion("ChatCompletion", "chat.completion", ["index", "message", "finish_reason"])
+TEXT_COMPLETION = _completion("Completion", "text_completion", ["index", "text", "logprobs", "finish_reason"])
 
 MODEL: Json = {
     "title": "Model",
