@@ -3,16 +3,15 @@
 import contextlib
 import hashlib
 import json
-import os
 import secrets
 import string
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from headrace.errors import HeadraceError
+from headrace.whole_file import held, replace
 
 ALPHABET = string.ascii_letters + string.digits
 KEY_CHARACTERS = 43
@@ -31,7 +30,9 @@ def new_key() -> str:
 
 
 class KeyFile:
-    """One file. Each change replaces it as a whole, so that a server never reads half of one."""
+    """One file. Each change replaces it as a whole, so that a server never reads half of one, and is made on what the
+    changes before it left, whoever makes them.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -105,24 +106,11 @@ class KeyFile:
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[Entry]:
-        document = self._read()
-        yield document
-        target = self._path.resolve()  # a link stays one
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".keys-")  # for its owner alone
-            try:
-                with os.fdopen(descriptor, "w") as file:
-                    json.dump(document, file, indent=2)
-                    file.write("\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                if target.exists():
-                    os.chmod(name, target.stat().st_mode & 0o777)
-                os.replace(name, target)
-            except BaseException:
-                os.unlink(name)
-                raise
+            with held(self._path):
+                document = self._read()
+                yield document
+                replace(self._path, json.dumps(document, indent=2) + "\n")
         except OSError as error:
             raise KeyFileError(f"{self._path} cannot be written: {error.strerror}") from None
 

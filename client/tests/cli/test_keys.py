@@ -3,6 +3,8 @@
 import json
 import re
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,14 @@ def test_a_file_that_cannot_be_used_is_left_as_it_is(
     file.write_text(text)
     assert said in failure(capsys, "create", "chat", "--tenant", "t")
     assert file.read_text() == text
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert {path.name for path in file.parent.iterdir()} == {file.name, f".{file.name}.lock"}
+
+
+def test_commands_at_the_same_time_lose_nothing_of_each_other(file: Path) -> None:
+    command = [sys.executable, "-m", "headrace", "keys", "create", "--tenant", "t"]
+    running = [subprocess.Popen([*command, f"key-{number}"], stdout=subprocess.DEVNULL) for number in range(8)]
+    assert [process.wait(60) for process in running] == [0] * 8
+    assert {key.id for key in read_key_file(file).keys} == {f"key-{number}" for number in range(8)}
 
 
 @pytest.mark.parametrize(

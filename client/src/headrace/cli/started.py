@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headrace.calls import Message, Options
 from headrace.client import Client
+from headrace.whole_file import held, replace
 
 KEPT = 200
 """The newest ones, of all servers together."""
@@ -35,10 +36,10 @@ def start(client: Client, messages: list[Message], options: Options) -> str:
     line = json.dumps({"task_id": task_id, "url": client.url, "at": time.time()})
     with contextlib.suppress(OSError):
         state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        # One write of one line: commands that run side by side do not tear each other's.
-        with _file().open("a") as file:
-            file.write(line + "\n")
-        _shorten()
+        with held(_file()):
+            with _file().open("a") as file:
+                file.write(line + "\n")
+            _shorten()
     return task_id
 
 
@@ -65,6 +66,4 @@ def _lines() -> list[str]:
 def _shorten() -> None:
     lines = _lines()
     if len(lines) >= 2 * KEPT:
-        shorter = _file().with_suffix(f".{os.getpid()}")
-        shorter.write_text("".join(f"{line}\n" for line in lines[-KEPT:]))
-        shorter.replace(_file())
+        replace(_file(), "".join(f"{line}\n" for line in lines[-KEPT:]))
