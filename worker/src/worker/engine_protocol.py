@@ -17,6 +17,16 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What a model writes for itself in front of the answer that a grammar holds."""
+
+    closing: str
+    """The tag that ends it; the grammar begins behind."""
+    opening: str = ""
+    """The tag that the model may begin it with, or go without; empty: the prompt has opened it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grammar:
     """A constraint on the output, enforced while decoding."""
 
@@ -28,6 +38,8 @@ class Grammar:
     empty: there is none, and the request fails then."""
     largest_part: int = 32
     """Tokens, about, of the largest thing that one token may begin and that must then be ended."""
+    reasoning: Reasoning | None = None
+    """Free text in front of it, of at most half of the tokens."""
 
 
 @dataclass(frozen=True, slots=True)

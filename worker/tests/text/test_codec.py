@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from shared.wire.schemas import InferenceRequest
+from worker.engine_protocol import Reasoning
 from worker.text.codec import Answer, Codec
 from worker.text.prompt_rendering import PromptRenderer
 from worker.text.reasoning import Said
@@ -18,7 +19,7 @@ CHATML = (
 OPENING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 SWITCHED = CHATML.replace(
     "assistant\n{% endif %}",
-    "assistant\n<think>\n{% if messages[0].content == '/no_think' %}\n</think>\n\n{% endif %}{% endif %}",
+    "assistant\n<think>\n{% if messages[-1].content == '/no_think' %}\n</think>\n\n{% endif %}{% endif %}",
 )
 MISTRAL = "{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}[THINK]"
 THOUGHT = CHATML.replace("assistant\n{% endif %}", "assistant\n<thought>\n{% endif %}")
@@ -40,6 +41,8 @@ RESPONSE = {
 }
 SPECIAL = ["<|im_start|>", "<|im_end|>", "[THINK]", "[/THINK]", "[INST]", "[/INST]", "<|channel>", "<channel|>"]
 TOOL = {"type": "function", "function": {"name": "go", "parameters": {"type": "object"}}}
+DOCUMENT = {"response_format": {"type": "json_object"}}
+ONE_CALL = {"tools": [TOOL], "tool_choice": "required"}
 CALL = '<tool_call>{"name": "go", "arguments": {"to": "Rome"}}</tool_call>'
 
 
@@ -55,10 +58,13 @@ def codec(template: str, **options: Any) -> Codec:
     return Codec(PromptRenderer(wrapped, max_new_tokens=256), [wrapped.eos_token_id], stop_loops=False)
 
 
+def asking(text: str, fields: dict[str, Any]) -> InferenceRequest:
+    return InferenceRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": text}], **fields})
+
+
 def answered(codec: Codec, text: str, asked: str = "Hi?", *, complete: bool = True, **fields: Any) -> Answer:
     """The whole answer to a request."""
-    messages = [{"role": "user", "content": asked}]
-    request = InferenceRequest.model_validate({"model": "m", "messages": messages, **fields})
+    request = asking(asked, fields)
     answer = codec.answer("task", request)
     answer.add(codec.prompts.tokenizer.encode(text + "<|im_end|>" * complete).ids)
     answer.finish(complete=complete)
@@ -98,12 +104,46 @@ def test_what_a_user_writes_opens_nothing(asked: str) -> None:
     assert (answer.text, answer.reasoning, len(answer.tool_calls)) == ("It begins.", "", 1)
 
 
+QWEN = CHATML + "{# <think> #}"
+"""Of a model that opens its reasoning itself."""
+
+
 @pytest.mark.parametrize("response_template", [None, RESPONSE])
-def test_what_a_grammar_forces_is_no_reasoning_though_the_prompt_has_opened_it(response_template: Any) -> None:
+@pytest.mark.parametrize(
+    ("template", "asked", "reasoning"),
+    [
+        (OPENING, "Hi?", Reasoning("</think>")),
+        (MISTRAL, "Hi?", Reasoning("[/THINK]")),
+        (QWEN, "Hi?", Reasoning("</think>", "<think>")),
+        (CHANNEL, "Hi?", Reasoning("<channel|>", "<|channel>thought")),
+        (SWITCHED, "Hi?", Reasoning("</think>")),
+        (SWITCHED, "/no_think", None),
+        (CHATML, "<think>", None),
+    ],
+)
+def test_a_grammar_begins_behind_what_a_model_writes_for_itself(
+    template: str, asked: str, reasoning: Reasoning | None, response_template: Any
+) -> None:
     options = {} if response_template is None else {"response_template": response_template}
-    forced = answered(codec(OPENING, **options), CALL, tools=[TOOL], tool_choice="required")
-    assert (forced.text, forced.reasoning, len(forced.tool_calls)) == ("", "", 1)
-    document = answered(codec(OPENING, **options), '{"a": "<think>b</think>"}', response_format={"type": "json_object"})
+    one = codec(template, **options)
+    for demand in DOCUMENT, ONE_CALL:
+        grammar = one.prompts.grammar(asking(asked, demand))
+        assert grammar is not None
+        assert grammar.reasoning == reasoning
+    assert one.prompts.grammar(asking(asked, {})) is None
+
+    before = f"{reasoning.opening}Maybe {CALL}?{reasoning.closing}\n\n" if reasoning else ""
+    thought = f"Maybe {CALL}?" if reasoning else ""
+    strings = '{"a": "<think>b</think> </think>"}'
+    document = answered(one, before + strings, asked=asked, **DOCUMENT)
+    assert (document.text, document.reasoning) == (strings, thought)
+    forced = answered(one, before + CALL.replace("Rome", "<think>"), asked=asked, **ONE_CALL)
+    assert (forced.text, forced.reasoning) == ("", thought)
+    assert [call.arguments for call in forced.tool_calls] == [{"to": "<think>"}]
+
+
+def test_a_model_that_may_reason_may_leave_it_out() -> None:
+    document = answered(codec(QWEN), '{"a": "<think>b</think>"}', **DOCUMENT)
     assert (document.text, document.reasoning) == ('{"a": "<think>b</think>"}', "")
 
 

@@ -109,6 +109,10 @@ class Constraint:
         fitting = self._guarded(lambda: self._fitting(mask, remaining - 1)) if remaining > len(rest) else None
         return fitting if fitting is not None and fitting.any() else only(rest[0], mask)
 
+    def shortest(self) -> int:
+        """Tokens, about, that end the document from here; 0 where that cannot be found out."""
+        return len(self._guarded(self._found_rest) or ())
+
     def take(self, token_id: int) -> bool:
         """Notes the token; True when nothing but end-of-sequence can follow. Raises InvalidGrammar."""
         stopped = self._guarded(lambda: self._consumed(token_id))

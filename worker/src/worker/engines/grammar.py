@@ -7,6 +7,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from worker.engine_protocol import Grammar
 from worker.engines.constraint import Constraint, InvalidGrammar, reason_of
+from worker.engines.reasoning_first import ReasoningFirst
 from worker.engines.token_kinds import TokenKinds
 
 if TYPE_CHECKING:
@@ -32,21 +33,28 @@ class Grammars:
             raise InvalidGrammar(f"the model's tokenizer cannot be used for grammars: {error}") from error
         self._tokens = TokenKinds.of(compiled, vocabulary, eos_token_ids)
 
-    def compile(self, grammar: Grammar, generated_ids: tuple[int, ...] = ()) -> tuple[Constraint, bool]:
+    def compile(
+        self, grammar: Grammar, generated_ids: tuple[int, ...] = ()
+    ) -> tuple[Constraint | ReasoningFirst, bool]:
         """The constraint behind `generated_ids`, and whether they complete it. Raises `InvalidGrammar`.
 
         llguidance lets go of the GIL; a large schema takes up to a second.
         """
-        wider = (lambda: self._matcher(Grammar(grammar.kind, grammar.wider))) if grammar.wider else None
-        try:
-            constraint = Constraint(self._matcher(grammar), self._tokens, grammar.largest_part, wider)
-        except InvalidGrammar:
-            if wider is None:
-                raise
-            constraint = Constraint(wider(), self._tokens, grammar.largest_part)
+        constraint: Constraint | ReasoningFirst = self._constraint(grammar)
+        if grammar.reasoning is not None:
+            constraint = ReasoningFirst(constraint, grammar.reasoning, self._tokens)
         for token_id in generated_ids:
             constraint.take(token_id)
         return constraint, constraint.complete
+
+    def _constraint(self, grammar: Grammar) -> Constraint:
+        wider = (lambda: self._matcher(Grammar(grammar.kind, grammar.wider))) if grammar.wider else None
+        try:
+            return Constraint(self._matcher(grammar), self._tokens, grammar.largest_part, wider)
+        except InvalidGrammar:
+            if wider is None:
+                raise
+            return Constraint(wider(), self._tokens, grammar.largest_part)
 
     def _matcher(self, grammar: Grammar) -> LLMatcher:
         try:

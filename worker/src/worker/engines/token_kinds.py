@@ -61,6 +61,10 @@ def only(token_id: int, mask: Bitmask) -> Bitmask:
     return only.view(np.int32)
 
 
+def holds(mask: Bitmask, token_id: int) -> bool:
+    return bool(int(mask[0, token_id // 32]) >> (token_id % 32) & 1)
+
+
 def ids_of(mask: Bitmask) -> NDArray[np.int64]:
     """The tokens of a mask, in order."""
     words = np.flatnonzero(mask[0])

@@ -8,6 +8,7 @@ until its tokens run out (SmolLM2-135M does).
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llguidance import LLMatcher
@@ -16,7 +17,7 @@ from shared.json_schema.json_schemas import InvalidSchema, usable_schema
 from shared.json_schema.schema_dialects import DATA
 from shared.wire.chat import JsonObjectFormat, JsonSchemaFormat, NamedToolChoice, Tool
 from shared.wire.schemas import InferenceRequest
-from worker.engine_protocol import Grammar
+from worker.engine_protocol import Grammar, Reasoning
 from worker.json_schema.document_forms import Limits
 from worker.json_schema.document_rules import DocumentRules
 from worker.json_schema.enforced_whole import enforced_whole
@@ -34,7 +35,9 @@ class UnsupportedSchema(Unanswerable):
     """No answer can satisfy the schema; the message says where."""
 
 
-def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: int) -> Grammar | None:
+def grammar_for(
+    request: InferenceRequest, syntax: CallSyntax, max_new_tokens: int, reasoning: Reasoning | None = None
+) -> Grammar | None:
     """The grammar of the answer; None when any text will do. Raises UnsupportedSchema.
 
     `toolChoice` `required`: one call, or up to four where the model knows tools and the request does not want one
@@ -69,25 +72,37 @@ def grammar_for(request: InferenceRequest, syntax: CallSyntax, max_new_tokens: i
         forms, limits = _forms(document, syntax, max_new_tokens, effort, "No document satisfies the schema")
         written = rules.document(forms, limits)
         largest = max(largest, forms.largest_part())
-    source = _source(arguments, written, syntax, most, rules.lines)
+    spaced = reasoning is not None
+    source = _source(arguments, written, syntax, most, rules.lines, spaced=spaced)
     # What any schema's answer looks like, for a schema that is too much for the matcher, now or in the middle.
     lines = [f"any_{kind}: %json {json.dumps({**schema, 'x-guidance': LAYOUT})}" for kind, schema in _ANY.items()]
     any_arguments = [(name, "any_object") for name, _ in arguments]
-    wider = _source(any_arguments, None if document is None else "any_value", syntax, most, lines)
+    wider = _source(any_arguments, None if document is None else "any_value", syntax, most, lines, spaced=spaced)
     refused, _ = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(source))
-    return Grammar("lark", wider) if refused else Grammar("lark", source, wider, largest)
+    grammar = Grammar("lark", wider) if refused else Grammar("lark", source, wider, largest)
+    return replace(grammar, reasoning=reasoning)
 
 
 _ANY: dict[str, dict[str, Any]] = {"object": {"type": "object"}, "value": {}}
 
 
 def _source(
-    arguments: Sequence[tuple[str, str]], document: str | None, syntax: CallSyntax, most: int, lines: Sequence[str]
+    arguments: Sequence[tuple[str, str]],
+    document: str | None,
+    syntax: CallSyntax,
+    most: int,
+    lines: Sequence[str],
+    *,
+    spaced: bool,
 ) -> str:
-    """The grammar of calls with these arguments' rules, or of a document, or of either."""
+    """The grammar of calls with these arguments' rules, or of a document, or of either; `spaced`: behind the empty line
+    that models leave when they have reasoned.
+    """
     starts = (["calls"] if arguments else []) + ([] if document is None else [document])
     calls = call_rules(arguments, syntax, most) if arguments else []
-    return "\n".join([f"start: {' | '.join(starts)}", *calls, *lines])
+    answer = " | ".join(starts)
+    start = f"/\\n{{0,2}}/ ({answer})" if spaced else answer
+    return "\n".join([f"start: {start}", *calls, *lines])
 
 
 def is_enforced(request: InferenceRequest) -> bool:

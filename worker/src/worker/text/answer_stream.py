@@ -55,18 +55,21 @@ class AnswerStream:
     """
 
     def __init__(
-        self, tools: Sequence[Tool], task_id: str, *, known: Sequence[Tags] = COMMON, opened: Tags | None = None
+        self,
+        tools: Sequence[Tool],
+        task_id: str,
+        *,
+        known: Sequence[Tags] = COMMON,
+        opened: Tags | None = None,
+        leading_only: bool = False,
     ) -> None:
-        """`known`: the tags around reasoning; none where a grammar forces the answer. `opened`: those in which the
-        prompt ends."""
+        """`known`: the tags around reasoning. `opened`: those in which the prompt ends. `leading_only`: they mean
+        something in front of the answer alone."""
         self._offered = OfferedTools(tools)
         self.special_tokens = marker_tokens(known) | (frozenset(CALL_MARKERS) if self._offered else frozenset())
         self._task_id = task_id
-        self._openings = {tags.opening: tags for tags in known}
-        self._closings = frozenset(tags.closing for tags in known)
-        self._markers = (*(FORMS if self._offered else ()), *self._openings, *self._closings)
-        self._longest = max(map(len, self._markers), default=0)
-        self._beginnings = frozenset(marker[0] for marker in self._markers)
+        self._leading_only = leading_only
+        self._look_for(known)
         self._held = ""
         """Text that waits: white space and what may be the start of a marker."""
         self._region: Region | None = None
@@ -82,6 +85,13 @@ class AnswerStream:
         self._previous = ""
         """The last character that was shown."""
         self._skips_space = False
+
+    def _look_for(self, known: Sequence[Tags]) -> None:
+        self._openings = {tags.opening: tags for tags in known}
+        self._closings = frozenset(tags.closing for tags in known)
+        self._markers = (*(FORMS if self._offered else ()), *self._openings, *self._closings)
+        self._longest = max(map(len, self._markers), default=0)
+        self._beginnings = frozenset(marker[0] for marker in self._markers)
 
     @property
     def in_reasoning(self) -> bool:
@@ -128,7 +138,7 @@ class AnswerStream:
     def _is_plain(self, delta: str) -> bool:
         """Whether there is nothing to look for in the delta: most of them need not be read by the character."""
         if not self._markers:
-            return True
+            return not (self._held or self._block or self._skips_space)
         waiting = self._held or self._region or self._block or self._untouched or self._skips_space
         ends_in_space = self._space_waits and delta[-1:].isspace()
         return not (waiting or ends_in_space or not self._beginnings.isdisjoint(delta))
@@ -159,7 +169,7 @@ class AnswerStream:
         else:
             self._show(self._held + read)
         self._held = ""
-        self._untouched = False
+        self._begin_answer()
         return region.text[over.end :]
 
     def _block_char(self, block: Block, char: str) -> None:
@@ -172,6 +182,13 @@ class AnswerStream:
         self._held = before
         self._skips_space = True
         self._thoughts.begin()
+        if self._leading_only:
+            self._look_for(())
+
+    def _begin_answer(self) -> None:
+        self._untouched = False
+        if self._leading_only:
+            self._look_for(())
 
     def _text_char(self, char: str) -> str:
         """Returns text that is to be read again, for it is something else."""
@@ -227,7 +244,8 @@ class AnswerStream:
             self._out.append(text)
             self._previous = text[-1]
             self._shown_any = True
-            self._untouched = self._untouched and not text.strip()
+            if self._untouched and text.strip():
+                self._begin_answer()
 
     def _flushed(self) -> Said:
         said = Said("".join(self._out), self._thoughts.taken())

@@ -10,14 +10,14 @@ from tokenizers import Tokenizer
 from shared.conversation.prompts import with_tool_prompt
 from shared.wire.chat import AssistantMessage, ChatMessage, SystemMessage, Tool, ToolMessage, UserMessage
 from shared.wire.schemas import InferenceRequest, ModelAbilities
-from worker.engine_protocol import Grammar
+from worker.engine_protocol import Grammar, Reasoning
 from worker.text.answer_grammars import grammar_for, is_enforced
 from worker.text.answer_reader import AnswerReader
 from worker.text.answer_stream import AnswerStream
 from worker.text.call_rules import call_syntax
 from worker.text.chat_tokenizer import ChatTokenizer
 from worker.text.codec import Unanswerable
-from worker.text.reasoning import Tags, opened_by, tags_known_to
+from worker.text.reasoning import Tags, named_by, opened_by, tags_known_to
 from worker.text.template_abilities import Turn, abilities_of
 from worker.text.template_answer_stream import TemplateAnswerStream
 from worker.text.tool_calls import offered_tools
@@ -52,26 +52,40 @@ class PromptRenderer:
         """Strings that end an answer beside those the client names."""
         template = str(tokenizer.chat_template or "")
         self.reasoning: tuple[Tags, ...] = tags_known_to(template)
-        self._opens_reasoning = any(tags.opening in template for tags in self.reasoning)
+        self._reasons = named_by(template)
         self._syntax = call_syntax(tokenizer, self.template.call_form, native=self.template.tools)
 
     def grammar(self, request: InferenceRequest) -> Grammar | None:
         """What the answer must look like; None for free text. Raises UnsupportedSchema."""
-        return grammar_for(request, self._syntax, request.max_tokens or self._max_new_tokens)
+        most = request.max_tokens or self._max_new_tokens
+        tags, opened = self._leading_reasoning(request) if is_enforced(request) else (None, None)
+        reasoning = Reasoning(tags.closing, "" if opened else tags.opening) if tags else None
+        return grammar_for(request, self._syntax, most, reasoning)
 
     def answer_reader(self, task_id: str, request: InferenceRequest) -> AnswerReader:
         """What reads the answer: the tokenizer's own response template where it has one, else the usual forms.
 
-        An answer that a grammar forces is in the grammar's form, whatever the templates say: it has no reasoning, even
-        if the prompt has opened it.
+        An answer that a grammar holds is in the grammar's form, whatever the templates say. Reasoning stands in front
+        of it alone: such tags in its strings are text.
         """
         tools = offered_tools(request)
         if is_enforced(request):
-            return AnswerStream(tools, task_id, known=())
+            tags, opened = self._leading_reasoning(request)
+            return AnswerStream(tools, task_id, known=(tags,) if tags else (), opened=opened, leading_only=True)
         if getattr(self._tokenizer, "response_template", None) is not None:
             return TemplateAnswerStream(self._tokenizer, self.prompt_text(request), tools, task_id)
-        opened = opened_by(self.prompt_text(request), self.reasoning) if self._opens_reasoning else None
+        opened = opened_by(self.prompt_text(request), self.reasoning) if self._reasons else None
         return AnswerStream(tools, task_id, known=self.reasoning, opened=opened)
+
+    def _leading_reasoning(self, request: InferenceRequest) -> tuple[Tags | None, Tags | None]:
+        """The tags around what the model may write in front of its answer, if it reasons; and those that the prompt has
+        opened. A prompt that closes them at its end has the answer begin."""
+        if self._reasons is None:
+            return None, None
+        prompt = self.prompt_text(request)
+        opened = opened_by(prompt, self.reasoning)
+        closed = prompt.rstrip().endswith(self._reasons.closing)
+        return opened or (None if closed else self._reasons), opened
 
     def prompt_ids(self, request: InferenceRequest) -> tuple[int, ...]:
         """Raises PromptRefused.

@@ -55,6 +55,13 @@ def marker_tokens(known: Collection[Tags]) -> frozenset[str]:
     return frozenset(token for tags in known for token in (tags.opening, tags.closing, *tags.tokens))
 
 
+def named_by(template: str) -> Tags | None:
+    """The tags that a chat template speaks of: its model reasons, whether or not the prompt opens it."""
+    return next(
+        (tags for tags in tags_known_to(template) if tags.opening in template or tags.closing in template), None
+    )
+
+
 def opened_by(prompt: str, known: Sequence[Tags]) -> Tags | None:
     """The tags that a rendered prompt has opened at its very end, where the answer goes on."""
     end = prompt.rstrip()

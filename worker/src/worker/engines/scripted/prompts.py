@@ -6,6 +6,7 @@ from shared.wire.chat import AssistantMessage
 from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar
 from worker.engines.scripted.script import EOS, FIRST_BYTE, FIRST_WORD, LAST_USER, WORDS
+from worker.text.answer_grammars import is_enforced
 from worker.text.answer_stream import AnswerStream
 from worker.text.tool_calls import offered_tools
 
@@ -44,4 +45,4 @@ class ScriptedPrompts:
         return None
 
     def answer_reader(self, task_id: str, request: InferenceRequest) -> AnswerStream:
-        return AnswerStream(offered_tools(request), task_id)
+        return AnswerStream(offered_tools(request), task_id, leading_only=is_enforced(request))

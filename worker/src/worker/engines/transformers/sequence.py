@@ -7,6 +7,7 @@ from transformers.generation.continuous_batching.requests import RequestState, R
 
 from worker.engine_protocol import FinishReason, Generate, Logprobs, Output
 from worker.engines.constraint import Constraint, InvalidGrammar
+from worker.engines.reasoning_first import ReasoningFirst
 
 
 @dataclass(slots=True)
@@ -14,7 +15,7 @@ class Answer:
     """How far one request is; outlives preemptions, which give it a new `Sequence`."""
 
     generate: Generate
-    constraint: Constraint | None = None
+    constraint: Constraint | ReasoningFirst | None = None
     told: "Callable[[Answer, int], Logprobs] | None" = None
     """How likely a token was that the last step chose for this request."""
     tokens: int = 0
