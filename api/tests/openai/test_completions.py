@@ -143,6 +143,21 @@ async def test_what_was_accepted_before_a_refusal_is_cancelled(start_replica: St
     assert await replica.backend.lists.waiting(DEFAULT_MODEL) == []
 
 
+async def test_what_an_earlier_try_had_begun_outlives_a_refusal(
+    start_replica: StartReplica, worker: FakeWorker
+) -> None:
+    replica = await start_replica(max_tenant_tasks=2)
+    async with httpx.AsyncClient(base_url=replica.url, headers={"idempotency-key": "k"}, timeout=20) as http:
+        earlier = asyncio.create_task(http.post("/v1/completions", json=FOX | {"prompt": "a"}))
+        [begun] = await requests(replica, worker, 1)
+        reply = await http.post("/v1/completions", json=FOX | {"prompt": ["a", "b", "c"]})
+        assert reply.status_code == 429
+        assert await replica.backend.lists.waiting(DEFAULT_MODEL) == [begun]
+        await worker.claim(begun)
+        await worker.end(begun)
+        assert (await earlier).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [

@@ -80,9 +80,11 @@ async def completions(request: Request) -> Response:
 
 
 async def _cancel(backend: Backend, caller: Caller, started: Sequence[Started]) -> None:
-    """Nobody will read what was accepted before a prompt of the same request was refused."""
+    """Nobody will read what was accepted before a prompt of the same request was refused; what an earlier try had begun,
+    that one may still read."""
     for task in started:
-        await backend.own_tasks.cancel(caller, task.task_id)
+        if task.new:
+            await backend.own_tasks.cancel(caller, task.task_id)
 
 
 def _params(at: int, wanted: CompletionRequest, idempotency_key: str | None) -> CreateMessageParams:
