@@ -80,8 +80,10 @@ async def completions(request: Request) -> Response:
 
 
 async def _cancel(backend: Backend, caller: Caller, started: Sequence[Started]) -> None:
-    """Nobody will read what was accepted before a prompt of the same request was refused; what an earlier try had begun,
-    that one may still read."""
+    """Nobody will read what was accepted before a prompt of the same request was refused.
+
+    What an earlier try had begun, that one may still read.
+    """
     for task in started:
         if task.new:
             await backend.own_tasks.cancel(caller, task.task_id)
