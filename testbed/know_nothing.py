@@ -7,7 +7,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from worker.engine_protocol import Grammar
-from worker.engines.constraint import Constraint
+from worker.engines.reasoning_first import AnswerConstraint
 
 
 def allows(grammar: Grammar | None, text: str, vocabulary: LLTokenizer) -> bool:
@@ -19,19 +19,19 @@ def allows(grammar: Grammar | None, text: str, vocabulary: LLTokenizer) -> bool:
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
-def written_by_chance(constraint: Constraint, vocabulary: LLTokenizer, seed: int, most: int) -> str | None:
+def written_by_chance(constraint: AnswerConstraint, vocabulary: LLTokenizer, seed: int, most: int) -> str | None:
     """An answer of at most `most` tokens; None if it did not end."""
     draw = random.Random(seed)
     return _written(constraint, vocabulary, draw.choice, most)
 
 
-def written_in_circles(constraint: Constraint, vocabulary: LLTokenizer, loved: int, most: int) -> str | None:
+def written_in_circles(constraint: AnswerConstraint, vocabulary: LLTokenizer, loved: int, most: int) -> str | None:
     """The same of a model that writes one token whenever it may."""
     return _written(constraint, vocabulary, lambda allowed: loved if loved in allowed else allowed[0], most)
 
 
 def _written(
-    constraint: Constraint, vocabulary: LLTokenizer, choose: Callable[[list[int]], int], most: int
+    constraint: AnswerConstraint, vocabulary: LLTokenizer, choose: Callable[[list[int]], int], most: int
 ) -> str | None:
     written: list[int] = []
     while len(written) < most:

@@ -41,8 +41,8 @@ RESPONSE = {
 }
 SPECIAL = ["<|im_start|>", "<|im_end|>", "[THINK]", "[/THINK]", "[INST]", "[/INST]", "<|channel>", "<channel|>"]
 TOOL = {"type": "function", "function": {"name": "go", "parameters": {"type": "object"}}}
-DOCUMENT = {"response_format": {"type": "json_object"}}
-ONE_CALL = {"tools": [TOOL], "tool_choice": "required"}
+DOCUMENT: dict[str, Any] = {"response_format": {"type": "json_object"}}
+ONE_CALL: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required"}
 CALL = '<tool_call>{"name": "go", "arguments": {"to": "Rome"}}</tool_call>'
 
 

@@ -7,7 +7,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from worker.engine_protocol import Grammar
 from worker.engines.constraint import Constraint, InvalidGrammar, reason_of
-from worker.engines.reasoning_first import ReasoningFirst
+from worker.engines.reasoning_first import AnswerConstraint, ReasoningFirst
 from worker.engines.token_kinds import TokenKinds
 
 if TYPE_CHECKING:
@@ -33,16 +33,13 @@ class Grammars:
             raise InvalidGrammar(f"the model's tokenizer cannot be used for grammars: {error}") from error
         self._tokens = TokenKinds.of(compiled, vocabulary, eos_token_ids)
 
-    def compile(
-        self, grammar: Grammar, generated_ids: tuple[int, ...] = ()
-    ) -> tuple[Constraint | ReasoningFirst, bool]:
+    def compile(self, grammar: Grammar, generated_ids: tuple[int, ...] = ()) -> tuple[AnswerConstraint, bool]:
         """The constraint behind `generated_ids`, and whether they complete it. Raises `InvalidGrammar`.
 
         llguidance lets go of the GIL; a large schema takes up to a second.
         """
-        constraint: Constraint | ReasoningFirst = self._constraint(grammar)
-        if grammar.reasoning is not None:
-            constraint = ReasoningFirst(constraint, grammar.reasoning, self._tokens)
+        answer = self._constraint(grammar)
+        constraint = ReasoningFirst(answer, grammar.reasoning, self._tokens) if grammar.reasoning else answer
         for token_id in generated_ids:
             constraint.take(token_id)
         return constraint, constraint.complete

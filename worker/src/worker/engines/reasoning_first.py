@@ -78,6 +78,10 @@ class ReasoningFirst:
         return next((n for n in lengths if self._taken[-n:] == self._closing[:n]), 0)
 
 
+AnswerConstraint = Constraint | ReasoningFirst
+"""Of a request whose answer has a grammar."""
+
+
 @contextlib.contextmanager
 def _guarded(matcher: LLMatcher) -> Iterator[None]:
     """Whatever a step of the matcher fails with is one request's."""

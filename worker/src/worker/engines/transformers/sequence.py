@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, fields
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
 from worker.engine_protocol import FinishReason, Generate, Logprobs, Output
-from worker.engines.constraint import Constraint, InvalidGrammar
-from worker.engines.reasoning_first import ReasoningFirst
+from worker.engines.constraint import InvalidGrammar
+from worker.engines.reasoning_first import AnswerConstraint
 
 
 @dataclass(slots=True)
@@ -15,7 +15,7 @@ class Answer:
     """How far one request is; outlives preemptions, which give it a new `Sequence`."""
 
     generate: Generate
-    constraint: Constraint | ReasoningFirst | None = None
+    constraint: AnswerConstraint | None = None
     told: "Callable[[Answer, int], Logprobs] | None" = None
     """How likely a token was that the last step chose for this request."""
     tokens: int = 0
