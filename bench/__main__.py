@@ -18,6 +18,7 @@ from bench.experiments.doors import doors
 from bench.experiments.first_token import first_token
 from bench.experiments.growth import growth
 from bench.experiments.prefix import prefix
+from bench.experiments.scoring import scoring
 from bench.experiments.serving import serving
 from bench.experiments.telemetry import telemetry
 from bench.experiments.whole_path import replaced, whole_path
@@ -35,6 +36,7 @@ EXPERIMENTS = {
         delivery,
         serving,
         prefix,
+        scoring,
         chats,
         growth,
         costs,

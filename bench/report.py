@@ -21,6 +21,7 @@ COLUMNS: dict[str, Sequence[str]] = {
     "serving": ("tokens_per_s", "cpu_s_per_1000_tokens_server", "per_token_ms_p50", "per_token_ms_p99",
                 "first_token_ms_p50", "memory_mib_server", "errors"),
     "prefix": ("prompt_tokens", "first_ms", "second_ms", "second_cached_tokens", "tool_ms", "tool_cached_tokens"),
+    "scoring": ("alone_ms_p50", "alone_ms_p99", "per_token_ms_p50", "per_token_ms_p99", "prompt_s", "errors"),
     "chats": ("tokens_per_s", "first_token_ms_p50", "first_token_ms_p95", "per_token_ms_p50", "per_token_ms_p99",
               "good_requests_per_s", "errors"),
     "growth": ("tokens_per_s", "per_token_ms_p50", "cpu_s_per_1000_tokens_api", "cpu_s_per_1000_tokens_valkey"),
