@@ -11,6 +11,7 @@ import pytest
 
 from shared.telemetry.logs import LogOptions
 from testbed.supervised_engine import Heard, limits, supervised
+from testbed.waiting import until
 from worker.engine_options import EngineOptions
 from worker.engine_protocol import Generate, Step
 from worker.engines.scripted.script import EOS, FIRST_BYTE, LAST_USER
@@ -139,6 +140,24 @@ async def test_an_idle_engine_is_not_taken_for_a_hung_one_and_a_hung_one_is_kill
 
         engine.submit(generate("!hang 2"))
         await heard.until_ready(True, False, True)
+        keeping.cancel()
+
+
+async def test_a_machine_that_stood_still_is_not_taken_for_a_hung_engine() -> None:
+    async with running("scripted:?token_ms=5", stall=2) as (engine, heard):
+        assert engine.pid is not None
+        keeping = asyncio.create_task(engine.keep_alive())
+        engine.submit(generate("!tokens 8000", max_new_tokens=8000))
+        await heard.until_tokens("r", 1)
+
+        os.kill(engine.pid, signal.SIGSTOP)
+        await until(lambda: engine.silence > 0.1)  # what it said before has been heard
+        time.sleep(2.5)  # noqa: ASYNC251  # the machine stands still: this process too
+        await asyncio.sleep(0.01)  # this process is the first that runs again
+        os.kill(engine.pid, signal.SIGCONT)
+
+        await heard.until_tokens("r", len(heard.tokens("r")) + 1, seconds=10)
+        assert engine.restarts == 0
         keeping.cancel()
 
 

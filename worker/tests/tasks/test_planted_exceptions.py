@@ -131,6 +131,7 @@ async def test_an_exception_ends_its_own_task_and_takes_no_token_from_the_others
             plant.put(owner, name, error, skip)
             verdicts = await asyncio.gather(*map(worker.runner.run, [before, victim, *behind]))
 
+        assert worker.engine.restarts == 0, "who lost the engine came to no end here"
         assert plant.hits
         ended = verdicts.pop(1)
         assert isinstance(ended, Failed)

@@ -124,11 +124,16 @@ class Engine:
 
     async def _watch(self) -> None:
         """Returns when the process is gone; kills it when it hangs."""
+        # An engine that computes gives a sign of life with each step, an idle one each second: silence is a hang. It is
+        # counted in looks: while this process stood still, the machine may have, and the engine with it.
+        interval = min(1.0, self._limits.stall_seconds / 4)
+        heard, silent = self._heard, 0.0
         while not self._exit.done():
-            await asyncio.wait([self._exit], timeout=min(1.0, self._limits.stall_seconds / 4))
-            # An engine that computes gives a sign of life with each step, an idle one each second: silence is a hang.
-            if not self._exit.done() and self.silence > self._limits.stall_seconds:
-                log.error("The engine has been silent for %.0f s; it is killed and started again.", self.silence)
+            await asyncio.wait([self._exit], timeout=interval)
+            silent = silent + interval if self._heard == heard else 0.0
+            heard = self._heard
+            if not self._exit.done() and silent > self._limits.stall_seconds:
+                log.error("The engine has been silent for %.0f s; it is killed and started again.", silent)
                 assert self._child is not None
                 self._child.kill()
                 await self._exit
