@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai.types.responses import Response
 
+from api.tenants.key_file import sha256_of
 from shared.wire.schemas import ToolCall
 from testbed.api_app import rpc
 from testbed.api_replica import Replica, StartReplica
@@ -244,3 +245,35 @@ async def test_calls_and_results_are_items(start_replica: StartReplica, worker: 
         await client.responses.create(model=DEFAULT_MODEL, input=[result], conversation=made.id, background=True)
         listed = [item.type async for item in client.conversations.items.list(made.id, order="asc")]
         assert listed == ["message", "function_call"]
+
+
+async def test_a_key_that_may_only_ask_hears_what_its_own_requests_did(start_replica: StartReplica) -> None:
+    key = {"id": "a", "tenant": "ann", "sha256": sha256_of("hr_a"), "policy": {"scopes": ["ask"]}}
+    replica = await start_replica(api_keys={"keys": [key]})
+    said: Any = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    async with sdk(replica, api_key="hr_a") as client:
+        made = await client.conversations.create(items=said, metadata={"topic": "letters"})
+        assert made.metadata == {"topic": "letters"}
+        one, two = (await client.conversations.items.create(made.id, items=said)).data
+        assert await client.conversations.items.delete(one.id or "", conversation_id=made.id) == made
+        assert (await client.conversations.update(made.id, metadata={"a": "b"})).created_at == made.created_at
+        asked: Any = {"model": DEFAULT_MODEL, "input": "one", "background": True}
+        first, again = [
+            await client.responses.create(**asked, extra_headers={"x-stainless-retry-count": retry})
+            for retry in ("0", "1")
+        ]
+        assert (first.id, first.status) == (again.id, "queued")
+        for refused in (
+            client.conversations.retrieve(made.id),
+            client.conversations.items.list(made.id),
+            client.responses.retrieve(first.id),
+        ):
+            with pytest.raises(openai.PermissionDeniedError):
+                await refused
+        for unknown in (
+            client.conversations.update("conv_1", metadata={}),
+            client.conversations.items.delete(two.id or "", conversation_id="conv_1"),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await unknown
+        await client.conversations.delete(made.id)

@@ -211,15 +211,16 @@ async def test_a_conversation_of_another_tenant_has_its_own_turns(ledger: TaskLe
 async def test_a_client_changes_a_conversation_between_its_turns(
     conversations: Conversations, keys: Keys, redis: Redis
 ) -> None:
-    await conversations.save("t", "c", [asking("hi")], seconds=60, metadata={"a": "b"})
-    made = await conversations.load("t", "c")
-    assert made is not None
+    made = await conversations.save("t", "c", [asking("hi")], seconds=60, metadata={"a": "b"})
     assert (made.messages, made.metadata) == ([asking("hi")], {"a": "b"})
     assert made.created > 0
-    await conversations.save("t", "c", [asking("hi"), asking("hi")], seconds=60, built_on=made.version)
+    assert await conversations.load("t", "c") == made
+    said = await conversations.save("t", "c", [asking("hi"), asking("hi")], seconds=60, built_on=made.version)
+    assert await conversations.load("t", "c") == said
+    assert (said.metadata, said.created) == (made.metadata, made.created)
     with pytest.raises(ConversationChanged):
         await conversations.save("t", "c", [], seconds=60, built_on=made.version)
-    assert await conversations.annotate("t", "c", {"c": "d"}, seconds=60)
+    assert await conversations.annotate("t", "c", {"c": "d"}, seconds=60) == made.created
     changed = await conversations.load("t", "c")
     assert changed is not None
     assert (changed.messages, changed.metadata, changed.created) == (
@@ -230,7 +231,7 @@ async def test_a_client_changes_a_conversation_between_its_turns(
     assert 0 < await redis.pttl(keys.conversation("t", "c")) <= 60_000
     assert await conversations.delete("t", "c")
     assert not await conversations.delete("t", "c")
-    assert not await conversations.annotate("t", "c", {}, seconds=60)
+    assert await conversations.annotate("t", "c", {}, seconds=60) is None
     assert await conversations.load("t", "c") is None
 
 

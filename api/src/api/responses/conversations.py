@@ -18,7 +18,7 @@ from api.responses.items import Messages, items_of, messages_of, without
 from api.responses.open_item import Json
 from api.responses.pages import PAGING, page
 from api.responses.requests import ConversationUpdate, Item, NewConversation, NewItems
-from shared.store.conversations import StoredConversation
+from shared.store.conversations import Metadata
 from shared.wire.chat import ChatMessage
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller_of)])
@@ -37,15 +37,15 @@ async def create(request: Request) -> Json:
     await backend.new_tasks.admit(caller)
     said = await _messages(wanted.items or [], body)
     conversation_id = f"conv_{secrets.token_hex(16)}"
-    await backend.own_conversations.create(caller, conversation_id, said.messages, wanted.metadata or {})
-    return _conversation(conversation_id, await backend.own_conversations.get(caller, conversation_id))
+    made = await backend.own_conversations.create(caller, conversation_id, said.messages, wanted.metadata or {})
+    return _conversation(conversation_id, made.created, made.metadata)
 
 
 @router.get("/conversations/{conversation_id}", responses=replies(CONVERSATION, ERROR, NAMING))
 async def retrieve(conversation_id: str, request: Request) -> Json:
     """The conversation without its items."""
     stored = await backend_of(request).own_conversations.get(caller_of(request), conversation_id)
-    return _conversation(conversation_id, stored)
+    return _conversation(conversation_id, stored.created, stored.metadata)
 
 
 @router.post(
@@ -57,8 +57,9 @@ async def update(conversation_id: str, request: Request) -> Json:
     """Replaces the metadata."""
     backend, caller = backend_of(request), caller_of(request)
     wanted = await checked(ConversationUpdate, await read_body(request))
-    await backend.own_conversations.annotate(caller, conversation_id, wanted.metadata or {})
-    return _conversation(conversation_id, await backend.own_conversations.get(caller, conversation_id))
+    metadata = wanted.metadata or {}
+    created = await backend.own_conversations.annotate(caller, conversation_id, metadata)
+    return _conversation(conversation_id, created, metadata)
 
 
 @router.delete("/conversations/{conversation_id}", responses=replies(FORGOTTEN, ERROR, NAMING))
@@ -99,8 +100,8 @@ async def add_items(conversation_id: str, request: Request) -> Json:
         count = len(items_of(before))
         return [*before, *said.messages]
 
-    messages = await backend.own_conversations.change(caller, conversation_id, added)
-    new = [entry.item for entry in items_of(messages)][count:]
+    changed = await backend.own_conversations.change(caller, conversation_id, added)
+    new = [entry.item for entry in items_of(changed.messages)][count:]
     return {
         "object": "list",
         "data": [*new],
@@ -134,8 +135,8 @@ async def delete_item(conversation_id: str, item_id: str, request: Request) -> J
                 return without(before, entry)
         raise _no_item(item_id)
 
-    await backend.own_conversations.change(caller, conversation_id, rest)
-    return _conversation(conversation_id, await backend.own_conversations.get(caller, conversation_id))
+    changed = await backend.own_conversations.change(caller, conversation_id, rest)
+    return _conversation(conversation_id, changed.created, changed.metadata)
 
 
 async def _messages(items: Sequence[Item], body: bytes) -> Messages:
@@ -144,12 +145,12 @@ async def _messages(items: Sequence[Item], body: bytes) -> Messages:
     return messages_of(items, "items")
 
 
-def _conversation(conversation_id: str, stored: StoredConversation) -> Json:
+def _conversation(conversation_id: str, created: int, metadata: Metadata) -> Json:
     return {
         "id": conversation_id,
         "object": "conversation",
-        "created_at": stored.created // 1000,
-        "metadata": dict(stored.metadata),
+        "created_at": created // 1000,
+        "metadata": dict(metadata),
     }
 
 

@@ -81,7 +81,7 @@ async def create(request: Request) -> Response:
         )
     except ApiError as error:
         raise reading.told(error) from None
-    asked = reading.asked if started.new else _asked(await backend.own_tasks.record(caller, started.task_id))
+    asked = reading.asked if started.new else _asked(await backend.own_tasks.asked_for(caller, started.task_id))
     progress = Progress(started.task_id, asked)
     required = not reading.wanted.background
     followed = Followed(backend.readers, progress, model=started.model, required=required)
@@ -89,7 +89,7 @@ async def create(request: Request) -> Response:
     if reading.wanted.stream:
         return NumberedStream(followed, headers)
     if not required:
-        _, entries = await backend.own_tasks.log(caller, started.task_id)
+        entries = await backend.own_tasks.said(started.task_id)
         return JSONResponse(progress.read(entries).response(), headers=headers)
     reader = await followed.to_end(request.receive)
     if progress.failure is not None:
@@ -114,7 +114,7 @@ async def input_tokens(request: Request) -> Json:
         params = await reading.params()
         stored: list[ChatMessage] | None = None
         if params.goes_on_from is not None:
-            stored = (await backend.own_conversations.get(caller, params.goes_on_from)).messages
+            stored = (await backend.own_conversations.get(caller, params.goes_on_from, scope="ask")).messages
         ids = await backend.tokens.of_prompt(caller, backend.models.chosen(caller, params.model), params, stored)
     except ApiError as error:
         raise reading.told(error) from None

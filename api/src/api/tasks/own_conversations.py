@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from api.errors import ConversationBusy, ConversationNotFound
 from api.tasks.request import check_kept
 from api.tenants import audit
-from api.tenants.caller import Caller
+from api.tenants.caller import Caller, Scope
 from shared.store import refusals
 from shared.store.conversations import Conversations, StoredConversation
 from shared.store.redis_client import answered_within
@@ -28,25 +28,24 @@ class OwnConversations:
         self._most_bytes = most_bytes
         self._redis_timeout = redis_timeout
 
-    async def get(self, caller: Caller, conversation_id: str) -> StoredConversation:
-        """The conversation as it stands. Raises ConversationNotFound."""
+    async def get(self, caller: Caller, conversation_id: str, *, scope: Scope = "read") -> StoredConversation:
+        """The conversation as it stands. Raises ConversationNotFound.
+
+        `scope`: what the caller must be allowed: `ask` where the caller is told nothing of what was said.
+        """
         with audit.noted("read", caller, conversation_id=conversation_id):
-            caller.need("read")
-            async with answered_within(self._redis_timeout):
-                stored = await self._conversations.load(caller.tenant, conversation_id)
-            if stored is None:
-                raise ConversationNotFound(f"there is no conversation {conversation_id[:128]!r}; it may have expired")
-        return stored
+            caller.need(scope)
+            return await self._load(caller, conversation_id)
 
     async def create(
         self, caller: Caller, conversation_id: str, messages: Sequence[ChatMessage], metadata: Mapping[str, str]
-    ) -> None:
+    ) -> StoredConversation:
         """A new one. Raises InvalidParams for one that is too long."""
         with audit.noted("keep", caller, conversation_id=conversation_id):
             caller.need("ask")
             check_kept(messages, self._most_bytes)
             async with answered_within(self._redis_timeout):
-                await self._conversations.save(
+                return await self._conversations.save(
                     caller.tenant, conversation_id, messages, seconds=self._seconds, metadata=metadata
                 )
 
@@ -55,46 +54,61 @@ class OwnConversations:
         caller: Caller,
         conversation_id: str,
         change: Callable[[Sequence[ChatMessage]], Sequence[ChatMessage]],
-    ) -> Sequence[ChatMessage]:
-        """Makes other messages of its messages, and returns those. Raises ConversationNotFound, or InvalidParams for
-        what is too long.
+    ) -> StoredConversation:
+        """Makes other messages of its messages, and returns what is stored then. Raises ConversationNotFound, or
+        InvalidParams for what is too long.
         """
         with audit.noted("change", caller, conversation_id=conversation_id):
             caller.need("ask")
-        stored = await self.get(caller, conversation_id)
-        if stored.open_turn is not None:
-            raise _busy(stored.open_turn)
-        messages = change(stored.messages)
-        check_kept(messages, self._most_bytes)
-        try:
-            async with answered_within(self._redis_timeout):
-                await self._conversations.save(
-                    caller.tenant, conversation_id, messages, seconds=self._seconds, built_on=stored.version
-                )
-        except refusals.ConversationBusy as busy:
-            raise _busy(busy.task_id) from None
-        except refusals.ConversationChanged:
-            raise ConversationBusy("the conversation went on meanwhile; ask again", retry_after=RETRY_SECONDS) from None
-        return messages
+            stored = await self._load(caller, conversation_id)
+            if stored.open_turn is not None:
+                raise _busy(stored.open_turn)
+            messages = change(stored.messages)
+            check_kept(messages, self._most_bytes)
+            try:
+                async with answered_within(self._redis_timeout):
+                    return await self._conversations.save(
+                        caller.tenant, conversation_id, messages, seconds=self._seconds, built_on=stored.version
+                    )
+            except refusals.ConversationBusy as busy:
+                raise _busy(busy.task_id) from None
+            except refusals.ConversationChanged:
+                raise ConversationBusy(
+                    "the conversation went on meanwhile; ask again", retry_after=RETRY_SECONDS
+                ) from None
 
-    async def annotate(self, caller: Caller, conversation_id: str, metadata: Mapping[str, str]) -> None:
-        """Replaces its metadata. Raises ConversationNotFound."""
+    async def annotate(self, caller: Caller, conversation_id: str, metadata: Mapping[str, str]) -> int:
+        """Replaces its metadata. Returns when it was made, in milliseconds. Raises ConversationNotFound."""
         with audit.noted("change", caller, conversation_id=conversation_id):
             caller.need("ask")
-        async with answered_within(self._redis_timeout):
-            found = await self._conversations.annotate(caller.tenant, conversation_id, metadata, seconds=self._seconds)
-        if not found:
-            await self.get(caller, conversation_id)
+            async with answered_within(self._redis_timeout):
+                created = await self._conversations.annotate(
+                    caller.tenant, conversation_id, metadata, seconds=self._seconds
+                )
+            if created is None:
+                raise _not_found(conversation_id)
+        return created
 
     async def delete(self, caller: Caller, conversation_id: str) -> bool:
         """False when there is none (any more)."""
         with audit.noted("delete", caller, conversation_id=conversation_id):
             caller.need("ask")
-        try:
-            async with answered_within(self._redis_timeout):
-                return await self._conversations.delete(caller.tenant, conversation_id)
-        except refusals.ConversationBusy as busy:
-            raise _busy(busy.task_id) from None
+            try:
+                async with answered_within(self._redis_timeout):
+                    return await self._conversations.delete(caller.tenant, conversation_id)
+            except refusals.ConversationBusy as busy:
+                raise _busy(busy.task_id) from None
+
+    async def _load(self, caller: Caller, conversation_id: str) -> StoredConversation:
+        async with answered_within(self._redis_timeout):
+            stored = await self._conversations.load(caller.tenant, conversation_id)
+        if stored is None:
+            raise _not_found(conversation_id)
+        return stored
+
+
+def _not_found(conversation_id: str) -> ConversationNotFound:
+    return ConversationNotFound(f"there is no conversation {conversation_id[:128]!r}; it may have expired")
 
 
 def _busy(task_id: str) -> ConversationBusy:

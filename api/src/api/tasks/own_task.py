@@ -92,6 +92,21 @@ class OwnTasks:
         async with answered_within(self._redis_timeout):
             return await self._own(caller, task_id, "read"), await self._stream.read(task_id)
 
+    async def asked_for(self, caller: Caller, task_id: str) -> TaskRecord:
+        """The record of the task that a request of the caller's has started, or joined, just now: its reply needs no
+        more than the leave to ask. Raises TaskNotFound, TaskExpired, or redis.exceptions.RedisError.
+        """
+        async with answered_within(self._redis_timeout):
+            record = await self._ledger.get_own(task_id, caller.tenant)
+        if record is None:
+            raise self._unknown(task_id)
+        return record
+
+    async def said(self, task_id: str) -> list[Entry]:
+        """All events that are in the stream of a task that is known to be the caller's."""
+        async with answered_within(self._redis_timeout):
+            return await self._stream.read(task_id)
+
     async def delete(self, caller: Caller, task_id: str, *, conversation_id: str) -> None:
         """Forgets a task that has ended, and the conversation of this name, which it alone left.
 

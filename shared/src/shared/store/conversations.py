@@ -89,25 +89,31 @@ class Conversations:
         seconds: float,
         built_on: str | None = None,
         metadata: Metadata | None = None,
-    ) -> None:
+    ) -> StoredConversation:
         """Makes a conversation, or changes its messages between two turns; it is kept for `seconds` from then on.
 
-        `built_on`: the version that the change was made from; None for a new one. Raises ConversationBusy or
-        ConversationChanged.
+        `built_on`: the version that the change was made from; None for a new one. Returns what is stored then. Raises
+        ConversationBusy or ConversationChanged.
         """
-        await self._edit(
+        version = new_task_id()
+        _, created, now = await self._edit(
             tenant,
             conversation_id,
+            version,
             messages=conversation_json(messages),
             built_on=built_on,
             metadata=None if metadata is None else _METADATA.dump_json(dict(metadata)).decode(),
             seconds=seconds,
         )
+        return StoredConversation(list(messages), version, created=int(created), metadata=_METADATA.validate_json(now))
 
-    async def annotate(self, tenant: str, conversation_id: str, metadata: Metadata, *, seconds: float) -> bool:
-        """Replaces the metadata, under an open turn too; False when there is no such conversation (any more)."""
+    async def annotate(self, tenant: str, conversation_id: str, metadata: Metadata, *, seconds: float) -> int | None:
+        """Replaces the metadata, under an open turn too. Returns when the conversation was made, as `created` has it;
+        None when there is no such conversation (any more).
+        """
         text = _METADATA.dump_json(dict(metadata)).decode()
-        return await self._edit(tenant, conversation_id, metadata=text, seconds=seconds) != b"missing"
+        status, *rest = await self._edit(tenant, conversation_id, new_task_id(), metadata=text, seconds=seconds)
+        return None if status == b"missing" else int(rest[0])
 
     async def delete(self, tenant: str, conversation_id: str) -> bool:
         """False when there is no such conversation (any more). Raises ConversationBusy."""
@@ -121,15 +127,16 @@ class Conversations:
         self,
         tenant: str,
         conversation_id: str,
+        version: str,
         *,
         seconds: float,
         messages: str | None = None,
         built_on: str | None = None,
         metadata: str | None = None,
-    ) -> bytes:
+    ) -> list[bytes]:
         status, *rest = await self._scripts.run(
             "edit_conversation",
-            new_task_id(),
+            version,
             conversation=self._keys.conversation(tenant, conversation_id),
             messages=messages,
             built_on=built_on,
@@ -141,7 +148,7 @@ class Conversations:
                 raise ConversationBusy(rest[0].decode())
             case b"conversation_changed":
                 raise ConversationChanged
-        return bytes(status)
+        return [status, *rest]
 
 
 def conversation_json(messages: Sequence[ChatMessage]) -> str:

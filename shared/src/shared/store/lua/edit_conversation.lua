@@ -1,6 +1,7 @@
 -- edit_conversation: makes a stored conversation, or changes it between its turns. The id is that of its new version.
 -- With `messages` it is refused under an open turn, and where the version is not the one that the caller has seen
--- (`built_on`; without it the conversation is made). `metadata` alone may be changed at any time.
+-- (`built_on`; without it the conversation is made). `metadata` alone may be changed at any time. What it is now, beside
+-- its messages, is in the reply.
 local conversation = args.conversation
 if args.messages then
   local turn = open_turn(conversation)
@@ -18,4 +19,5 @@ if args.metadata then redis.call('HSET', conversation, 'metadata', args.metadata
 if redis.call('PTTL', conversation) < tonumber(args.conversation_ms) then
   redis.call('PEXPIRE', conversation, args.conversation_ms)
 end
-return {'done'}
+local is = redis.call('HMGET', conversation, 'created', 'metadata')
+return {'done', is[1] or '0', is[2] or '{}'}
