@@ -16,6 +16,8 @@ from api.anthropic import messages
 from api.anthropic.error_body import error_reply as anthropic_error
 from api.backend import Backend
 from api.cluster.capacity import Capacity, capacity_of_this_cluster
+from api.durable_streams import route as durable_streams
+from api.durable_streams.route import PLACE_HEADERS
 from api.http.allowance_headers import ALLOWANCE_HEADERS
 from api.http.error_replies import ErrorReplies, unrouted
 from api.http.openai_errors import error_reply as openai_error
@@ -96,7 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             # Any: there are no cookies that a page could misuse, and its libraries add headers of their own.
             allow_headers=["*"],
-            expose_headers=["Retry-After", "X-Request-Id", "X-Headrace-Task-Id", *ALLOWANCE_HEADERS],
+            expose_headers=["Retry-After", "X-Request-Id", "X-Headrace-Task-Id", *ALLOWANCE_HEADERS, *PLACE_HEADERS],
         )
     app.add_middleware(UnreadBody, seconds=settings.body_timeout)
     app.add_middleware(ReplyHeaders)
@@ -108,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(openai_models.router)
     app.include_router(responses.router)
     app.include_router(conversations.router)
+    app.include_router(durable_streams.router)
     app.include_router(tokenize.router)
     if settings.chat_page:
         add_page(app)

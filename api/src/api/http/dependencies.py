@@ -30,18 +30,21 @@ def caller_of_either(request: Request) -> Caller:
     return caller_of(request)
 
 
-async def caller_of_stream(request: Request, task_id: str) -> Caller:
-    """As `caller_of`; a browser's EventSource sets no headers and sends a stream token, `?stream_token=`, instead.
-
-    Deprecated: the key itself, `?access_token=`. The server's own log holds no query strings for that reason; proxies
-    in front should not either.
-    """
-    if "authorization" in request.headers:
+async def caller_of_reader(request: Request, task_id: str) -> Caller:
+    """As `caller_of`; who sets no headers, such as a browser's EventSource, sends `?stream_token=` instead."""
+    if "authorization" in request.headers or "stream_token" not in request.query_params:
         return caller_of(request)
-    backend, query = backend_of(request), request.query_params
-    if "stream_token" in query:
-        return await backend.stream_tokens.caller(query["stream_token"], task_id)
-    return backend.key_ring.caller(query.get(KEY_IN_QUERY, ""))
+    return await backend_of(request).stream_tokens.caller(request.query_params["stream_token"], task_id)
+
+
+async def caller_of_stream(request: Request, task_id: str) -> Caller:
+    """As `caller_of_reader`. Deprecated: the key itself, `?access_token=`. The server's own log holds no query strings
+    for that reason; proxies in front should not either.
+    """
+    query = request.query_params
+    if KEY_IN_QUERY in query and "stream_token" not in query and "authorization" not in request.headers:
+        return backend_of(request).key_ring.caller(query[KEY_IN_QUERY])
+    return await caller_of_reader(request, task_id)
 
 
 def trace_context_of(request: Request) -> str:

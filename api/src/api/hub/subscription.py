@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 
 from redis.exceptions import RedisError
@@ -58,7 +58,7 @@ class Subscription:
     def __post_init__(self, after: EntryId) -> None:
         self._last = self._taken = str(after).encode()
 
-    async def __aiter__(self) -> AsyncIterator[list[Frame]]:
+    async def __aiter__(self) -> AsyncGenerator[list[Frame], None]:
         try:
             await self.ready()
             while True:
@@ -133,6 +133,11 @@ class Subscription:
     def behind(self) -> bool:
         """True while it reads the stream itself."""
         return self._behind
+
+    @property
+    def up_to_date(self) -> bool:
+        """True when nothing is known that its reader has not taken."""
+        return not (self._behind or self._frames)
 
     @property
     def position(self) -> EntryId:
