@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from testbed.oracle import DOORS, Door, Stream
+from testbed.oracle import DOORS, OWN, Door, Stream
 
 
 class JudgedApp:
@@ -18,8 +18,9 @@ class JudgedApp:
         assert not faults, "replies that are not as their documents say:\n" + "\n".join(faults)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        door = next((door for prefix, door in DOORS.items() if scope.get("path", "").startswith(prefix)), None)
-        if scope["type"] != "http" or door is None:
+        path = scope.get("path", "")
+        door = next((door for prefix, door in DOORS.items() if path.startswith(prefix)), None)
+        if scope["type"] != "http" or door is None or path.startswith(OWN):
             await self.app(scope, receive, send)
             return
         reply = _Reply(door, scope["method"], scope["path"])

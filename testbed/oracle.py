@@ -206,17 +206,18 @@ _RESPONSE_EVENTS: Json = {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for
 )]}  # fmt: skip
 """Of a response that is made, and of one that is read again, which the document does not know."""
 
-DOORS: dict[str, Door | None] = {
+DOORS = {
     "/v1/messages": Door(
         "anthropic.json", "", MessageOrder, events={"$ref": "#/components/schemas/MessageStreamEvent"}
     ),
     "/v1/responses": Door(
         "openresponses.json", "/v1", ResponseOrder, events=_RESPONSE_EVENTS, errors="openai_chat.json"
     ),
-    "/v1/streams/": None,
     **dict.fromkeys(("/v1/", "/tokenize", "/detokenize"), Door("openai_chat.json", "/v1", ChatOrder)),
 }
-"""By the beginning of a path; the first that fits counts. None, and other paths: Headrace's own."""
+"""By the beginning of a path; the first that fits counts. Other paths are Headrace's own."""
+OWN = "/v1/streams/"
+"""What begins as one of these and is Headrace's own."""
 
 
 class Stream:
