@@ -24,6 +24,7 @@ from shared.telemetry.tracing import start_tracing
 from worker.consumer.celery_worker import make_worker, register_task, stop_worker
 from worker.consumer.gate import ConsumerGate
 from worker.engines.supervisor import EngineUnavailable
+from worker.model_files import ModelUnavailable
 from worker.settings import WorkerSettings
 from worker.status.health import InternalServer
 from worker.tasks.outcomes import Dropped, MessageEnd
@@ -108,7 +109,7 @@ class WorkerProcess:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._worker_loop.live(on_ready=lambda: self._ready.set_result(True)))
-        except (EngineUnavailable, PrefixTaken) as error:
+        except (EngineUnavailable, ModelUnavailable, PrefixTaken) as error:
             log.critical("The worker ends: %s", error)
             self._exit_code = 1
         except Exception:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
@@ -17,6 +16,7 @@ from worker.text.answer_stream import AnswerStream
 from worker.text.call_rules import call_syntax
 from worker.text.chat_tokenizer import ChatTokenizer
 from worker.text.codec import Unanswerable
+from worker.text.control_tokens import ControlTokens
 from worker.text.reasoning import Tags, named_by, opened_by, tags_known_to
 from worker.text.template_abilities import Turn, abilities_of
 from worker.text.template_answer_stream import TemplateAnswerStream
@@ -53,6 +53,7 @@ class PromptRenderer:
         template = str(tokenizer.chat_template or "")
         self.reasoning: tuple[Tags, ...] = tags_known_to(template)
         self._reasons = named_by(template)
+        self._control_tokens = ControlTokens(tokenizer)
         self._syntax = call_syntax(tokenizer, self.template.call_form, native=self.template.tools)
 
     def grammar(self, request: InferenceRequest) -> Grammar | None:
@@ -95,7 +96,11 @@ class PromptRenderer:
         turns, tools = self._turns(request)
         if not self.template.template:
             return tuple(self._tokenizer.encode(_plain(turns), split_special_tokens=True))
-        return tuple(self._applied(turns, tools, tokenize=True))
+        marked, tools = self._control_tokens.marked(turns), self._control_tokens.marked(tools)
+        try:
+            return tuple(self._control_tokens.ids(self._applied(marked, tools)))
+        except ValueError as error:
+            raise PromptRefused(str(error)) from error
 
     def text_ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """The tokens of a text alone; with those that the model expects around any text, or without."""
@@ -106,17 +111,12 @@ class PromptRenderer:
         turns, tools = self._turns(request)
         if not self.template.template:
             return _plain(turns)
-        return str(self._applied(turns, tools, tokenize=False))
+        return self._applied(turns, tools)
 
-    def _applied(self, turns: list[Turn], tools: list[Turn] | None, *, tokenize: bool) -> Any:
+    def _applied(self, turns: list[Turn], tools: list[Turn] | None) -> str:
         try:
-            return self._tokenizer.apply_chat_template(
-                turns,
-                tools=tools,
-                add_generation_prompt=True,
-                tokenize=tokenize,
-                return_dict=False,
-                sanitize_control_tokens=tokenize,
+            return str(
+                self._tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False)
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise PromptRefused(f"The model's chat template does not take this conversation: {error}") from error
