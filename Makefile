@@ -24,7 +24,14 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: help demo test programs clients openapi faults soak lint fmt pictures bench bench-quick images k8s-test clean
+# vLLM holds others' versions back, so it has an environment of its own.
+VENV_VLLM := .venv-vllm
+KEY_VLLM := $(shell (echo '$(CURDIR)'; cat constraints-vllm.txt worker/pyproject.toml shared/pyproject.toml deploy/install_checkout.py) | cksum | tr -d ' ')
+INSTALLED_VLLM := $(VENV_VLLM)/installed-$(KEY_VLLM)
+empty :=
+PACKAGES_PATH := $(subst $(empty) ,:,$(PACKAGES:%=%/src) .)
+
+.PHONY: help demo test test-vllm programs clients openapi faults soak lint fmt pictures bench bench-quick images k8s-test clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -34,6 +41,9 @@ demo: $(INSTALLED) ## Install, start the local stack and ask the model one quest
 
 test: lint programs ## Install, check the code and run every test; what needs a program that is not here is named.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
+
+test-vllm: $(INSTALLED_VLLM) ## Run the engines' contract suite over vLLM, in an environment of its own (some GB); minutes.
+	PYTHONPATH=$(PACKAGES_PATH) $(VENV_VLLM)/bin/python -m pytest worker/tests/engines/test_contract.py worker/tests/engines/vllm
 
 clients: $(INSTALLED_DEV) programs ## Run every recipe of docs/clients.md as printed, each in an environment of its own, on a real model.
 	$(BIN)/python -m pytest integrations --durations=0
@@ -80,7 +90,7 @@ k8s-test: ## Install the chart into the cluster that KUBECONFIG names and test i
 	$(BIN)/python -m pytest k8s-tests -v -o faulthandler_timeout=3600 -o faulthandler_exit_on_timeout=true
 
 clean: ## Remove the virtual environment, the demo's data and every cache.
-	rm -rf $(VENV) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV_VLLM) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find $(PACKAGES) -name __pycache__ -prune -exec rm -rf {} +
 
 # What pip says is in $(VENV)/install.log; an error names it.
@@ -94,6 +104,13 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@echo "headrace: installing the tools that check and test"
 	@$(PIP) install -c constraints.txt $(CHECK_TOOLS) $(TEST_TOOLS) $(CHART_TEST_TOOLS)
 	@touch $@
+
+$(INSTALLED_VLLM):
+	@$(PYTHON) -m venv $(VENV_VLLM)
+	@$(PYTHON) deploy/install_checkout.py $(VENV_VLLM)/bin/python $(VENV_VLLM)/install.log vllm
+	@# Builds for CUDA, which do not load beside a torch without it; the engine reads text alone.
+	@$(VENV_VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@rm -f $(VENV_VLLM)/installed-* && touch $@
 
 # Some tests use programs of Debian's (testbed/programs.py): root gets them installed, others are told what is left out.
 programs: $(INSTALLED_DEV)

@@ -21,8 +21,8 @@ from shared.wire.schemas import InferenceRequest
 from worker.engine_options import OPTIONS, EngineOptions
 from worker.engine_protocol import Generate, Output, Step
 from worker.engines.catalogue import load_prompts
+from worker.engines.process import SPIN_COUNT
 from worker.engines.supervisor import Engine, Limits
-from worker.engines.transformers.process import SPIN_COUNT
 
 LIMITS = Limits(start_seconds=300, stall_seconds=300, start_attempts=1)
 

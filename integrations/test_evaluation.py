@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from worker.engine_options import PACKAGED_MODEL, TransformersOptions
-from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.checkpoint.tokenizer import load_tokenizer
 from worker.engines.transformers.weights import load_weights
 
 CONTEXT = "The capital of France is"

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from worker.engine_options import PACKAGED_MODEL, TransformersOptions
-from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.checkpoint.tokenizer import load_tokenizer
 from worker.engines.transformers.weights import load_weights
 
 

@@ -5,20 +5,21 @@ from pydantic_core import PydanticUndefined, to_json
 from api.settings import Settings
 from docs.generate.schema_words import in_words
 from shared.settings import SharedSettings
-from worker.engine_options import EngineOptions, TransformersOptions
+from worker.engine_options import EngineOptions, TransformersOptions, VllmOptions
 from worker.settings import WorkerSettings
 
 
 def settings_tables() -> dict[str, str]:
     """Table of each process's own settings. Raises ValueError for a setting that says nothing of itself."""
     own, engine = set(SharedSettings.model_fields), set(EngineOptions.model_fields)
-    transformers = set(TransformersOptions.model_fields) - engine
+    transformers, vllm = (set(options.model_fields) - engine for options in (TransformersOptions, VllmOptions))
     return {
         "every process": _table(SharedSettings, own),
         "the API": _table(Settings, set(Settings.model_fields) - own),
-        "a worker": _table(WorkerSettings, set(WorkerSettings.model_fields) - own - engine - transformers),
+        "a worker": _table(WorkerSettings, set(WorkerSettings.model_fields) - own - engine - transformers - vllm),
         "every engine": _table(WorkerSettings, engine),
         "the engine on transformers": _table(WorkerSettings, transformers),
+        "the engine on vLLM": _table(WorkerSettings, vllm),
     }
 
 

@@ -22,7 +22,7 @@ from testbed.task_client import LEASE_SECONDS, SCRIPTED_MODEL, TaskClient
 from testbed.waiting import until
 from testbed.worker_process import StartWorker, WorkerProcess
 from worker.engine_options import PACKAGED_MODEL, TransformersOptions
-from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.checkpoint.tokenizer import load_tokenizer
 from worker.settings import WorkerSettings
 
 
@@ -141,8 +141,8 @@ def tiny_model(engine_options: TransformersOptions, tmp_path_factory: pytest.Tem
         hidden_size=96,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
         max_position_embeddings=1024,
         eos_token_id=2,
         tie_word_embeddings=True,

@@ -38,7 +38,7 @@ def test_a_models_own_sampling_holds_where_the_operator_has_not_set_another() ->
         ({"model_name": "No Spaces"}, "pattern"),
         ({"slots": 0}, "greater than or equal to 1"),
         ({"engine_stall_seconds": 1}, "greater than or equal to 2"),
-        ({"engine": "vroom"}, "'transformers' or 'scripted'"),
+        ({"engine": "vroom"}, "'transformers', 'vllm' or 'scripted'"),
         ({"engine": "scripted"}, "set model_source to one"),
         ({"engine": "transformers", "model_source": "scripted:"}, "set engine to scripted, or name a model"),
         ({"model_source": "scripted:", "attention": "sdpa"}, "attention is a setting of the engine transformers"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-EngineKind = Literal["transformers", "scripted"]
+EngineKind = Literal["transformers", "vllm", "scripted"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit"]
 Attention = Literal["auto", "sdpa", "per_request", "flash_attention_2", "flash_attention_3"]
@@ -106,4 +106,15 @@ class TransformersOptions(EngineOptions):
         return self
 
 
-OPTIONS: Mapping[EngineKind, type[EngineOptions]] = {"transformers": TransformersOptions, "scripted": EngineOptions}
+class VllmOptions(EngineOptions):
+    """What only the engine on vLLM has."""
+
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    """GPUs that the model is spread over, each with a part of every layer."""
+
+
+OPTIONS: Mapping[EngineKind, type[EngineOptions]] = {
+    "transformers": TransformersOptions,
+    "vllm": VllmOptions,
+    "scripted": EngineOptions,
+}

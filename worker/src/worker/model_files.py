@@ -130,13 +130,13 @@ def built_once(folder: Path) -> Iterator[Path | None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def model_revision(options: EngineOptions, quantization: str) -> str:
-    """A digest of what decides the answers: weights, quantization, tokenizer. The same on every machine.
+def model_revision(options: EngineOptions, computed: str) -> str:
+    """A digest of what decides the answers: weights, tokenizer, how they are `computed`. The same on every machine.
 
     Of each safetensors file the name, size, header, first and last MiB count: 30 GB need no minute of hashing.
     """
     files = locate(options)
-    digest = hashlib.sha256(quantization.encode())
+    digest = hashlib.sha256(computed.encode())
     if files.gguf is not None:
         digest.update(_file_digest(files.gguf).encode())
         return digest.hexdigest()[:16]

@@ -9,11 +9,11 @@ from pydantic_settings import SettingsConfigDict
 
 from shared.settings import SharedSettings
 from shared.wire.schemas import DEFAULT_MAX_TOKENS
-from worker.engine_options import OPTIONS, EngineOptions, TransformersOptions
+from worker.engine_options import OPTIONS, EngineOptions, TransformersOptions, VllmOptions
 from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, SamplingDefaults
 
 
-class WorkerSettings(SharedSettings, TransformersOptions):
+class WorkerSettings(SharedSettings, TransformersOptions, VllmOptions):
     """Read once in app.py: the installation's settings, those of the engine, and the worker's own."""
 
     model_config = SettingsConfigDict(extra="ignore")  # a `.env` file has variables of others too

@@ -1,11 +1,12 @@
 """What the worker relies on, of every engine: real processes, spoken to over their pipes.
 
-A new kind joins by a row in `KINDS`, and by its options in the fixtures `engine` and `options`. The one on transformers
-runs the packaged model, and a tiny one where the process is ended.
+A new kind joins by a row in `KINDS`, and by its options in the fixtures `engine` and `options`. Those with a model run
+the packaged one, and a tiny one where the process is ended.
 """
 
 import asyncio
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -18,11 +19,13 @@ import pytest
 
 from testbed.real_engine import RealEngine
 from testbed.supervised_engine import limits, supervised
-from worker.engine_options import EngineKind, EngineOptions, TransformersOptions
+from worker.engine_options import PACKAGED_MODEL, EngineKind, EngineOptions, TransformersOptions, VllmOptions
 from worker.engine_protocol import Cancel, Generate, Grammar, Output, Step
 
 CONTEXT = 1024
 SLOTS = 8
+KV_MEMORY_GIB = 0.055
+"""A full context fits, eight long answers do not."""
 STORY = "Tell me a long story about a fox."
 
 
@@ -40,11 +43,27 @@ class Kind:
 KINDS: dict[EngineKind, Kind] = {
     "scripted": Kind(grammars=False, continues_draws=True, prefix_cache=False, kv_cache=False),
     "transformers": Kind(grammars=True, continues_draws=True, prefix_cache=True, kv_cache=True),
+    "vllm": Kind(grammars=True, continues_draws=True, prefix_cache=True, kv_cache=True),
 }
+if importlib.util.find_spec("vllm"):
+    KINDS = {"vllm": KINDS["vllm"]}  # its environment has no room for the others: `make test-vllm`
+else:
+    del KINDS["vllm"]
 
 
 def scripted_options() -> EngineOptions:
     return EngineOptions(model_source="scripted:?token_ms=1&tokens=3000", slots=SLOTS, context_length=CONTEXT)
+
+
+def vllm_options(source: str, kv_memory_gib: float) -> EngineOptions:
+    return VllmOptions(
+        engine="vllm",
+        model_source=source,
+        slots=SLOTS,
+        context_length=CONTEXT,
+        kv_memory_gib=kv_memory_gib,
+        threads=2,
+    )
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -59,7 +78,7 @@ def engine(request: pytest.FixtureRequest, kind: EngineKind) -> Iterator[RealEng
     if kind == "transformers":
         yield request.getfixturevalue("real_engine")
         return
-    engine = RealEngine(scripted_options())
+    engine = RealEngine(vllm_options(PACKAGED_MODEL, KV_MEMORY_GIB) if kind == "vllm" else scripted_options())
     yield engine
     assert engine.close() == 0
 
@@ -317,6 +336,8 @@ def options(request: pytest.FixtureRequest, kind: EngineKind) -> EngineOptions:
     if kind == "transformers":
         folder: Path = request.getfixturevalue("tiny_model")
         return TransformersOptions(model_source=str(folder), slots=SLOTS, kv_memory_gib=0.1, threads=2)
+    if kind == "vllm":
+        return vllm_options(str(request.getfixturevalue("tiny_model")), 0.1)
     return scripted_options()
 
 

@@ -10,7 +10,7 @@ from shared.conversation.loop_prevention import LoopPolicy
 from shared.conversation.prompts import assemble
 from shared.wire.schemas import CreateMessageParams, InferenceRequest
 from worker.engine_options import TransformersOptions
-from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.checkpoint.tokenizer import load_tokenizer
 from worker.text.prompt_rendering import PromptRefused, PromptRenderer
 
 CHATML = (

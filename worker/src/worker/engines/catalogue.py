@@ -5,6 +5,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from worker.engine_options import EngineKind, EngineOptions
+from worker.model_files import ModelUnavailable
 from worker.text.codec import Prompts
 
 Serve = Callable[[Connection, Any], None]
@@ -18,6 +19,10 @@ def serve(kind: EngineKind) -> Serve:
             from worker.engines.transformers import process as transformers
 
             return transformers.serve
+        case "vllm":
+            from worker.engines.vllm import process as vllm
+
+            return vllm.serve
         case "scripted":
             from worker.engines.scripted import process as scripted
 
@@ -30,13 +35,22 @@ def load_prompts(options: EngineOptions, default_max_tokens: int) -> Prompts:
     `default_max_tokens`: the most tokens of an answer whose request names no limit.
     """
     match options.engine:
-        case "transformers":
+        case "transformers" | "vllm":
             from shared.telemetry.logs import adopt
-            from worker.engines.transformers.tokenizer import load_tokenizer
+            from worker.engines.checkpoint.tokenizer import load_tokenizer
+            from worker.text.imitation_check import Imitated, refuse_imitations
             from worker.text.prompt_rendering import PromptRenderer
 
             adopt("transformers")
-            return PromptRenderer(load_tokenizer(options), default_max_tokens)
+            prompts = PromptRenderer(load_tokenizer(options), default_max_tokens)
+            try:
+                refuse_imitations(prompts)
+            except Imitated as error:
+                raise ModelUnavailable(
+                    f"The model {options.model_source} cannot be served: {error}. Use a version of transformers, or a "
+                    "chat template, that keeps it text."
+                ) from error
+            return prompts
         case "scripted":
             from worker.engines.scripted.prompts import ScriptedPrompts
 

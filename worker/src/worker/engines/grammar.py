@@ -1,5 +1,6 @@
 """Grammars that decoding must follow, compiled by llguidance for one tokenizer."""
 
+import logging
 from typing import TYPE_CHECKING
 
 import llguidance.hf
@@ -14,8 +15,21 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
     from transformers import PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+
 JSON_LAYOUT: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One fixed layout: a model that may choose its whitespace can write nothing else until its tokens run out."""
+
+
+def grammars_of(
+    tokenizer: "PreTrainedTokenizerBase", vocabulary: int, eos_token_ids: tuple[int, ...]
+) -> "Grammars | None":
+    """None for a tokenizer that llguidance cannot read, which the log says."""
+    try:
+        return Grammars(tokenizer, vocabulary, eos_token_ids)
+    except InvalidGrammar as error:
+        log.warning("Requests with a grammar will fail: %s", error)
+        return None
 
 
 class Grammars:

@@ -1,1 +1,1 @@
-"""The engine on transformers' continuous batching. The only room that imports torch."""
+"""The engine on transformers' continuous batching."""

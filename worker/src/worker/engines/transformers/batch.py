@@ -122,6 +122,10 @@ class Batch(ContinuousBatchingManager):
         self._immediate.append(output)
         self._wake_up_loop.set()
 
+    def end(self, seconds: float) -> None:
+        """Lets the step in progress end, for so long."""
+        self.stop(block=True, timeout=seconds, hard_stop=True)
+
     def cancel(self, request_id: str) -> None:
         """Forgets a request: no output follows, its slot is free after the current step."""
         with self._answers_lock:

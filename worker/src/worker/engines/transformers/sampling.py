@@ -1,37 +1,24 @@
 """How the next token of each request is chosen, all requests of a step at once.
 
 The manager itself takes the arg max of the scores (`do_sample=False`). Here the scores are made such that the arg max
-is the draw: a grammar's forbidden tokens become -inf, and Gumbel noise turns an arg max into a sample of the softmax
-(Gumbel-max trick). The noise of a vocabulary entry is a hash of (seed, position in the answer, entry), so that a draw
-depends on nothing else in the batch and an answer goes on identically on another worker.
+is the draw (`worker.engines.draws`), and a grammar's forbidden tokens become -inf.
 """
 
-import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
 from worker.engine_protocol import Logprobs
 from worker.engines.constraint import InvalidGrammar
+from worker.engines.draws import ROWS, Draws, is_drawn, is_filtered
 from worker.engines.transformers.sequence import Answer, Sequence
 from worker.engines.transformers.step_logprobs import StepLogprobs
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.requests import FutureRequestState
-
-CANDIDATES = 256
-"""Most likely tokens looked at first for top-k and top-p; eight times more while the nucleus is larger."""
-CAPTURED_CANDIDATES = 1024
-"""The fixed number inside a CUDA graph, where shapes cannot depend on data: a larger nucleus is cut there."""
-
-TEMPERATURE, TOP_P, TOP_K, KEY_LOW, KEY_HIGH = range(5)
-"""Rows of the argument tensor, one column per request; int32, the first two rows hold float32 bits."""
-SMALLEST_TEMPERATURE = float(np.finfo(np.float32).tiny)
-"""The smallest normal float32. Below it a device may compute with zero: such a temperature is greedy."""
 
 
 class Scored(NamedTuple):
@@ -49,10 +36,10 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
     def __init__(self, vocabulary: int, slots: int, device: torch.device, captured: bool) -> None:
         """`captured`: steps are recorded in CUDA graphs, so that every operation runs for every row."""
         super().__init__(LogitsProcessorList())
-        self.tensors_required = 5
+        self.tensors_required = ROWS
         self.do_processing = True
         self._captured = captured
-        self._hashed_vocabulary = _mixed(torch.arange(vocabulary, dtype=torch.int32, device=device))
+        self._draws = Draws(vocabulary, device)
         self._bits = torch.arange(32, dtype=torch.int32, device=device)
         self._allowed = torch.full((slots, (vocabulary + 31) // 32), -1, dtype=torch.int32, device=device)
         self._constrained: list[int] = []
@@ -90,19 +77,15 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
                 self._note_scored(future.state, begin, future.query_length)
             begin += future.query_length
         self._plain, self._filtered = [], []
-        columns = np.zeros((5, len(sequences)), dtype=np.int32)
-        floats = columns.view(np.float32)
+        columns = np.zeros((ROWS, len(sequences)), dtype=np.int32)
         for row, sequence in enumerate(sequences):
             generate = sequence.answer.generate
-            if generate.temperature < SMALLEST_TEMPERATURE:
-                continue
-            filtered = generate.top_k > 0 or generate.top_p < 1
-            (self._filtered if filtered else self._plain).append(row)
-            # Counted from the tokens whose keys are being computed: right also where the last token is not known yet.
-            position = sequence.position_offset - len(generate.prompt_ids)
-            floats[TEMPERATURE, row], floats[TOP_P, row] = generate.temperature, generate.top_p
-            columns[TOP_K, row] = min(generate.top_k, len(self._hashed_vocabulary))
-            columns[KEY_LOW:, row] = _key(generate.seed, position)
+            if is_drawn(generate):
+                (self._filtered if is_filtered(generate) else self._plain).append(row)
+                # Counted from the tokens whose keys are being computed: right also where the last token is not known
+                # yet.
+                position = sequence.position_offset - len(generate.prompt_ids)
+                self._draws.fill(columns[:, row], generate, position)
         arg_storage[:, : len(sequences)] = torch.from_numpy(columns).to(arg_storage.device)
         self._fill_allowed([sequence.answer for sequence in sequences])
         told = [(row, s.answer.generate) for row, s in enumerate(sequences) if s.answer.generate.logprobs is not None]
@@ -167,94 +150,19 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         """Scores of shape (requests, vocabulary) whose arg max is each request's next token; changed in place."""
         if self._captured:
             self._raw[: len(scores)].copy_(scores)
-            return self._all_rows(scores, logits_processor_args)
+            masked = self._masked(scores, self._allowed[: len(scores)])
+            return self._draws.all_rows(masked, logits_processor_args)
         if self._told_rows:
             self._raw = scores[self._told_rows]
         if self._constrained:
             scores[self._constrained] = self._masked(scores[self._constrained], self._allowed[self._constrained])
         if self._plain:
-            arguments = logits_processor_args[:, self._plain]
-            scores[self._plain] += _temperature(arguments) * self._noise(arguments)
+            self._draws.add_plain(scores, self._plain, logits_processor_args)
         if self._filtered:
-            arguments = logits_processor_args[:, self._filtered]
-            tokens = self._draw_filtered(scores[self._filtered], arguments)
-            scores[self._filtered, tokens] = torch.inf
+            self._draws.add_filtered(scores, self._filtered, logits_processor_args)
         return scores
 
     def _masked(self, scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         """-inf for each token whose bit is not set."""
         bits = (allowed[:, :, None] >> self._bits) & 1
         return scores.masked_fill(bits.flatten(1)[:, : scores.shape[1]] == 0, -torch.inf)
-
-    def _noise(self, arguments: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """Standard Gumbel noise per row and vocabulary entry; of `tokens` alone (rows, n) where given."""
-        hashed = self._hashed_vocabulary if tokens is None else self._hashed_vocabulary[tokens]
-        bits = _mixed((hashed ^ arguments[KEY_LOW, :, None]) + arguments[KEY_HIGH, :, None])
-        # Uniform in (0, 1] from 31 bits: its steps are finest at 0, where the noise that wins comes from.
-        uniform = (bits & 0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-31)
-        return uniform.neg_().log1p_().neg_().log_().neg_()
-
-    def _draw_filtered(self, scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
-        """The token drawn for each row among its top-k and, of those, its top-p most likely."""
-        scaled = _scaled(scores, _temperature(arguments))
-        normalizer = scaled.logsumexp(-1, keepdim=True)
-        count = CANDIDATES
-        while True:
-            values, tokens = scaled.topk(min(count, scaled.shape[1]))
-            kept, enough = _kept(values, normalizer, arguments)
-            if enough.all() or count >= scaled.shape[1]:
-                break
-            count *= 8
-        noisy = torch.where(kept, values + self._noise(arguments, tokens), -torch.inf)
-        return tokens.gather(1, noisy.argmax(-1, keepdim=True))[:, 0]
-
-    def _all_rows(self, scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
-        """The same for all rows with fixed shapes and no branch on data, as a CUDA graph needs it."""
-        count = scores.shape[0]
-        scores = self._masked(scores, self._allowed[:count])
-        temperature = _temperature(arguments)
-        sampled = temperature > 0
-        scaled = _scaled(scores, torch.where(sampled, temperature, 1.0))
-        values, _ = scaled.topk(min(CAPTURED_CANDIDATES, scaled.shape[1]))
-        kept, _ = _kept(values, scaled.logsumexp(-1, keepdim=True), arguments)
-        lowest = torch.where(kept, values, torch.inf).amin(-1, keepdim=True)
-        top_p = arguments[TOP_P].view(torch.float32)[:, None]
-        filtered = sampled & ((arguments[TOP_K, :, None] > 0) | (top_p < 1))
-        scaled = scaled.masked_fill(filtered & (scaled < lowest), -torch.inf)
-        return torch.where(sampled, scaled + self._noise(arguments), scaled)
-
-
-def _key(seed: int, position: int) -> NDArray[np.int32]:
-    """64 bits that stand for one draw."""
-    digest = hashlib.blake2b(b"%d %d" % (seed, position), digest_size=8).digest()
-    return np.frombuffer(digest, dtype=np.int32)
-
-
-def _mixed(bits: torch.Tensor) -> torch.Tensor:
-    """A hash of int32 in which every input bit reaches every output bit (Wellons' lowbias32)."""
-    bits = (bits ^ ((bits >> 16) & 0xFFFF)) * 0x7FEB352D
-    bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * (0x846CA68B - (1 << 32))
-    return bits ^ ((bits >> 16) & 0xFFFF)
-
-
-def _temperature(arguments: torch.Tensor) -> torch.Tensor:
-    return arguments[TEMPERATURE].view(torch.float32)[:, None]
-
-
-def _scaled(scores: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    """Scores over temperature, the best of each row at 0: the quotients of a low temperature would be infinite."""
-    return (scores - scores.amax(-1, keepdim=True)) / temperature
-
-
-def _kept(values: torch.Tensor, normalizer: torch.Tensor, arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which of the candidates (most likely first) stay, and for which rows the candidates were enough to tell."""
-    top_k = arguments[TOP_K, :, None]
-    top_p = arguments[TOP_P].view(torch.float32)[:, None]
-    within_k = (top_k == 0) | (torch.arange(values.shape[1], device=values.device) < top_k)
-    probability = (values - normalizer).exp() * within_k
-    mass = torch.where(top_k > 0, probability.sum(-1, keepdim=True), 1.0)
-    before = probability.cumsum(-1) - probability
-    # The best one always: a top-p next to zero leaves no room for its own probability.
-    kept = within_k & ((before < top_p * mass) | (before == 0))
-    enough = ((top_k > 0) & (top_k <= values.shape[1])) | (before + probability)[:, -1:].ge(top_p * mass)
-    return kept, enough

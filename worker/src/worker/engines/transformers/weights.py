@@ -4,7 +4,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from worker.engine_options import TransformersOptions
-from worker.engines.transformers.gguf import Progress, converted
+from worker.engines.checkpoint.gguf import Progress, converted
 from worker.engines.transformers.loading_progress import weights_reported
 from worker.model_files import ModelUnavailable, locate
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from worker.engine_options import EngineOptions
-from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.checkpoint.tokenizer import load_tokenizer
 from worker.model_files import ModelUnavailable
 
 
@@ -24,7 +24,7 @@ def test_the_tokenizer_loads_without_torch(engine_options: EngineOptions) -> Non
 import sys
 from worker.engines.transformers import process as engine_process
 from worker.engine_options import EngineOptions
-from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.checkpoint.tokenizer import load_tokenizer
 tokenizer = load_tokenizer(EngineOptions(model_source=sys.argv[1], cache_dir=sys.argv[2]))
 tokenizer.apply_chat_template([{'role': 'user', 'content': 'Hello'}])
 sys.exit('torch is loaded' if 'torch' in sys.modules else 0)

@@ -1,8 +1,9 @@
 """What a model's generation config says: how its authors want tokens chosen, and which tokens end an answer."""
 
 import logging
+from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from worker.engine_protocol import SamplingDefaults
 
@@ -21,6 +22,15 @@ NOT_APPLIED = {
     "suppress_tokens": None,
 }
 """What a generation config may ask for beside temperature, top-p and top-k, and the value that switches it off."""
+
+
+def generation_config(folder: Path) -> GenerationConfig:
+    """Of the model in this folder; an empty one where it has none."""
+    try:
+        config: GenerationConfig = GenerationConfig.from_pretrained(folder)
+    except OSError:
+        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+    return config
 
 
 def sampling_defaults(config: GenerationConfig) -> SamplingDefaults:

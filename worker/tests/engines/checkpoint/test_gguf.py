@@ -8,8 +8,8 @@ from gguf import GGUFWriter
 from transformers import PreTrainedModel
 
 from worker.engine_options import TransformersOptions
-from worker.engines.transformers.gguf import sampling_in
-from worker.engines.transformers.tokenizer import load_tokenizer
+from worker.engines.checkpoint.gguf import sampling_in
+from worker.engines.checkpoint.tokenizer import load_tokenizer
 from worker.engines.transformers.weights import load_weights
 from worker.model_files import ModelUnavailable, locate
 

@@ -4,7 +4,7 @@ import pytest
 from transformers import GenerationConfig
 
 from worker.engine_protocol import SamplingDefaults
-from worker.engines.transformers.generation_config import eos_token_ids, sampling_defaults
+from worker.engines.checkpoint.generation_config import eos_token_ids, sampling_defaults
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from worker.engine_options import EngineOptions
-from worker.engines.transformers.gguf import unreadable
+from worker.engines.checkpoint.gguf import unreadable
 from worker.model_files import ModelUnavailable, built_once, locate
 
 if TYPE_CHECKING:
