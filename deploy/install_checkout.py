@@ -19,6 +19,9 @@ WIDTH = 24
 TOLD_LINES = 5
 """Of pip's last words, where it failed."""
 
+TELLING_PIP = "pip==25.3"
+"""It tells the bytes of a download since 24.1."""
+
 
 class Step(NamedTuple):
     """One run of pip."""
@@ -79,10 +82,11 @@ def install(python: str, log: Path, kind: str = "") -> int:
     """Exit code: that of the step that failed, 0 where none did."""
     constraints, steps = PLANS[kind]
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-c", constraints]
-    # Bytes of a download, for a program to read: pip knows that since 24.1.
-    options = subprocess.run([python, "-m", "pip", "install", "--help"], capture_output=True, text=True).stdout
-    pip += ["--progress-bar", "raw" if re.search(r"--progress-bar[^\n]*\braw\b|\[[^\]]*raw", options) else "off"]
     with log.open("w", encoding="utf-8") as words:
+        if not _tells_bytes(python):
+            # Python 3.11 brings an older one. Where it cannot be renewed, the bars stay empty.
+            subprocess.run([*pip, TELLING_PIP], stdout=words, stderr=subprocess.STDOUT, check=False)
+        pip += ["--progress-bar", "raw" if _tells_bytes(python) else "off"]
         for number, step in enumerate(steps, 1):
             title = f"installing {number}/{len(steps)}: {step.what}"
             code = _run([*pip, *step.arguments], title, words)
@@ -92,6 +96,12 @@ def install(python: str, log: Path, kind: str = "") -> int:
                 print(f"headrace: {title} failed; all that pip said is in {log}", file=sys.stderr)
                 return code
     return 0
+
+
+def _tells_bytes(python: str) -> bool:
+    """Whether this pip tells how much of a download is done in a form for programs."""
+    options = subprocess.run([python, "-m", "pip", "install", "--help"], capture_output=True, text=True).stdout
+    return re.search(r"--progress-bar[^\n]*\braw\b|\[[^\]]*raw", options) is not None
 
 
 def _run(command: list[str], title: str, words: TextIO) -> int:

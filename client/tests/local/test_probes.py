@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.local.probes import LOOPBACK, answers_ping, free_ports, in_use, is_ready, unready_models
+from headrace.local.probes import LOOPBACK, answers_ping, free_ports, in_use, is_ready, unready_model
 from testbed.scripted_server import ScriptedServer
 from testbed.valkey import Valkey
 
@@ -53,25 +53,25 @@ def test_a_server_that_says_anything_else_does_not_answer_yet(reply: bytes) -> N
         assert not answers_ping(port)
 
 
-MODELS = [{"name": "a", "ready": True}, {"name": "b", "ready": True}]
+WAITING = [{"name": "a", "ready": False}, {"name": "b", "ready": False}]
 
 
 @pytest.mark.parametrize(
     ("models", "unready"),
     [
-        (MODELS, ""),
+        ([*WAITING, {"name": "c", "ready": True}], ""),
         ([], "no worker is ready"),
-        ([*MODELS, {"name": "c", "ready": False}], "no worker is ready"),
-        ([*MODELS, {"name": "c", "ready": False, "detail": "loading weights 5 %"}], "loading weights 5 %"),
+        (WAITING, "no worker is ready"),
+        ([*WAITING, {"name": "c", "ready": False, "detail": "loading weights 5 %"}], "loading weights 5 %"),
     ],
 )
-def test_models_that_are_not_ready_say_why(server: ScriptedServer, models: list[dict[str, Any]], unready: str) -> None:
+def test_a_model_that_is_not_ready_says_why(server: ScriptedServer, models: list[dict[str, Any]], unready: str) -> None:
     server.answers = [lambda x: x.result({"models": models})]
-    assert unready_models(server.url, None) == unready
+    assert unready_model(server.url, None) == unready
 
 
 def has_models(url: str) -> bool:
-    return not unready_models(url, None)
+    return not unready_model(url, None)
 
 
 @pytest.mark.parametrize("probe", [is_ready, has_models])

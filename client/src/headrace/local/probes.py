@@ -53,8 +53,9 @@ NOBODY = "no worker is ready"
 """What the API says of a model of which it has heard nothing."""
 
 
-def unready_models(url: str, api_key: str | None) -> str:
-    """What is being done about the first model that is not ready; empty when all are. Raises KeyRefused."""
+def unready_model(url: str, api_key: str | None) -> str:
+    """What is being done about the first model that is not ready; empty when one is: all workers of a local stack have
+    the same, whatever else the API has a name for. Raises KeyRefused."""
     call = {"jsonrpc": "2.0", "id": 1, "method": "model_list"}
     try:
         reply = httpx.post(f"{url}/rpc", json=call, timeout=5, headers=authorization(api_key))
@@ -63,6 +64,6 @@ def unready_models(url: str, api_key: str | None) -> str:
         models = reply.json()["result"]["models"]
     except (httpx.TransportError, ValueError, KeyError):
         return NOBODY
-    return next(
-        (str(model.get("detail") or NOBODY) for model in models if not model["ready"]), "" if models else NOBODY
-    )
+    if any(model["ready"] for model in models):
+        return ""
+    return next((str(model["detail"]) for model in models if model.get("detail")), NOBODY)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from headrace.local.child import Child
 from headrace.local.plan import Plan, Process, StackError, choose_ports, require_installed, services, valkey
-from headrace.local.probes import NOBODY, KeyRefused, answers_ping, is_ready, unready_models
+from headrace.local.probes import NOBODY, KeyRefused, answers_ping, is_ready, unready_model
 from headrace.local.report import Report
 
 WATCH_SECONDS = 0.1
@@ -41,7 +41,7 @@ class Stack:
         """Why the stack gave up after it was ready; the main thread then gets a SIGINT."""
 
     def start(self) -> None:
-        """Starts everything and returns when every model is ready. Raises StackError. Call `stop` in any case."""
+        """Starts everything and returns when the model is ready. Raises StackError. Call `stop` in any case."""
         plan = self._plan
         require_installed()
         self._take_data_dir()
@@ -56,7 +56,7 @@ class Stack:
         self._until(lambda: is_ready(ports.internal_url), API_START_SECONDS, "The API does not become ready")
         self._report.tell(f"The API is ready at {self.url}; the model is loading.")
         self._report.begin("the model")
-        self._until(self._models_are_ready, plan.start_seconds, "The model does not become ready")
+        self._until(self._model_is_ready, plan.start_seconds, "The model does not become ready")
         addresses = plan.data_dir / "stack.env"
         addresses.write_text(f"HEADRACE_URL={self.url}\nHEADRACE_REDIS_URL={ports.redis_url}\n")
         self._on_stop.callback(addresses.unlink, missing_ok=True)
@@ -102,9 +102,9 @@ class Stack:
             self._report.progress(self._detail or self._last_line())
             time.sleep(WATCH_SECONDS)
 
-    def _models_are_ready(self) -> bool:
+    def _model_is_ready(self) -> bool:
         try:
-            unready = unready_models(self.url, self._plan.api_key)
+            unready = unready_model(self.url, self._plan.api_key)
         except KeyRefused:
             raise StackError(
                 "The API asks for a key and does not take "
