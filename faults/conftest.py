@@ -57,7 +57,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 async def headrace(
     valkey: Valkey, redis: Redis, keys: Keys, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Stack]:
-    """One API replica so far; every history that the test made is judged at its end."""
+    """One API replica so far; at its end every history that the test made is judged, and every reply of the doors for
+    other people's clients."""
     async with stack(valkey.url, tmp_path) as running:
         await running.start_api()
         yield running
@@ -67,6 +68,7 @@ async def headrace(
                 print(history.describe())
             return
         report_silence(request, running)
+        assert not running.faults.exists(), f"replies not as their documents say:\n{running.faults.read_text()}"
         stream = EventStream(redis, keys)
         for history in running.histories:
             check_client(history, history.expected)

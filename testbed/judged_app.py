@@ -1,5 +1,7 @@
 """ASGI middleware of tests: every reply of the doors for other people's clients is judged by their own documents."""
 
+from collections.abc import Callable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from testbed.oracle import DOORS, OWN, Door, Stream
@@ -8,9 +10,11 @@ from testbed.oracle import DOORS, OWN, Door, Stream
 class JudgedApp:
     """An application whose replies are looked at while they go out, whichever client asks for them."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, report: Callable[[str], object] | None = None) -> None:
+        """`report` hears of each fault at once; without it they wait for `check`."""
         self.app = app
         self.faults: list[str] = []
+        self._report = report or self.faults.append
 
     def check(self) -> None:
         """Fails where a reply was not as OpenAI or Anthropic would have sent it."""
@@ -35,7 +39,8 @@ class JudgedApp:
             await send(message)
 
         await self.app(scope, heard, seen)
-        self.faults += reply.faults
+        for fault in reply.faults:
+            self._report(fault)
 
 
 class _Reply:

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from redis.asyncio import Redis
 
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
-from testbed import services
+from testbed import judged_api, services
 from testbed.history import History, follow
 from testbed.ports import free_port
 from testbed.waiting import until
@@ -115,7 +116,8 @@ class Stack:
         port = free_port()
         env = self._env(services.settings(port=port, internal_port=free_port()) | extra)
         name = f"api{len(self.apis)}"
-        process = Process(name, services.command("api"), env, self.folder / f"{name}.log").start()
+        env |= judged_api.environment(self.faults)
+        process = Process(name, [sys.executable, *judged_api.COMMAND], env, self.folder / f"{name}.log").start()
         self.apis.append(process)
         self.urls.append(f"http://127.0.0.1:{port}")
         await self._until_answers(process, f"http://127.0.0.1:{port}/openapi.json")
@@ -141,6 +143,11 @@ class Stack:
             return False
 
         await until(answers, 30, f"{process.name} answers {url}")
+
+    @property
+    def faults(self) -> Path:
+        """Where a replica's replies are not as OpenAI or Anthropic would have sent them: one line each."""
+        return self.folder / "faults"
 
     async def rpc(self, method: str, params: dict[str, Any], replica: int = 0) -> dict[str, Any]:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}

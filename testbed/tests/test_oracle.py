@@ -152,3 +152,12 @@ async def test_the_order_of_a_message_is_judged(leave_out: str, fault: str | Non
 
 async def test_headraces_own_routes_are_not_judged() -> None:
     assert await verdict(Response("hello"), "/rpc") == []
+
+
+async def test_a_judge_tells_each_fault_at_once() -> None:
+    told: list[str] = []
+    judged = JudgedApp(stream(frames(ROLE, end="")), told.append)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(judged), base_url="http://api") as http:
+        await http.post("/v1/chat/completions")
+    assert "a clean end without the last event" in told[0]
+    judged.check()
