@@ -1,8 +1,9 @@
 """Fixtures of all test suites: a real Valkey server, a client for it, the settings that name it."""
 
+import gc
 import importlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,9 @@ from shared.store.redis_client import connect
 from testbed import programs
 from testbed.valkey import Valkey
 
+# Before anything imports torch: there are as many test processes as cores, and threads that wait must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 for package in ("api", "headrace", "worker"):
     # Before pytest takes the folder of the same name, which stands above the tests, for the package.
     importlib.import_module(package)
@@ -25,8 +29,39 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected lives as long as the process: the garbage collector need not go through all of it
+    again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+LONGEST = (
+    "worker/tests/engines/test_contract.py",
+    "client/tests/local/test_up.py",
+    "worker/tests/test_real_model.py",
+    "worker/tests/test_app.py",
+    "faults/",
+    "api/tests/page/",
+    "client/tests/test_readme.py",
+    "api/tests/test_server.py",
+    "worker/tests/tasks/test_task_runner.py",
+    "charts/tests/test_notes.py",
+    "worker/tests/engines/",
+    "charts/tests/test_monitoring.py",
+    "api/tests/http/test_openapi.py",
+)
+"""Files and folders that begin first, so that no process of several is left alone with one of them at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out what needs a program that is not here; `-ra` names each at the end."""
+    """Puts the longest first; leaves out what needs a program that is not here, and `-ra` names each at the end."""
+    items.sort(key=lambda item: [not item.nodeid.startswith(path) for path in LONGEST])
     for item in items:
         for name in [name for mark in item.iter_markers("needs") for name in mark.args if not programs.find(name)]:
             reason = f"left out: {name} is not installed (Debian's package {programs.PACKAGES[name]})"
