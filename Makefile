@@ -31,7 +31,7 @@ INSTALLED_VLLM := $(VENV_VLLM)/installed-$(KEY_VLLM)
 empty :=
 PACKAGES_PATH := $(subst $(empty) ,:,$(PACKAGES:%=%/src) .)
 
-.PHONY: help demo test test-vllm programs clients openapi faults soak lint fmt pictures bench bench-quick images k8s-test clean
+.PHONY: help demo test tests test-vllm programs clients openapi faults soak lint fmt pictures bench bench-quick images k8s-test clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -39,8 +39,12 @@ help: ## List what can be made.
 demo: $(INSTALLED) ## Install, start the local stack and ask the model one question (DEMO_ONCE=1: then stop).
 	@$(BIN)/headrace up --data-dir .headrace --ask "What is the capital of France?"
 
-test: lint programs ## Install, check the code and run every test; what needs a program that is not here is named.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
+test: programs ## Install, check the code and run every test; what needs a program that is not here is named.
+	@$(MAKE) --no-print-directory --jobs 2 lint tests
+
+# More processes than two cores: much of a test's time is waiting, for processes that start or for clocks.
+tests: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 test-vllm: $(INSTALLED_VLLM) ## Run the engines' contract suite over vLLM, in an environment of its own (some GB); minutes.
 	PYTHONPATH=$(PACKAGES_PATH) $(VENV_VLLM)/bin/python -m pytest worker/tests/engines/test_contract.py worker/tests/engines/vllm
@@ -62,7 +66,7 @@ lint: $(INSTALLED_DEV) ## Check style, types and which module may import which.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p $(TYPED) && ln -sfn $(CURDIR)/k8s-tests $(TYPED)/k8s_tests
-	$(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults integrations bench charts deploy docs $(TYPED)/k8s_tests
+	nice $(BIN)/mypy $(PACKAGES:%=%/src) $(PACKAGES:%=%/tests) conftest.py testbed faults integrations bench charts deploy docs $(TYPED)/k8s_tests
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV) ## Put the code into the one form that `make lint` accepts.
