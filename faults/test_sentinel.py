@@ -139,3 +139,16 @@ async def test_a_failover_that_takes_the_worker_along_repeats_nothing_to_who_has
     assert anew.state == "SUCCESS"
     async with Redis(port=sentinel_setup.replica_port) as promoted:
         await check_stream(EventStream(promoted, Keys(SharedSettings().key_prefix)), history.task_id)
+
+
+async def test_sentinels_may_ask_for_a_password_of_their_own(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    setup = SentinelSetup(tmp_path, password="sesame")
+    try:
+        async with stack(setup.url, tmp_path, HEADRACE_REDIS_SENTINEL_PASSWORD="sesame") as running:
+            await running.start_api()
+            await running.start_worker()
+            assert (await running.run()).state == "SUCCESS"
+            assert "sesame" not in running.logs()
+            report_silence(request, running)
+    finally:
+        setup.close()

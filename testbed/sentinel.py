@@ -17,7 +17,8 @@ from testbed.waiting import wait_until
 class SentinelSetup:
     """Three server processes in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, password: str = "") -> None:
+        """`password`: of the Sentinel itself."""
         self.master_port, self.replica_port, self.sentinel_port = free_port(), free_port(), free_port()
         self._folder = folder
         common = "bind 127.0.0.1\nsave ''\nappendonly yes\nmaxmemory-policy noeviction\nrepl-diskless-sync-delay 0\n"
@@ -28,9 +29,9 @@ class SentinelSetup:
         sentinel = (
             f"port {self.sentinel_port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {self.master_port} 1\n"
             "sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n"
-        )
+        ) + (f"requirepass {password}\n" if password else "")
         self.sentinel = self._start("sentinel", sentinel, "--sentinel")
-        self._await(self.sentinel_port, lambda c: c.sentinel_master("mymaster")["num-slaves"] == 1)
+        self._await(self.sentinel_port, lambda c: c.sentinel_master("mymaster")["num-slaves"] == 1, password)
 
     @property
     def url(self) -> str:
@@ -44,9 +45,9 @@ class SentinelSetup:
             command = [str(server_binary()), "server.conf", *arguments]
             return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
-    def _await(self, port: int, condition: Callable[[Any], bool]) -> None:
+    def _await(self, port: int, condition: Callable[[Any], bool], password: str = "") -> None:
         def holds() -> bool:
-            with contextlib.suppress(RedisError), Redis(port=port) as client:
+            with contextlib.suppress(RedisError), Redis(port=port, password=password or None) as client:
                 return condition(client)
             return False
 

@@ -139,6 +139,10 @@ class MessageOrder(Order):
         self._last = kind
 
 
+CLOSED = ("This replica of the API stops", "A connection is closed when", "This API key was revoked")
+"""How errors begin behind which a response goes on, for who reads it again."""
+
+
 class ResponseOrder(Order):
     """Numbers without a gap; items, each opened, filled and closed; what ends the response; [DONE]."""
 
@@ -164,8 +168,8 @@ class ResponseOrder(Order):
         if self._number is None and number == 0 and event["type"] != "response.created":
             yield "the first event is response.created"
         self._number = number
-        # What this replica alone has to say, and nothing more: that it stops.
-        self.complete = event["type"] == "error" and event["error"]["message"].startswith("This replica")
+        # What this replica alone has to say, and nothing more: why it closes the stream.
+        self.complete = event["type"] == "error" and event["error"]["message"].startswith(CLOSED)
         yield from self._next(event, name)
 
     def _next(self, event: Json, name: str | None) -> Iterator[str]:

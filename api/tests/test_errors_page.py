@@ -204,10 +204,10 @@ async def _(world: World) -> httpx.Response:
         return await http.post("/rpc", json=[{"jsonrpc": "2.0", "id": 1, "method": "tool_list"}] * 101)
 
 
-@scenario("26 positional parameters")
+@scenario("27 positional parameters")
 async def _(world: World) -> httpx.Response:
     async with world.start() as http:
-        return await call(http, "create_message", [None] * 26)
+        return await call(http, "create_message", [None] * 27)
 
 
 @scenario("90,000 unknown fields")
@@ -324,6 +324,40 @@ async def _(world: World) -> httpx.Response:
 @scenario("too many waiting tasks of a key")
 async def _(world: World) -> httpx.Response:
     return await refused_by_limit(world, waitingTasks=2)
+
+
+@scenario("a `stop` of 1025 characters")
+async def _(world: World) -> httpx.Response:
+    async with world.start() as http:
+        return await create(http, stop="x" * 1025)
+
+
+@scenario("`metadata` of 513 characters")
+async def _(world: World) -> httpx.Response:
+    async with world.start() as http:
+        return await create(http, metadata={"a": "x" * 513})
+
+
+@scenario("one stored conversation too many of a tenant")
+async def _(world: World) -> httpx.Response:
+    async with world.start(max_tenant_conversations=2) as http:
+        for number in range(2):
+            assert "result" in (await create(http, history=[], conversationId=f"c{number}")).json()
+        return await create(http, history=[], conversationId="c2")
+
+
+@scenario("one open stream too many of a key")
+async def _(world: World) -> httpx.Response:
+    async with world.start(api_keys=one_key(policy={"limits": {"openStreams": 1}})) as http:
+        task_id = await task_id_of(await create(http, key="hr_a"))
+        headers = {"Authorization": "Bearer hr_a"}
+        first = asyncio.create_task(http.get(f"/stream/{task_id}", headers=headers))
+        second = asyncio.create_task(http.get(f"/stream/{task_id}", headers=headers))
+        # One of them stays until the task ends; whichever comes second is refused at once.
+        done, [stays] = await asyncio.wait({first, second}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        await call(http, "cancel_message", {"taskId": task_id}, key="hr_a")
+        await stays
+        return done.pop().result()
 
 
 @scenario("more tokens than a key ever has")

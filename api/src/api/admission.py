@@ -14,13 +14,14 @@ from api.errors import (
     ModelQueueFull,
     RateExceeded,
     StoreFull,
+    TooManyConversations,
     TooManyTasks,
 )
 from api.settings import Settings
 from api.tenants.caller import Caller
 from shared.store import refusals
 from shared.store.limits import ExpectedTokens
-from shared.store.refusals import ConversationChanged, LimitReached, QueueFull, Refusal, TenantFull
+from shared.store.refusals import ConversationChanged, ConversationsFull, LimitReached, QueueFull, Refusal, TenantFull
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 
@@ -78,6 +79,8 @@ class Admission:
                 return await self._tenant_full(model, refusal)
             case LimitReached():
                 return await self._limit_reached(model, refusal)
+            case ConversationsFull():
+                return too_many_conversations(refusal)
             case refusals.ConversationBusy():
                 return await self._conversation_busy(model, refusal)
             case ConversationChanged():
@@ -127,6 +130,14 @@ class Admission:
         if load.mean_seconds is None or card is None or not workers:
             return UNKNOWN_WAIT_SECONDS
         return min(LONGEST_RETRY_SECONDS, tasks * load.mean_seconds / (workers * card.slots))
+
+
+def too_many_conversations(refusal: ConversationsFull) -> TooManyConversations:
+    """The error for a conversation that is one too many. It is not worth trying again: most are kept for days."""
+    return TooManyConversations(
+        f"{refusal.count} conversations and stored responses are kept for this tenant, and no more are; delete some",
+        limit="conversations",
+    )
 
 
 def key_reused() -> KeyReused:

@@ -41,6 +41,7 @@ from api.rpc import route as rpc
 from api.settings import Settings
 from api.snapshot import Snapshot
 from api.sse import stream as sse
+from api.streaming.open_streams import OpenStreams
 from api.streaming.positions import Positions
 from api.streaming.readers import Readers
 from api.tasks.new_task import NewTasks
@@ -131,7 +132,13 @@ def create_internal_app(main: FastAPI) -> FastAPI:
 async def _running_backend(settings: Settings, capacity: Capacity | None, outage: Outage) -> AsyncIterator[Backend]:
     redis = connect(settings, outage, retries=1)  # every command of the API may run twice
     keys = Keys(settings.key_prefix)
-    ledger = TaskLedger(redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures)
+    ledger = TaskLedger(
+        redis,
+        keys,
+        retention_seconds=settings.retention_seconds,
+        unstored_seconds=settings.unstored_seconds,
+        max_failures=settings.max_failures,
+    )
     lists = TaskLists(redis, keys)
     stream = EventStream(redis, keys)
     registry = WorkerRegistry(redis, keys, lease_seconds=settings.lease_seconds)
@@ -148,15 +155,25 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         redis_timeout=settings.redis_timeout,
         capacity=capacity,
     )
+    key_ring = KeyRing(
+        settings.api_keys,
+        unusable=metrics.keys_unusable,
+        open_to_all=settings.open_to_all,
+        provider=IdentityProvider(provider, unusable=metrics.provider_unusable)
+        if (provider := settings.provider)
+        else None,
+    )
     readers = Readers(
         hub,
         marks,
         Positions(lists, models),
         comment_seconds=settings.comment_seconds,
         send_timeout=settings.send_timeout,
+        most_seconds=settings.max_stream_seconds,
         shutdown=shutdown,
-        open_streams=metrics.open_streams,
-        cut=metrics.slow_readers.labels("cut"),
+        streams=OpenStreams(most=settings.max_key_streams, refused=metrics.streams_refused),
+        holds=key_ring.holds,
+        metrics=metrics,
     )
     janitor = Janitor(
         redis,
@@ -192,14 +209,6 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         redis_timeout=settings.redis_timeout,
         retention_seconds=settings.retention_seconds,
     )
-    key_ring = KeyRing(
-        settings.api_keys,
-        unusable=metrics.keys_unusable,
-        open_to_all=settings.open_to_all,
-        provider=IdentityProvider(provider, unusable=metrics.provider_unusable)
-        if (provider := settings.provider)
-        else None,
-    )
     backend = Backend(
         settings=settings,
         redis=redis,
@@ -216,6 +225,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
             stored_conversations,
             seconds=settings.conversation_seconds,
             most_bytes=settings.max_conversation_bytes,
+            most=settings.max_tenant_conversations,
             redis_timeout=settings.redis_timeout,
         ),
         tokens=Tokens(TokenQuestions(redis, keys), redis_timeout=settings.redis_timeout),

@@ -170,6 +170,14 @@ class TooManyTasks(ApiError, code=RATE_EXCEEDED, status=429, retryable=True):
     """Too many unfinished tasks."""
 
 
+class TooManyConversations(ApiError, code=RATE_EXCEEDED, status=429):
+    """Too many stored conversations."""
+
+
+class TooManyStreams(ApiError, code=RATE_EXCEEDED, status=429, retryable=True):
+    """Too many open streams."""
+
+
 class UnknownModel(ApiError, code=UNKNOWN_MODEL, status=404):
     """There is no such model."""
 
@@ -228,6 +236,10 @@ class TaskCancelled(ApiError, code=TASK_NOT_FOUND, status=409):
 
 class AnswerRestarted(ApiError, code=INTERNAL_ERROR, status=500, retryable=True):
     """The answer starts over with another revision of the model; what was sent is void. Send the request again."""
+
+
+class StreamTooOld(ApiError, code=UNAVAILABLE, status=503, retryable=True):
+    """A connection is closed when it has lasted for some time; the task goes on. Go on behind the last event."""
 
 
 class ReplicaStops(ApiError, code=UNAVAILABLE, status=503, retryable=True):

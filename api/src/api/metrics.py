@@ -41,6 +41,10 @@ class Metrics:
     """Messages whose way to the broker failed or took too long; the janitor sends them again."""
     open_streams: Gauge
     stream_resumes: Counter
+    streams_refused: Counter
+    """Because their key had as many as it may have."""
+    streams_dismissed: Counter
+    """By reason: `age`, or `key` (it was revoked, or has expired)."""
     keys_unusable: Gauge
     """1 while the file of API keys cannot be used and those that were read before hold."""
     provider_unusable: Gauge
@@ -72,6 +76,8 @@ def make_metrics(models: Iterable[str] = ()) -> Metrics:
         publish_failures=counter("publish_failures", "Messages that did not reach the broker in time."),
         open_streams=Gauge("headrace_open_streams", "Streams that clients read now.", registry=registry),
         stream_resumes=counter("stream_resumes", "Streams that clients went on reading behind an event."),
+        streams_refused=counter("streams_refused", "Streams that were one too many for their key."),
+        streams_dismissed=counter("streams_dismissed", "Streams that were closed before their end.", "reason"),
         keys_unusable=Gauge(
             "headrace_api_keys_unusable", "1 while the file of API keys cannot be used.", registry=registry
         ),
@@ -87,6 +93,8 @@ def make_metrics(models: Iterable[str] = ()) -> Metrics:
         metrics.takeovers.labels(model)
     for action in get_args(JanitorAction):
         metrics.janitor_actions.labels(action)
+    for reason in ("age", "key"):
+        metrics.streams_dismissed.labels(reason)
     for outcome in ("behind", "cut"):
         metrics.slow_readers.labels(outcome)
     return metrics

@@ -117,6 +117,8 @@ class Settings(SharedSettings):
 
     max_conversation_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
     """Most text of one stored conversation, in bytes."""
+    max_tenant_conversations: Annotated[int, Field(ge=1)] = 100_000
+    """Most conversations that are kept for one tenant, stored responses too; a new one more is refused."""
     response_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
     """How long a response that was stored can be gone on from with `previous_response_id`."""
 
@@ -124,6 +126,11 @@ class Settings(SharedSettings):
     """Most waiting tasks of one model; more are refused."""
     max_tenant_tasks: Annotated[int, Field(ge=1)] = 1000
     """Most unfinished tasks of one tenant."""
+    max_key_streams: Annotated[int, Field(ge=1)] = 10_000
+    """Most streams that one API key has open at one replica, where its policy says nothing else."""
+    max_stream_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    """Seconds after which a stream that can be resumed is closed, a tenth more or less, so that connections spread over
+    new replicas; 0: never."""
     tenant_rate: Annotated[str, Field(pattern=r"^$|^[1-9]\d*/(second|minute|hour|day)$")] = ""
     """Most tasks that are accepted per tenant, for example `600/minute`; empty for no bound."""
     memory_threshold: Annotated[float, Field(gt=0, le=1)] = 0.85

@@ -9,6 +9,7 @@ from api.hub.event_hub import EventHub
 from api.models import Models
 from api.streaming.positions import Positions
 from api.streaming.reader import Reader
+from api.tenants.caller import Caller
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelCard
@@ -22,7 +23,7 @@ def positions(lists: TaskLists, models: Models) -> Positions:
 
 async def waiting_reader(hub: EventHub, task_id: str) -> tuple[Reader, Any]:
     """A reader that has read of its task's acceptance, and its iteration."""
-    reader = Reader(hub.follow(task_id), model=DEFAULT_MODEL, required=False)
+    reader = Reader(hub.follow(task_id), model=DEFAULT_MODEL, required=False, caller=Caller("me"))
     batches = aiter(reader.subscription)
     reader.note(await anext(batches))
     return reader, batches

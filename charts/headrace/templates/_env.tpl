@@ -44,6 +44,10 @@
 {{- if include "headrace.redis.isExternal" . }}
 - name: HEADRACE_REDIS_SENTINEL_SERVICE
   value: {{ $external.sentinelService | quote }}
+{{- with $external.sentinelPasswordKey }}
+- name: HEADRACE_REDIS_SENTINEL_PASSWORD
+  valueFrom: {secretKeyRef: {name: {{ $external.existingSecret }}, key: {{ . }}}}
+{{- end }}
 {{- end }}
 {{- end -}}
 

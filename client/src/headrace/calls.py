@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
     parallel_tool_calls: bool
     logprobs: bool
     top_logprobs: int
+    store: bool
 
 
 def creation(messages: str | Sequence[Message], options: Options) -> Call[str]:

@@ -31,6 +31,10 @@ class SharedSettings(BaseSettings):
     """Ledger, event streams and results. `redis://`, `rediss://` (TLS), or `sentinel://host:port;sentinel://…/db`."""
     redis_sentinel_service: str = "mymaster"
     """Name of the monitored master where `redis_url` is a Sentinel URL."""
+    redis_sentinel_username: str = ""
+    """Of the Sentinels themselves; the user of the master stands in `redis_url`."""
+    redis_sentinel_password: SecretStr = SecretStr("")
+    """Of the Sentinels themselves, where they ask for one; that of the master stands in `redis_url`."""
     key_prefix: Annotated[str, Field(pattern=r"^[\w.:-]{1,64}$")] = "headrace:"
     """Stands in front of every key, so that installations can share one Redis."""
     installation: Annotated[str, Field(max_length=256)] = ""
@@ -40,6 +44,8 @@ class SharedSettings(BaseSettings):
 
     retention_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long an ended task can still be read."""
+    unstored_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long an ended task can still be read that asked, or whose key asks, not to be stored."""
     conversation_seconds: Annotated[float, Field(gt=0)] = 7 * 24 * 3600.0
     """How long a conversation is kept after its last answer."""
     lease_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -70,6 +76,15 @@ class SharedSettings(BaseSettings):
             if "@" in split.path + split.query + split.fragment:
                 raise ValueError(f"has an @ behind its host{ENCODE}")
         return url
+
+    @property
+    def sentinel_login(self) -> dict[str, str]:
+        """What the Sentinels are told, as redis-py names it."""
+        login = {
+            "username": self.redis_sentinel_username,
+            "password": self.redis_sentinel_password.get_secret_value(),
+        }
+        return {name: value for name, value in login.items() if value}
 
     def log_options(self, **fields: str) -> LogOptions:
         """How this process logs, with `fields` on all its lines."""

@@ -9,11 +9,12 @@ from redis.asyncio import Redis
 
 from shared.store.conversations import Conversations, ConversationSave, StoredConversation, conversation_json
 from shared.store.keys import Keys
-from shared.store.refusals import ConversationBusy, ConversationChanged
+from shared.store.refusals import ConversationBusy, ConversationChanged, ConversationsFull
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Acceptance
 from shared.wire.chat import AssistantMessage, ChatMessage, UserMessage
 from testbed.ledger_steps import REQUEST, accept, answer, claim
+from testbed.waiting import until
 
 
 def asking(text: str) -> UserMessage:
@@ -51,6 +52,52 @@ async def error_of(ledger: TaskLedger, task_id: str) -> dict[str, Any]:
     assert record.wire_state == "FAILURE"
     error: dict[str, Any] = json.loads(record.outcome)
     return error
+
+
+async def test_a_tenant_keeps_so_many_conversations_and_those_that_are_gone_do_not_count(
+    ledger: TaskLedger, conversations: Conversations, redis: Redis, keys: Keys
+) -> None:
+    async def keep(name: str, *, seconds: float = 60, tenant: str = "t") -> None:
+        await conversations.save(tenant, name, [asking("hi")], seconds=seconds, most=2)
+
+    await keep("a")
+    await keep("b", seconds=0.05)
+    with pytest.raises(ConversationsFull):
+        await keep("c")
+    with pytest.raises(ConversationsFull):
+        await begin(ledger, max_conversations=2)
+    assert await redis.scard(keys.tenant("t")) == 0
+    await keep("a")
+    await keep("c", tenant="another")
+
+    async def is_gone() -> bool:
+        return await conversations.load("t", "b") is None
+
+    await until(is_gone, 5)
+    task_id = await begin(ledger, max_conversations=2)
+    assert await redis.zcard(keys.conversations("t")) == 2
+    with pytest.raises(ConversationsFull):
+        await keep("d")
+    await claim(ledger, task_id)
+    assert await save(ledger, task_id, 1, asking("hi"), saying("yes"), seconds=30)
+    assert await redis.zscore(keys.conversations("t"), keys.conversation("t", "c")) == await redis.pexpiretime(
+        keys.conversation("t", "c")
+    )
+    assert await conversations.delete("t", "a")
+    await keep("d")
+
+
+async def test_fifty_at_once_make_no_more_conversations_than_there_may_be(
+    conversations: Conversations, redis: Redis, keys: Keys
+) -> None:
+    async def keep(number: int) -> bool:
+        try:
+            await conversations.save("t", str(number), [asking("hi")], seconds=60, most=7)
+        except ConversationsFull:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*map(keep, range(50)))) == 7
 
 
 async def test_a_turn_is_open_until_its_task_ends_and_its_answer_is_the_next_version(

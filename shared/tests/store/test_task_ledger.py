@@ -53,6 +53,8 @@ async def test_everything_of_an_ended_task_expires_and_nothing_else_is_left(
     await ledger.end(task_id, 1, "SUCCESS", answer(task_id))
     assert 0 < await redis.pttl(keys.task(task_id)) <= 60_000
     assert 0 < await redis.pttl(keys.events(task_id)) <= 60_000
+    ends = {await redis.pexpiretime(key) for key in (keys.task(task_id), keys.idempotency("t", "k"))}
+    assert max(ends) - min(ends) <= 1
     left = {key.decode() async for key in redis.scan_iter() if await redis.pttl(key) == -1}
     assert left == {keys.done("m")}
 
@@ -257,6 +259,19 @@ async def test_a_task_past_its_deadline_is_not_started(ledger: TaskLedger) -> No
     refused = await ledger.claim(task_id, worker="w", lease_seconds=1, revision="r")
     assert isinstance(refused, NoClaim)
     assert refused.reason == "late"
+
+
+async def test_an_idempotency_key_whose_task_is_gone_names_a_new_one(
+    ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    keyed = {"idempotency_key": "k", "fingerprint": "f"}
+    first = await accept(ledger, **keyed)
+    assert await redis.pexpiretime(keys.idempotency("t", "k")) == await redis.pexpiretime(keys.task(first))
+    await redis.delete(keys.task(first))
+    assert await ledger.find("t", **keyed, resent=None) is None
+    second = await accept(ledger, **keyed)
+    assert second != first
+    assert await accept(ledger, **keyed) == second
 
 
 async def test_a_record_of_a_later_version_is_refused_not_guessed(ledger: TaskLedger, redis: Redis, keys: Keys) -> None:

@@ -50,7 +50,11 @@ class WorkerLoop:
         self._redis = connect(settings, outage)
         keys = Keys(settings.key_prefix)
         self._ledger = TaskLedger(
-            self._redis, keys, retention_seconds=settings.retention_seconds, max_failures=settings.max_failures
+            self._redis,
+            keys,
+            retention_seconds=settings.retention_seconds,
+            unstored_seconds=settings.unstored_seconds,
+            max_failures=settings.max_failures,
         )
         self._registry = WorkerRegistry(self._redis, keys, lease_seconds=settings.lease_seconds)
         self._stream = EventStream(self._redis, keys)

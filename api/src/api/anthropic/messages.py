@@ -57,6 +57,7 @@ async def create(request: Request) -> Response:
     """A message, as Anthropic's API makes it; docs/openai.md says what is supported."""
     backend, caller = backend_of(request), caller_of_either(request)
     body = await read_body(request)
+    backend.readers.check(caller)
     wanted: MessageRequest
 
     async def read() -> CreateMessageParams:
@@ -74,7 +75,9 @@ async def create(request: Request) -> Response:
     )
     events = MessageEvents(started.task_id, wanted.model)
     stream = Translation(events, named, error_body) if wanted.stream else None
-    return await answer_reply(request, started, stream=stream, whole=partial(message, started.task_id, wanted.model))
+    return await answer_reply(
+        request, caller, started, stream=stream, whole=partial(message, started.task_id, wanted.model)
+    )
 
 
 @router.post(

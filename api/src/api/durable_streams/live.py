@@ -12,12 +12,13 @@ from api.http.dependencies import disconnected
 from api.hub.frame import Frame
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
+from api.tenants.caller import Caller
 from shared.store.event_stream import EntryId
 from shared.store.task_record import TaskRecord
 
 
 def following(
-    readers: Readers, record: TaskRecord, after: EntryId, receive: Receive
+    readers: Readers, caller: Caller, record: TaskRecord, after: EntryId, receive: Receive
 ) -> AbstractAsyncContextManager[Reader]:
     """A reader of every entry behind `after`, each an event of its own."""
     return readers.following(
@@ -25,6 +26,8 @@ def following(
         task_id=record.task_id,
         model=record.model,
         required=record.state != "ended" and record.cancel_on_disconnect,
+        caller=caller,
+        resumable=True,
         after=after,
         whole=True,
     )
@@ -45,27 +48,34 @@ class LiveStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, readers: Readers, record: TaskRecord, after: EntryId, *, cursor: str | None, up_to_date: bool
+        self,
+        readers: Readers,
+        caller: Caller,
+        record: TaskRecord,
+        after: EntryId,
+        *,
+        cursor: str | None,
+        up_to_date: bool,
     ) -> None:
         """`cursor`: the one that the client sent. `up_to_date`: nothing stands behind `after` (yet)."""
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._readers = readers
+        self._caller = caller
         self._record = record
         self._after = after
         self._cursor = cursor
         self._up_to_date = up_to_date
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends what there is and what comes."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        """Sends what there is and what comes. Raises TooManyStreams."""
         closed = self._up_to_date and self._record.state == "ended"
-        if self._up_to_date:
-            first = self._control(str(self._after).encode(), up_to_date=True, closed=closed)
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-        if not closed:
-            async with following(self._readers, self._record, self._after, receive) as reader:
+        if closed:
+            await self._begin(send, closed=True)
+        else:
+            async with following(self._readers, self._caller, self._record, self._after, receive) as reader:
+                await self._begin(send, closed=False)
                 async for frames in reader.subscription:
                     reader.note(frames)
                     if body := self._wire(reader, frames):
@@ -73,6 +83,12 @@ class LiveStream(Response):
                         await send({"type": "http.response.body", "body": body, "more_body": True})
                         reader.sent()
         await send({"type": "http.response.body", "body": b""})
+
+    async def _begin(self, send: Send, *, closed: bool) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if self._up_to_date:
+            first = self._control(str(self._after).encode(), up_to_date=True, closed=closed)
+            await send({"type": "http.response.body", "body": first, "more_body": True})
 
     def _wire(self, reader: Reader, frames: Sequence[Frame]) -> bytes:
         asides = b"".join([frame.wire for frame in frames if not frame.type])  # comments, and when to come back

@@ -9,12 +9,13 @@ from fastapi.responses import Response
 from api.backend import Backend
 from api.durable_streams.live import LiveStream, as_array, following
 from api.durable_streams.offsets import BEGINNING, TAIL, cursor_behind, entry_at, offset_of
-from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
+from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound, TooManyStreams
 from api.http.dependencies import backend_of, caller_of_reader
 from api.http.openai_errors import ERROR
 from api.http.openapi import CALLING, events_of, query, refused
 from api.hub.subscription import PAGE
 from api.task_spans import link_stream
+from api.tenants.caller import Caller
 from shared.store.event_stream import START, Entry, EntryId, EntryLost
 from shared.store.task_record import TaskRecord
 from shared.telemetry.logs import bind
@@ -44,7 +45,7 @@ EVENTS = {"type": "array", "items": {"type": "object", "required": ["type", "tas
         },
         204: {"description": "`live=long-poll`: no event came, or (`Stream-Closed`) none will."},
         304: {"description": "The client has these events, by `If-None-Match`."},
-        **refused(ERROR, (*CALLING, InvalidParams, TaskNotFound, TaskExpired, EventsLost)),
+        **refused(ERROR, (*CALLING, InvalidParams, TaskNotFound, TaskExpired, EventsLost, TooManyStreams)),
     },
 )
 async def read(task_id: str, request: Request) -> Response:
@@ -56,13 +57,14 @@ async def read(task_id: str, request: Request) -> Response:
     if live and offset is None:
         raise InvalidParams("is required with live", place=("offset",))
     wanted = None if offset == TAIL else entry_at(BEGINNING if offset is None else offset)
-    record, tail = await _log(request, task_id, seen=wanted not in (None, START))
+    caller = await caller_of_reader(request, task_id)
+    record, tail = await _log(request, caller, task_id, seen=wanted not in (None, START))
     after = tail if wanted is None else wanted
     entries = [] if wanted is None else await _page(backend, task_id, after)
     if live == "sse":
-        return LiveStream(backend.readers, record, after, cursor=cursor, up_to_date=not entries)
+        return LiveStream(backend.readers, caller, record, after, cursor=cursor, up_to_date=not entries)
     if live == "long-poll" and record.state != "ended":
-        return await _awaited(request, record, after, cursor)
+        return await _awaited(request, caller, record, after, cursor)
     closed = record.state == "ended" and (not entries or entries[-1].type == "end")
     if live == "long-poll" and not entries:
         return Response(status_code=204, headers={"Cache-Control": "no-store"} | _place(after, closed=closed))
@@ -84,17 +86,17 @@ async def read(task_id: str, request: Request) -> Response:
 @router.head("/streams/{task_id}", response_class=Response, include_in_schema=False)
 async def head(task_id: str, request: Request) -> Response:
     """How far the log goes, and whether that is its end."""
-    record, tail = await _log(request, task_id)
+    record, tail = await _log(request, await caller_of_reader(request, task_id), task_id)
     headers = {"Cache-Control": "no-store"} | _place(tail, closed=record.state == "ended")
     return Response(headers=headers, media_type="application/json")
 
 
-async def _log(request: Request, task_id: str, *, seen: bool = False) -> tuple[TaskRecord, EntryId]:
+async def _log(request: Request, caller: Caller, task_id: str, *, seen: bool = False) -> tuple[TaskRecord, EntryId]:
     """The caller's task and its log's last entry, which is the last for good where the task has ended.
 
     `seen`: as `OwnTasks.record` has it, which says what this raises.
     """
-    backend, caller = backend_of(request), await caller_of_reader(request, task_id)
+    backend = backend_of(request)
     [tail] = await backend.stream.tops([task_id])
     record = await backend.own_tasks.record(caller, task_id, seen=seen)
     if record.state == "ended":  # perhaps just now, with entries behind that one
@@ -113,10 +115,12 @@ async def _page(backend: Backend, task_id: str, after: EntryId) -> list[Entry]:
     raise EventsLost(f"what stood at the offset {offset_of(after)} is not in the stream (any more)")
 
 
-async def _awaited(request: Request, record: TaskRecord, after: EntryId, cursor: str | None) -> Response:
+async def _awaited(
+    request: Request, caller: Caller, record: TaskRecord, after: EntryId, cursor: str | None
+) -> Response:
     """The next events behind `after`, as soon as there are some; 204 where none comes in time."""
     headers = {"Cache-Control": "no-store", "Stream-Cursor": cursor_behind(cursor)}
-    async with following(backend_of(request).readers, record, after, request.receive) as reader:
+    async with following(backend_of(request).readers, caller, record, after, request.receive) as reader:
         with suppress(TimeoutError):
             async with asyncio.timeout(LONG_POLL_SECONDS), aclosing(aiter(reader.subscription)) as batches:
                 async for frames in batches:

@@ -17,13 +17,14 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
-from api.errors import AnswerRestarted, ApiError, ReplicaStops, TaskCancelled, failure_of
+from api.errors import AnswerRestarted, ApiError, ReplicaStops, TaskCancelled, TooManyStreams, failure_of
 from api.http.allowance_headers import allowance_headers
 from api.http.dependencies import backend_of, disconnected
 from api.hub.frame import Frame
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
 from api.tasks.new_task import Started
+from api.tenants.caller import Caller
 
 Json = dict[str, JsonValue]
 Event = Mapping[str, Any]
@@ -65,7 +66,7 @@ class Translation:
 
 
 async def answer_reply(
-    request: Request, started: Started, *, stream: Translation | None, whole: Callable[[Event], Json]
+    request: Request, caller: Caller, started: Started, *, stream: Translation | None, whole: Callable[[Event], Json]
 ) -> Response:
     """The reply to a request whose answer is its task's: `stream` sends it as it grows, without one it is made `whole`:
     of the event that ended the task well, and with it what stands in the stream alone: `logprobs` and `guard`.
@@ -73,11 +74,12 @@ async def answer_reply(
     Raises ApiError where a whole answer does not come about.
     """
     streams = None if stream is None else [stream]
-    return await answers_reply(request, [started], streams=streams, whole=lambda outcomes: whole(outcomes[0]))
+    return await answers_reply(request, caller, [started], streams=streams, whole=lambda outcomes: whole(outcomes[0]))
 
 
 async def answers_reply(
     request: Request,
+    caller: Caller,
     started: Sequence[Started],
     *,
     streams: Sequence[Translation] | None,
@@ -88,8 +90,8 @@ async def answers_reply(
     headers = {"X-Headrace-Task-Id": ", ".join(task.task_id for task in started)}
     headers |= allowance_headers(started[-1].allowance)
     if streams is not None:
-        return StreamedAnswers(readers, list(zip(started, streams, strict=True)), headers)
-    outcomes = await _each(_outcome(readers, request.receive, task) for task in started)
+        return StreamedAnswers(readers, caller, list(zip(started, streams, strict=True)), headers)
+    outcomes = await _each(_outcome(readers, request.receive, caller, task) for task in started)
     there = [outcome for outcome in outcomes if outcome is not None]
     if len(there) < len(started):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -112,9 +114,9 @@ async def _each(works: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
     return [task.result() for task in tasks]
 
 
-async def _outcome(readers: Readers, receive: Receive, started: Started) -> Event | None:
+async def _outcome(readers: Readers, receive: Receive, caller: Caller, started: Started) -> Event | None:
     """The event that ended the task well; None when the client has gone. Raises ApiError for every other ending."""
-    async with _following(readers, receive, started) as reader:
+    async with _following(readers, receive, caller, started) as reader:
         outcome: dict[str, Any] | None = None
         logprobs: list[Json] = []
         guard: JsonValue = None
@@ -138,11 +140,15 @@ async def _outcome(readers: Readers, receive: Receive, started: Started) -> Even
             return outcome | {"logprobs": logprobs or None, "guard": guard}
         if reader.gone:
             return None
-        raise ReplicaStops
+        raise reader.dismissed or ReplicaStops()
 
 
-def _following(readers: Readers, receive: Receive, started: Started) -> AbstractAsyncContextManager[Reader]:
-    return readers.following(lambda: disconnected(receive), task_id=started.task_id, model=started.model, required=True)
+def _following(
+    readers: Readers, receive: Receive, caller: Caller, started: Started
+) -> AbstractAsyncContextManager[Reader]:
+    return readers.following(
+        lambda: disconnected(receive), task_id=started.task_id, model=started.model, required=True, caller=caller
+    )
 
 
 class StreamedAnswers(Response):
@@ -153,6 +159,7 @@ class StreamedAnswers(Response):
     def __init__(
         self,
         readers: Readers,
+        caller: Caller,
         answers: Sequence[tuple[Started, Translation]],
         headers: Mapping[str, str],
     ) -> None:
@@ -160,6 +167,7 @@ class StreamedAnswers(Response):
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers})
         self._readers = readers
+        self._caller = caller
         self._answers = answers
         self._open = len(answers)
         """Answers that have not ended well."""
@@ -169,11 +177,15 @@ class StreamedAnswers(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answers until their end, or until one cannot go on, or the client is gone."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await _each(self._send(started, translation, receive, send) for started, translation in self._answers)
+        try:
+            await _each(self._send(started, translation, receive, send) for started, translation in self._answers)
+        except TooManyStreams as error:  # others came first, since the door has looked
+            failure = self._answers[0][1].failure(error)
+            await send({"type": "http.response.body", "body": failure, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
     async def _send(self, started: Started, translation: Translation, receive: Receive, send: Send) -> None:
-        async with _following(self._readers, receive, started) as reader:
+        async with _following(self._readers, receive, self._caller, started) as reader:
             self._reading.append(reader)
             async for frames in reader.subscription:
                 reader.note([frame for frame in frames if frame.type == b"status"])
@@ -182,7 +194,7 @@ class StreamedAnswers(Response):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                     reader.sent()
             if not (reader.ended or reader.gone or self._failed):
-                failure = self._fail(reader, translation, ReplicaStops())
+                failure = self._fail(reader, translation, reader.dismissed or ReplicaStops(), over=False)
                 await send({"type": "http.response.body", "body": failure, "more_body": True})
 
     def _wires(self, reader: Reader, translation: Translation, frame: Frame) -> Iterator[bytes]:
@@ -211,8 +223,9 @@ class StreamedAnswers(Response):
             case b"end":
                 yield self._fail(reader, translation, TaskCancelled())
 
-    def _fail(self, reader: Reader, translation: Translation, error: ApiError) -> bytes:
-        reader.ended = not isinstance(error, ReplicaStops)
+    def _fail(self, reader: Reader, translation: Translation, error: ApiError, *, over: bool = True) -> bytes:
+        """`over`: the task has ended, or nobody can use the rest of its answer."""
+        reader.ended = over
         self._failed = True
         for one in self._reading:
             one.subscription.close()

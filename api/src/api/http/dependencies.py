@@ -4,6 +4,7 @@ from fastapi import Request
 from starlette.types import Receive
 
 from api.backend import Backend
+from api.errors import Unauthorized
 from api.tenants.caller import Caller
 from shared.telemetry.tracing import context_text, received
 
@@ -34,7 +35,11 @@ async def caller_of_reader(request: Request, task_id: str) -> Caller:
     """As `caller_of`; who sets no headers, such as a browser's EventSource, sends `?stream_token=` instead."""
     if "authorization" in request.headers or "stream_token" not in request.query_params:
         return caller_of(request)
-    return await backend_of(request).stream_tokens.caller(request.query_params["stream_token"], task_id)
+    backend = backend_of(request)
+    caller = await backend.stream_tokens.caller(request.query_params["stream_token"], task_id)
+    if not backend.key_ring.holds(caller):
+        raise Unauthorized("The API key that the stream token was made with was revoked, or has expired.")
+    return caller
 
 
 async def caller_of_stream(request: Request, task_id: str) -> Caller:

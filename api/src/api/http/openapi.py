@@ -25,6 +25,7 @@ from api.errors import (
     TaskRefused,
     TaskTooLate,
     ToolLoopRefused,
+    TooManyStreams,
     TooManyTasks,
     Unauthorized,
     Unavailable,
@@ -44,7 +45,7 @@ STARTING = (
     StoreFull,
 )  # fmt: skip
 """What a route that starts a task may answer."""
-ENDING = (*STARTING, TaskFailed, TaskRefused, TaskTooLate, TaskCancelled, ReplicaStops)
+ENDING = (*STARTING, TooManyStreams, TaskFailed, TaskRefused, TaskTooLate, TaskCancelled, ReplicaStops)
 """What a route may answer whose whole reply is its task's end."""
 
 

@@ -36,6 +36,7 @@ async def chat_completions(request: Request) -> Response:
     """A chat completion, as OpenAI's API makes it; docs/openai.md says what is supported."""
     backend, caller = backend_of(request), caller_of(request)
     body = await read_body(request)
+    backend.readers.check(caller)
     wanted: ChatRequest
 
     async def read() -> CreateMessageParams:
@@ -56,7 +57,7 @@ async def chat_completions(request: Request) -> Response:
     chunks = ChatChunks(identity, include_usage=usage)
     whole = partial(chat_completion, identity)
     stream = Translation(chunks, data, error_body, end=b"data: [DONE]\n\n") if wanted.stream else None
-    return await answer_reply(request, started, stream=stream, whole=whole)
+    return await answer_reply(request, caller, started, stream=stream, whole=whole)
 
 
 def _params(wanted: ChatRequest, idempotency_key: str | None) -> CreateMessageParams:
@@ -82,4 +83,5 @@ def _params(wanted: ChatRequest, idempotency_key: str | None) -> CreateMessagePa
         loop_prevention=loop_prevention_of(wanted.loop_prevention),
         metadata={name: str(value) for name, value in (wanted.metadata or {}).items()} or None,
         cancel_on_disconnect=True,
+        store=wanted.store is not False,
     )

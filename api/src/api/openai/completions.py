@@ -44,6 +44,7 @@ async def completions(request: Request) -> Response:
     """A text completion, as OpenAI's API makes it; docs/openai.md says what is supported."""
     backend, caller = backend_of(request), caller_of(request)
     body = await read_body(request)
+    backend.readers.check(caller)
     wanted: CompletionRequest
 
     async def read(at: int) -> CreateMessageParams:
@@ -76,7 +77,7 @@ async def completions(request: Request) -> Response:
         ended = EndedChoices(len(started), tells=usage)
         chunks = [CompletionChunks(identity, at, ended) for at in range(len(started))]
         streams = [Translation(choice, data, error_body, end=b"data: [DONE]\n\n") for choice in chunks]
-    return await answers_reply(request, started, streams=streams, whole=partial(text_completion, identity))
+    return await answers_reply(request, caller, started, streams=streams, whole=partial(text_completion, identity))
 
 
 async def _cancel(backend: Backend, caller: Caller, started: Sequence[Started]) -> None:
@@ -116,4 +117,5 @@ def _params(at: int, wanted: CompletionRequest, idempotency_key: str | None) -> 
         idempotency_key=key or None,
         metadata={name: str(value) for name, value in (wanted.metadata or {}).items()} or None,
         cancel_on_disconnect=True,
+        store=wanted.store is not False,
     )

@@ -139,6 +139,8 @@ class Generation(OpenAiType):
     n: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    """False: nothing is left of the task soon after its end. Not said: it can be read for as long as any task."""
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None

@@ -13,6 +13,8 @@ from api.errors import (
     TaskExpired,
     TaskNotEnded,
     TaskNotFound,
+    TooManyConversations,
+    TooManyStreams,
 )
 from api.http.openapi import CALLING, ENDING, READING
 
@@ -20,13 +22,13 @@ Json = dict[str, Any]
 
 FINDING = (*CALLING, TaskNotFound, TaskExpired)
 """What a route about one response may refuse."""
-FOLLOWING = (*FINDING, InvalidParams, EventsLost)
+FOLLOWING = (*FINDING, InvalidParams, EventsLost, TooManyStreams)
 FORGETTING = (*FINDING, TaskNotEnded, ConversationBusy)
-RESPONDING = (*ENDING, ConversationNotFound, ConversationBusy)
+RESPONDING = (*ENDING, TooManyConversations, ConversationNotFound, ConversationBusy)
 COUNTING = (*RESPONDING, NoTokenizer)
 NAMING = (*CALLING, ConversationNotFound)
 """What a route about one conversation may refuse."""
-CHANGING = (*READING, ConversationNotFound, ConversationBusy, RateExceeded, StoreFull)
+CHANGING = (*READING, ConversationNotFound, ConversationBusy, RateExceeded, TooManyConversations, StoreFull)
 
 
 def _object(title: str, kind: str, **properties: Json) -> Json:

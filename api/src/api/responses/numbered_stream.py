@@ -15,6 +15,7 @@ from api.responses.open_item import Json
 from api.responses.progress import Progress
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
+from api.tenants.caller import Caller
 
 DONE = b"data: [DONE]\n\n"
 
@@ -22,12 +23,23 @@ DONE = b"data: [DONE]\n\n"
 class Followed:
     """One reader's way through the log of a response."""
 
-    def __init__(self, readers: Readers, progress: Progress, *, model: str, required: bool) -> None:
-        """`required`: the task is cancelled when it has no reader."""
+    def __init__(
+        self,
+        readers: Readers,
+        progress: Progress,
+        *,
+        model: str,
+        required: bool,
+        caller: Caller,
+        resumable: bool = False,
+    ) -> None:
+        """`required`: the task is cancelled when it has no reader. `resumable`: its events can be read again."""
         self.progress = progress
         self._readers = readers
         self._model = model
         self._required = required
+        self._caller = caller
+        self._resumable = resumable
 
     def following(self, receive: Receive) -> AbstractAsyncContextManager[Reader]:
         """A reader of every entry, from the first one."""
@@ -36,6 +48,8 @@ class Followed:
             task_id=self.progress.task_id,
             model=self._model,
             required=self._required,
+            caller=self._caller,
+            resumable=self._resumable,
             whole=True,
         )
 
@@ -68,9 +82,12 @@ class NumberedStream(Response):
         self._after = -1 if after is None else after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends events until the response has ended, until the client or this process goes away."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        """Sends events until the response has ended, until the client or this process goes away.
+
+        Raises TooManyStreams.
+        """
         async with self._followed.following(receive) as reader:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for frames in reader.subscription:
                 reader.note(frames)
                 if body := b"".join([wire for frame in frames for wire in self._wires(frame)]):
@@ -79,7 +96,11 @@ class NumberedStream(Response):
                     reader.sent()
             rest = DONE
             if not reader.ended:
-                rest = b"" if reader.gone else _wire(self._followed.progress.broken_off(ReplicaStops()))
+                rest = (
+                    b""
+                    if reader.gone
+                    else _wire(self._followed.progress.broken_off(reader.dismissed or ReplicaStops()))
+                )
             await send({"type": "http.response.body", "body": rest})
 
     def _wires(self, frame: Frame) -> Iterator[bytes]:

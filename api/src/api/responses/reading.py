@@ -38,7 +38,10 @@ class Reading:
 
     async def params(self) -> ThreadParams:
         """Raises ApiError."""
-        wanted = self.wanted = await checked(ResponseRequest, self._body)
+        wanted = await checked(ResponseRequest, self._body)
+        if not self._caller.policy.store:
+            wanted = wanted.model_copy(update={"store": False})
+        self.wanted = wanted
         refuse_unsupported(wanted)
         if wanted.previous_response_id is not None and not is_response_id(wanted.previous_response_id):
             raise self._nothing_to_go_on_from()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from api.http.loop_prevention import WantedLoopPrevention
 from shared.wire.chat import MAX_TOOLS
+from shared.wire.schemas import Metadata
 
 
 class ResponsesType(BaseModel):
@@ -114,7 +115,7 @@ class ResponseRequest(ResponsesType):
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     max_tool_calls: int | None = None
     service_tier: str | None = None
     user: str | None = None
@@ -145,13 +146,13 @@ class NewConversation(ResponsesType):
     """The body of `POST /v1/conversations`."""
 
     items: Annotated[list[Item], Field(fail_fast=True)] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
 
 
 class ConversationUpdate(ResponsesType):
     """The body of `POST /v1/conversations/{id}`."""
 
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None
+    metadata: Metadata | None
 
 
 class NewItems(ResponsesType):

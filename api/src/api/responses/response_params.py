@@ -37,6 +37,7 @@ def thread_params(
         goes_on_from=wanted.conversation_id or wanted.previous_response_id,
         conversation_id=wanted.conversation_id,
         keep=wanted.stored,
+        store=wanted.stored,
         instructions=wanted.instructions or None,
         tools=tools_of(wanted) or None,
         tool_choice=tool_choice_of(wanted),

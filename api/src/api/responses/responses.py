@@ -69,6 +69,7 @@ async def create(request: Request) -> Response:
     """A response, as OpenAI's API makes it; docs/responses.md says what is supported."""
     backend, caller = backend_of(request), caller_of(request)
     body = await read_body(request)
+    backend.readers.check(caller)
     reading = Reading(backend, caller, body, request.headers.get("idempotency-key"))
     try:
         started = await backend.new_tasks.start(
@@ -83,10 +84,17 @@ async def create(request: Request) -> Response:
         raise reading.told(error) from None
     asked = reading.asked if started.new else _asked(await backend.own_tasks.asked_for(caller, started.task_id))
     progress = Progress(started.task_id, asked)
-    required = not reading.wanted.background
-    followed = Followed(backend.readers, progress, model=started.model, required=required)
+    required, stream = not reading.wanted.background, bool(reading.wanted.stream)
+    followed = Followed(
+        backend.readers,
+        progress,
+        model=started.model,
+        required=required,
+        caller=caller,
+        resumable=stream and reading.wanted.stored,
+    )
     headers = {"X-Headrace-Task-Id": started.task_id} | allowance_headers(started.allowance)
-    if reading.wanted.stream:
+    if stream:
         return NumberedStream(followed, headers)
     if not required:
         entries = await backend.own_tasks.said(started.task_id)
@@ -97,7 +105,7 @@ async def create(request: Request) -> Response:
     if reader.gone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     if not reader.ended:
-        raise ReplicaStops
+        raise reader.dismissed or ReplicaStops()
     if progress.status == "cancelled":
         raise TaskCancelled
     return JSONResponse(progress.response(), headers=headers)
@@ -147,6 +155,8 @@ async def retrieve(response_id: str, request: Request) -> Response:
         Progress(record.task_id, _asked(record)),
         model=record.model,
         required=record.state != "ended" and record.cancel_on_disconnect,
+        caller=caller,
+        resumable=True,
     )
     return NumberedStream(followed, {"X-Headrace-Task-Id": record.task_id}, after=after)
 
@@ -160,7 +170,7 @@ async def cancel(response_id: str, request: Request) -> Json:
         raise InvalidParams("only a response with background: true can be cancelled; close the connection of others")
     await backend.own_tasks.cancel(caller, record.task_id)
     progress = Progress(record.task_id, _asked(record))
-    followed = Followed(backend.readers, progress, model=record.model, required=False)
+    followed = Followed(backend.readers, progress, model=record.model, required=False, caller=caller)
     with suppress(TimeoutError):  # its worker is frozen, or lost: whoever takes over ends it
         async with asyncio.timeout(CANCEL_SECONDS):
             await followed.to_end(request.receive)

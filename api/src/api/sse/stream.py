@@ -9,12 +9,13 @@ from starlette.types import Receive, Scope, Send
 
 from api.backend import Backend
 from api.error_object import ERROR
-from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound
+from api.errors import EventsLost, InvalidParams, TaskExpired, TaskNotFound, TooManyStreams
 from api.http.dependencies import KEY_IN_QUERY, backend_of, caller_of_stream, disconnected
 from api.http.openapi import CALLING, events_of, refused
 from api.streaming.reader import Reader
 from api.streaming.readers import Readers
 from api.task_spans import link_stream
+from api.tenants.caller import Caller
 from shared.store.event_stream import START, EntryId, EntryLost
 from shared.store.task_record import TaskRecord
 from shared.telemetry.logs import bind
@@ -42,7 +43,7 @@ router = APIRouter()
     responses={
         200: {"description": "The task's events.", "content": events_of("An event of the task (docs/events.md).")},
         204: {"description": "The last event has been seen: nothing comes behind it."},
-        **refused(ERROR, (*CALLING, InvalidParams, TaskNotFound, TaskExpired, EventsLost)),
+        **refused(ERROR, (*CALLING, InvalidParams, TaskNotFound, TaskExpired, EventsLost, TooManyStreams)),
     },
 )
 async def stream(task_id: str, request: Request) -> Response:
@@ -60,7 +61,7 @@ async def stream(task_id: str, request: Request) -> Response:
         if after == top and record.state == "ended":
             return Response(status_code=204)
         await _check(backend, task_id, after)
-    reply = StreamResponse(backend.readers, record, after)
+    reply = StreamResponse(backend.readers, caller, record, after)
     if KEY_IN_QUERY in request.query_params:
         reply.headers["Deprecation"] = "true"
         warn_of_keys_in_queries()
@@ -104,19 +105,21 @@ class StreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, readers: Readers, record: TaskRecord, after: EntryId) -> None:
+    def __init__(self, readers: Readers, caller: Caller, record: TaskRecord, after: EntryId) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._readers = readers
+        self._caller = caller
         self._task_id, self._model = record.task_id, record.model
         self._required = record.state != "ended" and record.cancel_on_disconnect
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends events until `end`, until the client or this process goes away."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        """Sends events until `end`, until the client or this process goes away. Raises TooManyStreams."""
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         if scope["method"] == "HEAD":
+            await send(start)
             await send({"type": "http.response.body", "body": b""})
             return
         async with self._readers.following(
@@ -124,8 +127,11 @@ class StreamResponse(Response):
             task_id=self._task_id,
             model=self._model,
             required=self._required,
+            caller=self._caller,
+            resumable=True,
             after=self._after,
         ) as reader:
+            await send(start)
             await _send_all(reader, send)
             await send({"type": "http.response.body", "body": b""})
 

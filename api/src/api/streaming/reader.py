@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.errors import ApiError
 from api.hub.frame import Frame
 from api.hub.subscription import Subscription
+from api.tenants.caller import Caller
 from shared.wire.schemas import State
 
 
@@ -24,12 +27,19 @@ class Reader:
     model: str
     required: bool
     """The task is cancelled when it has no reader."""
+    caller: Caller
+    """Whose it is."""
+    resumable: bool = False
+    """Its client can go on elsewhere, behind the last event."""
     connection: "asyncio.Task[Any] | None" = field(default_factory=asyncio.current_task)
     """Serves it; cancelled when it is cut."""
     state: State | None = None
     """PENDING or RETRY while the task waits, as far as it has been told."""
     told: tuple[int | None, str | None] = (None, None)
     """Position and detail that it heard last."""
+    opened: float = field(default_factory=_now)
+    patience: float = field(default_factory=lambda: random.uniform(0.9, 1.1))
+    """By how much its time is longer than that of others, so that those who came together do not go together."""
     quiet_since: float = field(default_factory=_now)
     """When something was last sent to it."""
     stuck_since: float | None = None
@@ -38,6 +48,8 @@ class Reader:
     """It took nothing for too long."""
     gone: bool = False
     """The client has closed its connection."""
+    dismissed: ApiError | None = None
+    """Why this process closes it before its end."""
     ended: bool = False
     """It was given the end of the answer: nobody needs the task any more."""
 

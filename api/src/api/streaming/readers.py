@@ -6,14 +6,17 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 
+from api.errors import ApiError, ReplicaStops, StreamTooOld, TooManyStreams, Unauthorized
 from api.hub.event_hub import EventHub
 from api.hub.frame import COMMENT, retry_in
 from api.hub.reader_marks import ReaderMarks
+from api.metrics import Metrics
+from api.streaming.open_streams import OpenStreams
 from api.streaming.positions import Positions
 from api.streaming.reader import Reader
+from api.tenants.caller import Caller
 from shared.store.event_stream import START, EntryId
 from shared.store.outage import level
 
@@ -36,12 +39,15 @@ class Readers:
         *,
         comment_seconds: float,
         send_timeout: float,
+        most_seconds: float,
         shutdown: asyncio.Event,
-        open_streams: Gauge,
-        cut: Counter,
+        streams: OpenStreams,
+        holds: Callable[[Caller], bool],
+        metrics: Metrics,
     ) -> None:
         """`comment_seconds`: of silence, after which a comment is sent. `send_timeout`: seconds after which a reader
-        that takes nothing is cut. `cut` counts those.
+        that takes nothing is cut. `most_seconds`: after which one that can go on elsewhere is told to; 0: never.
+        `holds`: whether a caller's key is still one.
         """
         self._hub = hub
         self._marks = marks
@@ -49,8 +55,10 @@ class Readers:
         self._comment_seconds = comment_seconds
         self._send_timeout = send_timeout
         self._shutdown = shutdown
-        self._open_streams = open_streams
-        self._cut = cut
+        self._most_seconds = most_seconds
+        self._streams = streams
+        self._holds = holds
+        self._metrics = metrics
         self._readers: set[Reader] = set()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -62,17 +70,33 @@ class Readers:
         task_id: str,
         model: str,
         required: bool,
+        caller: Caller,
+        resumable: bool = False,
         after: EntryId = START,
         whole: bool = False,
     ) -> AsyncIterator[Reader]:
         """A reader of the task's events behind `after`, served by the current asyncio task.
 
-        `whole`: as `EventHub.follow` has it.
+        `resumable`: its client can go on elsewhere, behind the last event. `whole`: as `EventHub.follow` has it.
 
-        Its subscription ends when the client goes away (`disconnected` returns then) or this process stops. In it, a
-        client that takes nothing for too long is cut off: what stands behind `following` runs all the same.
+        Its subscription ends when the client goes away (`disconnected` returns then), its key is revoked, it is too
+        old or this process stops; of the last three it knows which (`dismissed`). In it, a client that takes nothing
+        for too long is cut off: what stands behind `following` runs all the same.
+        Raises TooManyStreams; a task that must have a reader then has none.
         """
-        reader = Reader(self._hub.follow(task_id, after, whole=whole), model=model, required=required)
+        try:
+            self._streams.enter(caller)
+        except TooManyStreams:
+            if required:
+                self._in_background("unmark a reader", self._marks.left(task_id))
+            raise
+        reader = Reader(
+            self._hub.follow(task_id, after, whole=whole),
+            model=model,
+            required=required,
+            caller=caller,
+            resumable=resumable,
+        )
         watch = asyncio.create_task(_until_gone(disconnected, reader))
         try:
             await self._join(reader)
@@ -81,26 +105,34 @@ class Readers:
             if not reader.cut:
                 raise
         finally:
+            self._streams.leave(caller)
             watch.cancel()
             reader.subscription.close()
             self._leave(reader)
 
+    def check(self, caller: Caller) -> None:
+        """For a door whose answer is read by who asks, before a task is started for it. Raises TooManyStreams."""
+        self._streams.check(caller)
+
     async def _join(self, reader: Reader) -> None:
         self._readers.add(reader)
-        self._open_streams.inc()
+        self._metrics.open_streams.inc()
         if self._shutdown.is_set():
-            self._farewell(reader)
+            self._farewell(reader, ReplicaStops())
         elif reader.required:
             await _unless_redis_is_away("mark a reader", self._marks.renew([reader.task_id]))
 
     def _leave(self, reader: Reader) -> None:
         self._readers.discard(reader)
-        self._open_streams.dec()
+        self._metrics.open_streams.dec()
         if reader.required:
             mark = self._marks.forget([reader.task_id]) if reader.ended else self._marks.left(reader.task_id)
-            leaving = asyncio.create_task(_unless_redis_is_away("unmark a reader", mark))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+            self._in_background("unmark a reader", mark)
+
+    def _in_background(self, what: str, act: Awaitable[None]) -> None:
+        leaving = asyncio.create_task(_unless_redis_is_away(what, act))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -110,20 +142,33 @@ class Readers:
             group.create_task(_every(self._marks.renew_seconds, self._renew))
             await self._shutdown.wait()
             for reader in list(self._readers):
-                self._farewell(reader)
+                self._farewell(reader, ReplicaStops())
 
     async def _tick(self) -> None:
         now = asyncio.get_running_loop().time()
         for reader in self._readers:
+            self._dismiss(reader, now)
             if reader.stuck_since is not None:
                 if now - reader.stuck_since > self._send_timeout and reader.connection and not reader.cut:
                     log.info("cut a reader of task %s: it took nothing for %s s", reader.task_id, self._send_timeout)
                     reader.cut = True
-                    self._cut.inc()
+                    self._metrics.slow_readers.labels("cut").inc()
                     reader.connection.cancel()
             elif now - reader.quiet_since >= self._comment_seconds:
                 reader.quiet_since = now
                 reader.subscription.add_wire(COMMENT)
+
+    def _dismiss(self, reader: Reader, now: float) -> None:
+        """Closes it if its time is over. One whose client takes nothing is cut in the end."""
+        if reader.dismissed is not None:
+            return
+        if not self._holds(reader.caller):
+            self._metrics.streams_dismissed.labels("key").inc()
+            reader.dismissed = Unauthorized("This API key was revoked, or has expired.")
+            reader.subscription.close()
+        elif reader.resumable and self._most_seconds and now - reader.opened > self._most_seconds * reader.patience:
+            self._metrics.streams_dismissed.labels("age").inc()
+            self._farewell(reader, StreamTooOld())
 
     async def _tell_positions(self) -> None:
         if waiting := [reader for reader in self._readers if reader.state]:
@@ -133,7 +178,8 @@ class Readers:
         if required := {reader.task_id for reader in self._readers if reader.required}:
             await self._marks.renew(required)
 
-    def _farewell(self, reader: Reader) -> None:
+    def _farewell(self, reader: Reader, why: ApiError) -> None:
+        reader.dismissed = why
         reader.subscription.add_wire(retry_in(random.randint(*RETRY_MILLISECONDS)))
         reader.subscription.close()
 

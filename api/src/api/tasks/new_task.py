@@ -129,7 +129,12 @@ class NewTasks:
         fingerprint = ""
         if params.idempotency_key is not None:
             fingerprint = await asyncio.to_thread(fingerprint_of, params) if large else fingerprint_of(params)
-        params = params.model_copy(update={"priority": caller.priority(params.priority)})
+        store = params.store and caller.policy.store
+        params = params.model_copy(update={"priority": caller.priority(params.priority), "store": store})
+        if not store and params.conversation_id is not None:
+            raise invalid_param(
+                ("conversation_id",), "names a conversation to be stored, but this request, or its key, stores nothing"
+            )
         task_id = new_task_id()
         origin, saved_as = _origin(params), _saved_as(params, task_id)
         async with answered_within(settings.redis_timeout):
@@ -174,6 +179,7 @@ class NewTasks:
                         timeout_seconds=timeout_seconds,
                         max_waiting=settings.max_waiting,
                         max_tenant_tasks=settings.max_tenant_tasks,
+                        max_conversations=settings.max_tenant_conversations,
                         idempotency_key=params.idempotency_key,
                         fingerprint=fingerprint,
                         resent=resent,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from api.admission import too_many_conversations
 from api.errors import ConversationBusy, ConversationNotFound
 from api.tasks.request import check_kept
 from api.tenants import audit
@@ -21,11 +22,14 @@ class OwnConversations:
     ConversationBusy while a turn is open, or where somebody else was quicker.
     """
 
-    def __init__(self, conversations: Conversations, *, seconds: float, most_bytes: int, redis_timeout: float) -> None:
-        """`seconds`: how long one is kept after its last change. `most_bytes`: of text in one."""
+    def __init__(
+        self, conversations: Conversations, *, seconds: float, most_bytes: int, most: int, redis_timeout: float
+    ) -> None:
+        """`seconds`: how long one is kept after its last change. `most_bytes`: of text in one. `most`: of a tenant."""
         self._conversations = conversations
         self._seconds = seconds
         self._most_bytes = most_bytes
+        self._most = most
         self._redis_timeout = redis_timeout
 
     async def get(self, caller: Caller, conversation_id: str, *, scope: Scope = "read") -> StoredConversation:
@@ -40,14 +44,23 @@ class OwnConversations:
     async def create(
         self, caller: Caller, conversation_id: str, messages: Sequence[ChatMessage], metadata: Mapping[str, str]
     ) -> StoredConversation:
-        """A new one. Raises InvalidParams for one that is too long."""
+        """A new one. Raises InvalidParams for one that is too long, or TooManyConversations."""
         with audit.noted("keep", caller, conversation_id=conversation_id):
             caller.need("ask")
+            caller.need_store()
             check_kept(messages, self._most_bytes)
             async with answered_within(self._redis_timeout):
-                return await self._conversations.save(
-                    caller.tenant, conversation_id, messages, seconds=self._seconds, metadata=metadata
-                )
+                try:
+                    return await self._conversations.save(
+                        caller.tenant,
+                        conversation_id,
+                        messages,
+                        seconds=self._seconds,
+                        metadata=metadata,
+                        most=self._most,
+                    )
+                except refusals.ConversationsFull as full:
+                    raise too_many_conversations(full) from None
 
     async def change(
         self,
@@ -60,6 +73,7 @@ class OwnConversations:
         """
         with audit.noted("change", caller, conversation_id=conversation_id):
             caller.need("ask")
+            caller.need_store()
             stored = await self._load(caller, conversation_id)
             if stored.open_turn is not None:
                 raise _busy(stored.open_turn)

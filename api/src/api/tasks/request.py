@@ -59,6 +59,7 @@ def inference_request(
         logprobs=(params.top_logprobs or 0) if params.logprobs else None,
         prompt=params.prompt,
         echo=params.echo or None,
+        store=None if params.store else False,
     )
     if card is not None:
         _check_context(request, card)

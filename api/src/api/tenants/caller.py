@@ -36,6 +36,8 @@ class Policy(WireType):
     scopes: tuple[Scope, ...] = ("ask", "read")
     highest_priority: Priority = "high"
     """A request that asks for more gets this."""
+    store: bool = True
+    """False: all its requests are as those with `store: false`, and it makes no stored conversations."""
     limits: Limits = Limits()
 
 
@@ -59,6 +61,11 @@ class Caller:
         """Raises Forbidden where the key does not have the scope."""
         if scope not in self.policy.scopes:
             raise Forbidden(f"this API key may not do that: it does not have the scope {scope!r}")
+
+    def need_store(self) -> None:
+        """Raises Forbidden where nothing of what the key sends is stored."""
+        if not self.policy.store:
+            raise Forbidden("what this API key sends is not stored")
 
     def models_of(self, names: Sequence[str]) -> Sequence[str]:
         """Those of the installation's models that the caller may use."""

@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 from api.errors import Unauthorized
 from api.tenants.caller import DEFAULT_TENANT, Caller
 from api.tenants.identity_provider import IdentityProvider, looks_like_token
-from api.tenants.key_file import KeyFile, PlainKeyFile, as_key_file, has_expired, read_key_file, sha256_of
+from api.tenants.key_file import Key, KeyFile, PlainKeyFile, as_key_file, has_expired, read_key_file, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class KeyRing:
         self._unusable = unusable
         self._file = KeyFile()
         self._callers: dict[str, tuple[Caller, datetime | None]] = {}
+        self._keys: dict[str, Key] = {}
         self._complaint = ""
         self._use(read_key_file(source) if isinstance(source, Path) else as_key_file(source))
 
@@ -59,6 +60,13 @@ class KeyRing:
         if has_expired(expires):
             raise Unauthorized("This API key has expired.")
         return caller
+
+    def holds(self, caller: Caller) -> bool:
+        """Whether the caller's key is still one. Tokens of a provider are judged when they are shown, and only then."""
+        if not caller.key_id or "/" in caller.key_id:
+            return True
+        key = self._keys.get(caller.key_id)
+        return key is not None and key.tenant == caller.tenant and not has_expired(key.expires)
 
     async def prepare(self, key: str) -> None:
         """To be called before `caller`: it does not wait, but a provider may have to be asked."""
@@ -100,6 +108,7 @@ class KeyRing:
                 until = min(key.replaced.expires, key.expires or key.replaced.expires)
                 callers[key.replaced.sha256] = caller, until
         self._file, self._callers = file, callers
+        self._keys = {key.id: key for key in file.keys}
         if isinstance(file, PlainKeyFile):
             log.warning(
                 "The API keys are in plain text, a form that the next version no longer reads: "

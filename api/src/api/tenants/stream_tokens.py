@@ -38,7 +38,13 @@ class StreamTokens:
     async def issue(self, caller: Caller, task_id: str) -> str:
         """A token for the stream of this task of the caller's. Raises redis.exceptions.RedisError."""
         await self._read_secret()
-        claims = {"task": task_id, "tenant": caller.tenant, "exp": int(time.time()) + SECONDS, "aud": AUDIENCE}
+        claims = {
+            "task": task_id,
+            "tenant": caller.tenant,
+            "key": caller.key_id,
+            "exp": int(time.time()) + SECONDS,
+            "aud": AUDIENCE,
+        }
         return jwt.encode(claims, self._secret, ALGORITHM)
 
     async def caller(self, token: str, task_id: str) -> Caller:
@@ -60,7 +66,7 @@ class StreamTokens:
             raise Unauthorized("The stream token is none of this server.") from None
         if claims["task"] != task_id:
             raise Unauthorized("The stream token is for the stream of another task.")
-        return Caller(claims["tenant"], policy=_READ)
+        return Caller(claims["tenant"], claims.get("key", ""), _READ)
 
     def _claims(self, token: str) -> dict[str, str]:
         claims: dict[str, str] = jwt.decode(

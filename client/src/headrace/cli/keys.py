@@ -72,11 +72,15 @@ def create(
         str | None, typer.Option(help="Of ask, read and admin, with commas.", metavar="NAMES", show_default="ask,read")
     ] = None,
     highest_priority: Annotated[Priority | None, typer.Option(help="That its tasks get.")] = None,
+    store: Annotated[
+        bool, typer.Option("--store/--no-store", help="Whether what it sends may be kept beyond the end of its task.")
+    ] = True,
     requests_per_minute: Limit = None,
     tokens_per_minute: Limit = None,
     tokens_per_day: Limit = None,
     unfinished_tasks: Limit = None,
     waiting_tasks: Limit = None,
+    open_streams: Limit = None,
     expires_in: Annotated[
         timedelta | None, typer.Option(help="Days, hours or minutes.", parser=duration, metavar="90d")
     ] = None,
@@ -88,6 +92,7 @@ def create(
         "tokensPerDay": tokens_per_day,
         "unfinishedTasks": unfinished_tasks,
         "waitingTasks": waiting_tasks,
+        "openStreams": open_streams,
     }
     wished = {
         "models": models and [model.strip() for model in models.split(",")],
@@ -96,6 +101,8 @@ def create(
         "limits": {limit: most for limit, most in limits.items() if most is not None},
     }
     own: Entry = {field: value for field, value in wished.items() if value}
+    if not store:
+        own["store"] = False
     if policy and own:
         raise KeyFileError("--policy names what the key may do, so that no other option can")
     expires = None if expires_in is None else datetime.now(UTC) + expires_in

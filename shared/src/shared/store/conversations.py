@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from shared.store.keys import Keys
-from shared.store.refusals import ConversationBusy, ConversationChanged
+from shared.store.refusals import ConversationBusy, ConversationChanged, ConversationsFull
 from shared.store.scripts import Scripts
 from shared.store.task_id import new_task_id
 from shared.wire.chat import ChatMessage
@@ -89,11 +89,12 @@ class Conversations:
         seconds: float,
         built_on: str | None = None,
         metadata: Metadata | None = None,
+        most: int | None = None,
     ) -> StoredConversation:
         """Makes a conversation, or changes its messages between two turns; it is kept for `seconds` from then on.
 
-        `built_on`: the version that the change was made from; None for a new one. Returns what is stored then. Raises
-        ConversationBusy or ConversationChanged.
+        `built_on`: the version that the change was made from; None for a new one. `most`: how many the tenant may have.
+        Returns what is stored then. Raises ConversationBusy, ConversationChanged or ConversationsFull.
         """
         version = new_task_id()
         _, created, now = await self._edit(
@@ -104,6 +105,7 @@ class Conversations:
             built_on=built_on,
             metadata=None if metadata is None else _METADATA.dump_json(dict(metadata)).decode(),
             seconds=seconds,
+            most=most,
         )
         return StoredConversation(list(messages), version, created=int(created), metadata=_METADATA.validate_json(now))
 
@@ -118,7 +120,7 @@ class Conversations:
     async def delete(self, tenant: str, conversation_id: str) -> bool:
         """False when there is no such conversation (any more). Raises ConversationBusy."""
         key = self._keys.conversation(tenant, conversation_id)
-        status, *rest = await self._scripts.run("delete_conversation", "", conversation=key)
+        status, *rest = await self._scripts.run("delete_conversation", "", tenant=tenant, conversation=key)
         if status == b"conversation_busy":
             raise ConversationBusy(rest[0].decode())
         return bool(status == b"done")
@@ -133,17 +135,22 @@ class Conversations:
         messages: str | None = None,
         built_on: str | None = None,
         metadata: str | None = None,
+        most: int | None = None,
     ) -> list[bytes]:
         status, *rest = await self._scripts.run(
             "edit_conversation",
             version,
+            tenant=tenant,
             conversation=self._keys.conversation(tenant, conversation_id),
+            max_conversations=most,
             messages=messages,
             built_on=built_on,
             metadata=metadata,
             conversation_ms=int(seconds * 1000),
         )
         match status:
+            case b"conversations_full":
+                raise ConversationsFull(rest[0])
             case b"conversation_busy":
                 raise ConversationBusy(rest[0].decode())
             case b"conversation_changed":

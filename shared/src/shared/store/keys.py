@@ -64,6 +64,10 @@ class Keys:
         """Hash: a stored conversation (conversations.py). No tenant has a colon in its name."""
         return self._key("conversation", f"{tenant}:{conversation_id}")
 
+    def conversations(self, tenant: str) -> str:
+        """Sorted set: the names of all keys of the tenant's conversations, by when they expire, ms."""
+        return self._key("conversations", tenant)
+
     def idempotency(self, tenant: str, key: str) -> str:
         """Hash: the task that was accepted under the client's key, and the fingerprint of its request."""
         return self._key("idempotency", f"{tenant}:{key}")

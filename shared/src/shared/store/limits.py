@@ -37,6 +37,8 @@ class Limits(WireType):
     """That wait or run."""
     waiting_tasks: Bound = None
     """That wait for a worker."""
+    open_streams: Bound = None
+    """Answers that it reads at the same time, at each replica: this one is counted where it is read, not in Redis."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,13 @@ def connect(settings: SharedSettings, outage: Outage, *, retries: int = 0) -> Re
     retry = Retry(ConstantBackoff(0.05), 0)
     sentinels = [
         Redis.from_pool(
-            ConnectionPool(Checked, host=part.hostname or "127.0.0.1", port=part.port or 26379, retry=retry, **sockets)
+            ConnectionPool(
+                Checked,
+                host=part.hostname or "127.0.0.1",
+                port=part.port or 26379,
+                retry=retry,
+                **{**sockets, **settings.sentinel_login},
+            )
         )
         for part in parts
     ]

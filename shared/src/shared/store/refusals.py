@@ -35,6 +35,14 @@ class LimitReached(Refusal):
         self.allowance = allowance
 
 
+class ConversationsFull(Refusal):
+    """The tenant has as many stored conversations as it may have."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
 class IdempotencyConflict(Refusal):
     """The idempotency key was used before with other parameters."""
 

@@ -17,6 +17,7 @@ from shared.store.redis_client import replies_of
 from shared.store.refusals import (
     ConversationBusy,
     ConversationChanged,
+    ConversationsFull,
     IdempotencyConflict,
     LimitReached,
     QueueFull,
@@ -40,10 +41,17 @@ RESENT_MS = 600_000
 class TaskLedger:
     """The tasks of one installation."""
 
-    def __init__(self, redis: Redis, keys: Keys, *, retention_seconds: float, max_failures: int) -> None:
+    def __init__(
+        self, redis: Redis, keys: Keys, *, retention_seconds: float, max_failures: int, unstored_seconds: float = 60
+    ) -> None:
+        """`retention_seconds`: how long an ended task is kept; `unstored_seconds`: one that is not to be stored."""
         self._redis = redis
         self._keys = keys
         self._retention_ms = int(retention_seconds * 1000)
+        self._kept = {
+            "retention_ms": self._retention_ms,
+            "unstored_ms": int(min(retention_seconds, unstored_seconds) * 1000),
+        }
         self._max_failures = max_failures
         self._scripts = Scripts(
             redis, keys, "accept", "claim", "heartbeat", "requeue", "end", "cancel", "find", "get", "delete", "spend"
@@ -58,6 +66,7 @@ class TaskLedger:
         timeout_seconds: float,
         max_waiting: int,
         max_tenant_tasks: int,
+        max_conversations: int | None = None,
         idempotency_key: str | None = None,
         fingerprint: str = "",
         resent: Resent | None = None,
@@ -73,9 +82,10 @@ class TaskLedger:
 
         `account`: against whose limits the task counts, with `expected` as its tokens until it has ended.
 
-        `fingerprint` tells two requests with one idempotency key apart. A request with a conversation begins a turn of
-        it; `built_on` is the version that it goes on from, None when it starts it anew; `conversation_seconds`: how
-        long it is then kept, None for as long as conversations are. `resent`: the client may send the same bytes again,
+        `fingerprint` tells two requests with one idempotency key apart. A request with a conversation begins a
+        turn of it; `built_on` is the version that it goes on from, None when it starts it anew;
+        `conversation_seconds`: how long it is then kept, None for as long as conversations are.
+        `max_conversations`: how many the tenant may have. `resent`: the client may send the same bytes again,
         without a key. `note` is the record's. Safe to repeat with the same `task_id`.
         """
         status, *rest = await self._scripts.run(
@@ -90,6 +100,7 @@ class TaskLedger:
             retention_ms=self._retention_ms,
             max_waiting=max_waiting,
             max_tenant_tasks=max_tenant_tasks,
+            max_conversations=max_conversations,
             **self._names(tenant, idempotency_key, fingerprint, resent),
             resent_ms=RESENT_MS,
             context=context,
@@ -97,6 +108,7 @@ class TaskLedger:
             built_on=built_on,
             conversation_ms=None if conversation_seconds is None else int(conversation_seconds * 1000),
             note=note,
+            unstored=1 if request.store is False else None,
             cancel_on_disconnect=int(request.cancel_on_disconnect),
             guard=f',"guard":{request.guard.model_dump_json()}' if request.guard else "",
             **_limits(account, tenant_rate),
@@ -115,6 +127,8 @@ class TaskLedger:
                 raise QueueFull(rest[0])
             case b"tenant_full":
                 raise TenantFull(rest[0])
+            case b"conversations_full":
+                raise ConversationsFull(rest[0])
             case b"conversation_busy":
                 raise ConversationBusy(rest[0].decode())
             case b"conversation_changed":
@@ -218,7 +232,7 @@ class TaskLedger:
             cause=cause,
             limit=self._max_failures,
             poisoned=_json(poisoned),
-            retention_ms=self._retention_ms,
+            **self._kept,
             written=written,
         )
         return Requeued(status.decode())
@@ -258,7 +272,7 @@ class TaskLedger:
             outcome_type=outcome.type if outcome else None,
             outcome=_json(outcome) if outcome else None,
             result=result,
-            retention_ms=self._retention_ms,
+            **self._kept,
             messages=save.messages if save else None,
             changed=_json(changed) if save else None,
             conversation_ms=int(save.seconds * 1000) if save else None,
@@ -268,7 +282,7 @@ class TaskLedger:
 
     async def tell_lost(self, task_id: str, attempt: int, written: str) -> None:
         """Ends the task as data_lost if this attempt still holds it, but Redis has lost its entry `written`."""
-        await self._scripts.run("end", task_id, attempt=attempt, written=written, retention_ms=self._retention_ms)
+        await self._scripts.run("end", task_id, attempt=attempt, written=written, **self._kept)
 
     async def cancel(self, task_id: str, tenant: str) -> Cancelled:
         """Cancels the tenant's task; another tenant's is missing."""
@@ -279,7 +293,7 @@ class TaskLedger:
         return await self._cancel(task_id, None)
 
     async def _cancel(self, task_id: str, tenant: str | None) -> Cancelled:
-        status, *rest = await self._scripts.run("cancel", task_id, tenant=tenant, retention_ms=self._retention_ms)
+        status, *rest = await self._scripts.run("cancel", task_id, tenant=tenant, **self._kept)
         return Cancelled(status.decode(), rest[0].decode() if rest else None)
 
     async def delete(self, task_id: str, tenant: str, *, conversation_id: str) -> Literal["done", "missing", "open"]:
@@ -314,7 +328,7 @@ def _limits(account: Account | None, tenant_rate: Rate | None) -> dict[str, Argu
     """For `charge` of lua/accounts.lua."""
     return {
         "account": account.name if account else None,
-        **(account.limits.model_dump(by_alias=False) if account else {}),
+        **(account.limits.model_dump(by_alias=False, exclude={"open_streams"}) if account else {}),
         "tenant_rate": tenant_rate.tasks if tenant_rate else None,
         "tenant_rate_ms": tenant_rate.seconds * 1000 if tenant_rate else None,
     }

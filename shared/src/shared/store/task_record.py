@@ -14,7 +14,6 @@ class Acceptance:
 
     task_id: str
     model: str
-    """Empty when the task's record has expired."""
     new: bool
     """False for a request that was sent before: its task was accepted then."""
     allowance: Allowance | None = None

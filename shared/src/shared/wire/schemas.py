@@ -43,7 +43,11 @@ WHOLE = BeforeValidator(_whole)
 MAX_ALTERNATIVES = 20
 """OpenAI's own limit on the likeliest tokens that are told in one token's place."""
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
-StopString = Annotated[str, Field(min_length=1)]
+StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+"""A client's own notes, within OpenAI's own limits."""
 
 
 class Sampling(WireType):
@@ -109,8 +113,8 @@ class CreateMessageParams(Sampling, ConversationParams):
     """Deadline in seconds from acceptance; null: `HEADRACE_DEFAULT_TIMEOUT_SECONDS`."""
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """A call that comes again with this key is answered with the first one's task."""
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    """The client's own notes."""
+    metadata: Metadata | None = None
+    """The client's own notes: texts of at most 512 characters, under names of at most 64."""
     cancel_on_disconnect: bool = False
     """Cancel the task when its last reader has been gone for the server's resume window."""
     loop_prevention: Literal["off"] | LoopPrevention | None = None
@@ -126,8 +130,11 @@ class CreateMessageParams(Sampling, ConversationParams):
     """Text or tokens for the model to go on with, in place of a conversation: without a chat template and tools."""
     echo: bool = False
     """The answer begins with the `prompt`, and with `logprobs` those of its tokens are told too."""
+    store: bool = True
+    """False: a minute after the task's end nothing is left of what was asked and answered, and it can be read no more;
+    such a request has no conversation that is stored."""
 
-    @field_validator("priority", "cancel_on_disconnect", "logprobs", "echo", mode="before")
+    @field_validator("priority", "cancel_on_disconnect", "logprobs", "echo", "store", mode="before")
     @classmethod
     def _null_is_not_given(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
@@ -192,6 +199,8 @@ class InferenceRequest(Sampling):
     """The answer begins with the prompt."""
     truncate: bool | None = None
     """True: a conversation that is too long for the context loses its oldest turns (`conversation/truncation.py`)."""
+    store: bool | None = None
+    """False: what was asked and answered leaves Redis soon after the end, and never gets into the result backend."""
 
 
 class Usage(WireType):

@@ -97,11 +97,13 @@ class Endings:
             return await self._refuse(attempt, problem)
         attempt.show_rest()
         await self._emitter.flush(attempt.writer)
+        # The result backend keeps what it gets for the whole retention.
+        told = attempt.request.store is not False
         result = TaskResult(
-            cleaned_response_text=outcome.text,
-            raw_response_text=answer.raw_text,
-            tool_calls=answer.tool_calls,
-            reasoning=outcome.reasoning,
+            cleaned_response_text=outcome.text if told else "",
+            raw_response_text=answer.raw_text if told else "",
+            tool_calls=answer.tool_calls if told else [],
+            reasoning=outcome.reasoning if told else None,
             finish_reason=outcome.finish_reason,
             usage=outcome.usage,
         )

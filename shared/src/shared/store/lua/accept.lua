@@ -13,6 +13,8 @@ if conversation then
   if args.built_on and redis.call('HGET', conversation, 'version') ~= args.built_on then
     return {'conversation_changed'}
   end
+  local full = no_room_for(conversation, tenant)
+  if full then return full end
 end
 local waiting = key('waiting', model)
 local length = redis.call('ZCARD', waiting)
@@ -43,11 +45,13 @@ if conversation then
   redis.call('HSET', conversation, 'turn', id)
   redis.call('HSETNX', conversation, 'created', now)
   -- It does not expire under its open turn.
-  if redis.call('PTTL', conversation) < orphan_ms then redis.call('PEXPIRE', conversation, orphan_ms) end
+  keep_conversation(conversation, tenant, math.max(orphan_ms, redis.call('PTTL', conversation)))
 end
 if args.idempotency then
   redis.call('HSET', args.idempotency, 'task', id, 'fingerprint', args.fingerprint)
-  redis.call('PEXPIRE', args.idempotency, timeout_ms + retention_ms)
+  redis.call('PEXPIRE', args.idempotency, orphan_ms)
+  redis.call('HSET', task, 'idempotency', args.idempotency) -- they expire together
 end
 if args.resent then redis.call('SET', args.resent, id, 'PX', args.resent_ms) end
+if args.unstored then redis.call('HSET', task, 'unstored', args.resent or '') end
 return {'accepted', id, model, unpack(left)}

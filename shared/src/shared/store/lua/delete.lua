@@ -3,4 +3,7 @@
 local r = redis.call('HMGET', task, 'state', 'tenant', 'note')
 if r[1] and (r[2] ~= args.tenant or (r[3] or '') == '') then return {'missing'} end
 if r[1] and r[1] ~= 'ended' then return {'open'} end
-return {redis.call('DEL', task, events, args.conversation) > 0 and 'done' or 'missing'}
+local idempotency = field('idempotency')
+local gone = redis.call('DEL', task, events) + forget_conversation(args.conversation, args.tenant)
+if idempotency then redis.call('DEL', idempotency) end
+return {gone > 0 and 'done' or 'missing'}

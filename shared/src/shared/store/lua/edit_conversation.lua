@@ -9,6 +9,8 @@ if args.messages then
   if args.built_on and redis.call('HGET', conversation, 'version') ~= args.built_on then
     return {'conversation_changed'}
   end
+  local full = no_room_for(conversation, args.tenant)
+  if full then return full end
   redis.call('HSET', conversation, 'messages', args.messages, 'version', id)
   redis.call('HSETNX', conversation, 'created', now_ms())
 elseif redis.call('EXISTS', conversation) == 0 then
@@ -16,8 +18,6 @@ elseif redis.call('EXISTS', conversation) == 0 then
 end
 if args.metadata then redis.call('HSET', conversation, 'metadata', args.metadata) end
 -- Never sooner than before: it does not expire under an open turn.
-if redis.call('PTTL', conversation) < tonumber(args.conversation_ms) then
-  redis.call('PEXPIRE', conversation, args.conversation_ms)
-end
+keep_conversation(conversation, args.tenant, math.max(tonumber(args.conversation_ms), redis.call('PTTL', conversation)))
 local is = redis.call('HMGET', conversation, 'created', 'metadata')
 return {'done', is[1] or '0', is[2] or '{}'}

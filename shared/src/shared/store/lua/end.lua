@@ -23,6 +23,6 @@ end
 finish(args.state, args.outcome_type or '', args.outcome or '', args.result or '')
 if conversation then
   redis.call('HSET', conversation, 'messages', args.messages, 'version', id, 'turn', id)
-  redis.call('PEXPIRE', conversation, field('conversation_ms') or args.conversation_ms)
+  keep_conversation(conversation, field('tenant'), field('conversation_ms') or args.conversation_ms)
 end
 return {'done'}

@@ -1,8 +1,10 @@
 -- Ends the task: outcome, status, end, in one step. The caller has checked that it may. The entries stand behind
 -- CLOSED, so that whatever a worker still writes for this attempt is refused. Every script that ends tasks is given
--- `retention_ms`.
+-- `retention_ms` and `unstored_ms`.
 local function finish(state, outcome_type, outcome, result)
   local retention_ms = tonumber(args.retention_ms)
+  local unstored = field('unstored') -- the name under which the request's bytes are remembered, or empty
+  local kept_ms = unstored and tonumber(args.unstored_ms) or retention_ms
   local now = now_ms()
   local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at')
   local model, tenant = r[1], r[2]
@@ -26,8 +28,14 @@ local function finish(state, outcome_type, outcome, result)
     redis.call('HINCRBY', key('done', model), 'tasks', 1)
     redis.call('HINCRBY', key('done', model), 'busy_ms', now - tonumber(r[3]))
   end
-  redis.call('PEXPIRE', task, retention_ms)
-  redis.call('PEXPIRE', events, retention_ms)
+  if unstored then
+    redis.call('HSET', task, 'request', '') -- nobody reads it any more
+    if unstored ~= '' then redis.call('PEXPIRE', unstored, kept_ms) end
+  end
+  redis.call('PEXPIRE', task, kept_ms)
+  redis.call('PEXPIRE', events, kept_ms)
+  local idempotency = field('idempotency')
+  if idempotency then redis.call('PEXPIRE', idempotency, kept_ms) end
 end
 
 -- Ends a task of which Redis lost what its worker wrote and its readers saw: an answer with a hole in it is none.

@@ -23,10 +23,9 @@ local function field(name) return redis.call('HGET', task, name) end
 local function sent_before()
   if args.idempotency then
     local known = redis.call('HMGET', args.idempotency, 'task', 'fingerprint')
-    if known[1] then
-      local model = redis.call('HGET', key('task', known[1]), 'model')
-      return {known[2] == args.fingerprint and 'existing' or 'conflict', known[1], model or ''}
-    end
+    local model = known[1] and redis.call('HGET', key('task', known[1]), 'model')
+    -- A task whose record is gone is none that a client could be given.
+    if model then return {known[2] == args.fingerprint and 'existing' or 'conflict', known[1], model} end
   end
   local earlier = args.joins and redis.call('GET', args.resent)
   if earlier then
@@ -41,6 +40,29 @@ local function open_turn(conversation)
   local turn = redis.call('HGET', conversation, 'turn')
   local state = turn and redis.call('HGET', key('task', turn), 'state')
   return state and state ~= 'ended' and turn or nil
+end
+
+-- A refusal where the tenant may not have one more conversation beside those that it has; nil where it may. Nothing is
+-- written: see `charge`.
+local function no_room_for(conversation, tenant)
+  local most, index = tonumber(args.max_conversations), key('conversations', tenant)
+  if not most or redis.call('ZSCORE', index, conversation) then return end
+  local count = redis.call('ZCOUNT', index, now_ms(), '+inf')
+  if count >= most then return {'conversations_full', count} end
+end
+
+-- The conversation is kept for so long from now on, and counts until then.
+local function keep_conversation(conversation, tenant, milliseconds)
+  local index, now = key('conversations', tenant), now_ms()
+  redis.call('PEXPIRE', conversation, milliseconds)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
+  redis.call('ZADD', index, now + tonumber(milliseconds), conversation)
+  redis.call('PEXPIRE', index, math.max(tonumber(milliseconds), redis.call('PTTL', index)))
+end
+
+local function forget_conversation(conversation, tenant)
+  redis.call('ZREM', key('conversations', tenant), conversation)
+  return redis.call('DEL', conversation)
 end
 
 -- The id of the newest entry of the task's stream, as attempt and sequence. Something else under the stream's name has
