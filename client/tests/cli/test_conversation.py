@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,12 @@ def answered(text: str) -> list[Answer]:
     ]
 
 
+def creations(server: ScriptedServer) -> list[dict[str, Any]]:
+    """The parameters of each task that was started."""
+    calls = [request for request in server.requests if request.path == "/rpc"]
+    return [call.params for call in calls if call.body["method"] == "create_message"]
+
+
 def test_each_prompt_goes_on_with_the_conversation(
     server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +76,46 @@ def test_each_prompt_goes_on_with_the_conversation(
     assert [message["content"] for message in asked[1]["messages"]] == ["Be brief.", "Hello", "Good morning.", "Again"]
     assert asked[1]["temperature"] == 0
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_a_stored_conversation_is_gone_on_with_by_its_name(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Good morning."},
+    ]
+    kept = {"conversationId": "c", "messages": said, "openTurn": None}
+    types(monkeypatch, "Again", "/system", "And again")
+    server.answers = [
+        lambda x: x.result(kept | {"messages": [], "openTurn": "t0"}),
+        lambda x: x.events(final_text("1-2", "Good morning."), END),
+        lambda x: x.result(kept),
+        *answered("Yes?"),
+        *answered("Yes."),
+    ]
+    conversation = Conversation.stored(client, {}, "c")
+    conversation.recall()
+    conversation.run()
+    shown, told = capsys.readouterr()
+    assert shown.startswith("[system] Be brief.\n\nYou: Hello\nGood morning.\n")
+    assert "[task t0 is answering]" in told
+    first, second = creations(server)
+    assert (first["conversationId"], first["message"], "messages" in first) == ("c", "Again", False)
+    contents = [message["content"] for message in second["messages"]]
+    assert (second["conversationId"], contents) == ("c", ["Hello", "Good morning.", "Again", "Yes?", "And again"])
+
+
+def test_a_conversation_that_is_not_there_is_begun_under_its_name(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types(monkeypatch, "Hello", "Again")
+    server.answers = [lambda x: x.reply(200, refusal(-32008)), *answered("Good morning."), *answered("Yes?")]
+    Conversation.stored(client, {"temperature": 0}, "c").run()
+    first, second = creations(server)
+    assert (first["conversationId"], first["messages"]) == ("c", [{"role": "user", "content": "Hello"}])
+    assert (second["conversationId"], second["message"], second["temperature"]) == ("c", "Again", 0)
 
 
 def test_a_refused_prompt_is_told_and_forgotten(

@@ -11,14 +11,14 @@ from headrace.cli.answer_view import answer_view
 from headrace.cli.common import notices
 from headrace.cli.started import start, state_folder
 from headrace.client import Client
-from headrace.errors import HeadraceError
+from headrace.errors import ConversationNotFound, HeadraceError, TaskCancelled, TaskFailed
 from headrace.events import FinalText, Outcome, ToolCalls
 from headrace.following import ending
 
 HISTORY_LINES = 1000
 
 
-def answer(client: Client, messages: list[Message], options: Options) -> FinalText | ToolCalls:
+def answer(client: Client, messages: str | list[Message], options: Options) -> FinalText | ToolCalls:
     """Asks, shows the text as it arrives, and returns the whole. Ctrl-C cancels the task and is raised again."""
     task_id = start(client, messages, options)
     try:
@@ -46,6 +46,28 @@ class Conversation:
     client: Client
     options: Options
     messages: list[Message] = field(default_factory=list)
+    kept: bool = False
+    """The server has what was said so far, as the conversation that the options name: only what is new is sent."""
+
+    @classmethod
+    def stored(cls, client: Client, options: Options, name: str) -> "Conversation":
+        """The one that the server keeps under this name, or one that it will: with its first answer."""
+        try:
+            messages = _messages_of(client, name)
+        except ConversationNotFound:
+            messages = []
+        return cls(client, {**options, "conversation_id": name}, messages, kept=bool(messages))
+
+    def recall(self) -> None:
+        """Shows what was said."""
+        for message in self.messages:
+            who = {"user": "\nYou: ", "assistant": ""}.get(message["role"], f"[{message['role']}] ")
+            if content := message.get("content"):
+                print(f"{who}{content}")
+
+    def asking(self, prompt: str) -> str | list[Message]:
+        """What is sent for this prompt: all that was said, unless the server has it."""
+        return prompt if self.kept else [*self.messages, {"role": "user", "content": prompt}]
 
     def run(self) -> None:
         """Asks for prompts until Ctrl-D or /quit. Ctrl-C stops an answer; at the prompt it is raised."""
@@ -67,17 +89,13 @@ class Conversation:
                     _tell(f"headrace: {error}")
 
     def _ask(self, prompt: str) -> None:
-        self.messages.append({"role": "user", "content": prompt})
         try:
-            outcome = answer(self.client, self.messages, self.options)
+            outcome = answer(self.client, self.asking(prompt), self.options)
         except KeyboardInterrupt:
-            self.messages.pop()
             _tell("[stopped; neither the question nor its answer is part of the conversation]")
-        except HeadraceError:
-            self.messages.pop()
-            raise
         else:
-            self.messages.append({"role": "assistant", "content": outcome.text})
+            self.messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": outcome.text}]
+            self.kept = "conversation_id" in self.options
 
     def _obey(self, command: str = "", text: str = "") -> None:
         commands: dict[str, Callable[[str], None]] = {
@@ -112,11 +130,13 @@ class Conversation:
             _tell(f"{'*' if chosen else ' '} {model.name}: {state}")
 
     def _system(self, text: str) -> None:
+        self.kept = False
         self.messages[:] = [message for message in self.messages if message["role"] != "system"]
         if text:
             self.messages.insert(0, {"role": "system", "content": text})
 
     def _new(self, _: str) -> None:
+        self.kept = False
         self.messages[:] = [message for message in self.messages if message["role"] == "system"]
 
     def _save(self, name: str) -> None:
@@ -129,7 +149,17 @@ class Conversation:
         if not isinstance(loaded, list) or not all(isinstance(one, dict) and "role" in one for one in loaded):
             raise ValueError(f"{name} holds no conversation: a JSON list of messages")
         self.messages[:] = loaded
+        self.kept = False
         _tell(f"{len(loaded)} messages")
+
+
+def _messages_of(client: Client, name: str) -> list[Message]:
+    """What was said, once the answer that is being given has been."""
+    while (found := client.conversation(name)).open_turn is not None:
+        _tell(f"[task {found.open_turn} is answering]")
+        with contextlib.suppress(TaskFailed, TaskCancelled):
+            client.wait(found.open_turn)
+    return found.messages
 
 
 def _tell(sentence: str) -> None:

@@ -36,14 +36,26 @@ def chat(
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     seed: Seed = None,
+    conversation: Annotated[
+        str | None,
+        typer.Option(help="Go on with the one that the server keeps by this name, or begin it.", metavar="NAME"),
+    ] = None,
 ) -> None:
     """Talk with a model: /help tells the commands. With a prompt, or with input from a pipe, one answer and no more."""
     options = _options(model, temperature, max_tokens, seed)
     with Client(url, api_key=api_key) as server:
+        talk = Conversation.stored(server, options, conversation) if conversation else Conversation(server, options)
+        if system is not None:
+            if talk.kept:
+                raise typer.BadParameter(
+                    "the conversation goes on as it began; /system changes that", param_hint="--system"
+                )
+            talk.messages = _messages(system, None)
         if prompt is None and sys.stdin.isatty():
-            Conversation(server, options, _messages(system, None)).run()
+            talk.recall()
+            talk.run()
         else:
-            answer(server, _messages(system, _text(prompt)), options)
+            answer(server, talk.asking(_text(prompt)), talk.options)
 
 
 def ask(

@@ -30,7 +30,7 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "headrace"
 
 
-def start(client: Client, messages: list[Message], options: Options) -> str:
+def start(client: Client, messages: str | list[Message], options: Options) -> str:
     """Creates a task, remembers it and returns its id. What cannot be remembered is started all the same."""
     task_id = client.create(messages, **options)
     line = json.dumps({"task_id": task_id, "url": client.url, "at": time.time()})

@@ -27,4 +27,4 @@ def test_a_conversation_is_a_line_for_each_message() -> None:
 
 def test_the_last_user_message_stands_last() -> None:
     text = prompt(("user", "one"), ("assistant", "two"), ("user", "!say three"), ("assistant", "four"))
-    assert text == f"user: one\nassistant: two\nassistant: four\nuser: {LAST_USER}!say three"
+    assert text == f"user: one\nassistant: two\nassistant: four\nuser: {LAST_USER * 2}!say three"

@@ -61,6 +61,11 @@ def test_it_says_what_its_seed_draws() -> None:
     assert drawn == ["[1]", "a | b"]
 
 
+def test_it_says_what_its_round_is_for() -> None:
+    texts = [said(generate(f"{LAST_USER * count}!rounds " + '["call", "done"]')) for count in (0, 1, 2)]
+    assert texts == ["call", "done", "done"]
+
+
 def test_it_says_what_it_is_told_to_say() -> None:
     assert said(generate("!say Grüße\nand more")) == "Grüße\nand more"
     sampled = generate("!sampling", temperature=0.5, top_p=0.9, top_k=3)

@@ -29,9 +29,10 @@ class ScriptedPrompts:
         """One token per byte."""
         lines = []
         last_user = max((at for at, message in enumerate(request.messages) if message.role == "user"), default=-1)
+        rounds = sum(message.role == "assistant" for message in request.messages[last_user + 1 :])
         for at, message in enumerate(request.messages):
             content = (message.content or "") if isinstance(message, AssistantMessage) else message.content
-            lines.append(f"{message.role}: {LAST_USER if at == last_user else ''}{content}")
+            lines.append(f"{message.role}: {LAST_USER * (1 + rounds) if at == last_user else ''}{content}")
         # What follows the last user message must not be read as a part of it.
         lines[last_user:] = lines[last_user + 1 :] + lines[last_user : last_user + 1]
         return self.text_ids("\n".join(lines), add_special_tokens=False)

@@ -7,6 +7,7 @@ is not 0) and on i alone. Directives are lines of the last user message:
 
     !say TEXT        answer TEXT (the rest of the message), then stop
     !draw TEXTS      answer one text of a JSON list, the one at the seed modulo their number, then stop
+    !rounds TEXTS    answer one text of a JSON list, the one at the number of answers since, at most the last, then stop
     !sampling        answer with the request's temperature, top-p and top-k, then stop
     !tokens N        stop after N words
     !crash [K]       the process dies before token K (default 0)
@@ -33,7 +34,7 @@ WORDS = tuple(
     f" {a}{b}" for a in ("ba", "de", "fi", "go", "ku", "la", "me", "ni") for b in ("ra", "so", "ti", "vu", "xe", "yo")
 )
 LAST_USER = "\x02"
-"""Stands before the last user message in a scripted prompt."""
+"""Stands before the last user message in a scripted prompt, and once more for each answer behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,9 @@ class ScriptedAnswer:
         if "draw" in directives:
             texts: list[str] = json.loads(directives["draw"])
             text = texts[generate.seed % len(texts)]
+        if "rounds" in directives:
+            texts = json.loads(directives["rounds"])
+            text = texts[min(prompt.count(LAST_USER), len(texts)) - 1]
         if "sampling" in directives:
             text = f"{generate.temperature} {generate.top_p} {generate.top_k}"
         return cls(
