@@ -1,7 +1,9 @@
 """docs/clients.md: each recipe does what its reader expects, word for word, in an environment of its own."""
 
 import json
+import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -10,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from integrations.environments import node_modules_with, python_with
+from testbed.model_stack import model_stack
 from testbed.ports import free_port
 from testbed.programs import program
 from testbed.waiting import wait_until
 
-PAGE = (Path(__file__).parents[1] / "docs" / "clients.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "clients.md").read_text()
+STREAMS_PAGE = (DOCS / "durable-streams.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
 SECONDS = 300
 """Bound on one recipe: a page is full of answers of a real model on a CPU."""
@@ -28,8 +33,12 @@ PINS = {
     "openai": "openai==3.57.0",
     "pydantic-ai-slim[openai]": "pydantic-ai-slim[openai]==2.68.0",
     "smolagents[openai]": "smolagents[openai]==1.26.0",
+    "durable-streams": "durable-streams==0.1.0",
     "@ai-sdk/openai": "@ai-sdk/openai@3.0.141",
     "@ai-sdk/openai-compatible": "@ai-sdk/openai-compatible@2.0.92",
+    "@durable-streams/client": "@durable-streams/client@0.2.7",
+    "@openai/agents": "@openai/agents@0.20.0",
+    "@openai/codex": "@openai/codex@0.169.0",
     "ai": "ai@6.0.326",
     "zod": "zod@4.6.7",
 }
@@ -87,6 +96,11 @@ def test_openai_s_agents_in_this_environment(url: str) -> None:
     assert said.strip()
 
 
+def test_a_durable_stream_in_this_environment(url: str) -> None:
+    [block] = blocks("Durable Streams", "python")
+    assert "Paris" in run(sys.executable, "-c", block.replace(ADDRESS, url))
+
+
 def check_anthropic(python: Path | str, url: str) -> None:
     [block] = blocks("Anthropic, Python", "python")
     counted, _, said = run(str(python), "-c", block.replace(ADDRESS, url)).partition("\n")
@@ -134,6 +148,7 @@ def test_python_programs(url: str, heading: str, expected: str) -> None:
     ("heading", "at", "expected"),
     [
         ("OpenAI, JavaScript", 0, r"(?s)Paris.*name: .*country: .*role: "),
+        ("OpenAI's Agents SDK, JavaScript", 0, r"It is sunny in .*, 24 degrees.\n.+"),
         ("Vercel's AI SDK", 0, r"(?s)Paris.*\n\d+ tokens\nIt is sunny in .*, 24 degrees"),
         ("Vercel's AI SDK", 1, r"(?s)Paris.*\nresp_"),
     ],
@@ -145,6 +160,45 @@ def test_node_programs(url: str, heading: str, at: int, expected: str) -> None:
     # Module code on the command line finds packages in the current folder.
     printed = run(program("node"), "--input-type=module", "-e", block.replace(ADDRESS, url), folder=folder)
     assert re.search(expected, printed), printed
+
+
+@pytest.mark.needs("npm")
+def test_a_durable_stream_in_node(url: str) -> None:
+    folder = node_modules_with(*(PINS[name] for name in installed("Durable Streams")))
+    [block] = re.findall(r"^```javascript\n(.*?)^```$", STREAMS_PAGE, re.DOTALL | re.MULTILINE)
+    assert "Paris" in run(program("node"), "--input-type=module", "-e", block.replace(ADDRESS, url), folder=folder)
+
+
+CALL = {"name": "exec_command", "arguments": {"cmd": "echo $((40 + 2)) > made.txt; cat made.txt"}}
+
+
+@pytest.mark.needs("npm")
+def test_codex_runs_a_command_and_tells_of_it(tmp_path: Path) -> None:
+    """With an engine that calls its tool by script: no model that a test can run would."""
+    folder, home, work = node_modules_with(PINS["@openai/codex"]), tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    [config] = blocks("Codex", "toml")
+    [_, command] = blocks("Codex", "bash")
+    _, *options, _ = shlex.split(command.removeprefix("npx "))
+    options[options.index("workspace-write")] = "danger-full-access"  # its sandbox needs a kernel's leave
+    rounds = [f"<tool_call>{json.dumps(CALL)}</tool_call>", "It says 42."]
+    with model_stack(tmp_path / "stack", source="scripted:?token_ms=0&context=400000") as (url, judged):
+        config = config.replace(ADDRESS, url).replace("16384", "400000")  # a byte is a token
+        (home / "config.toml").write_text(config)
+        done = subprocess.run(
+            [folder / "node_modules" / ".bin" / "codex", *options, f"!rounds {json.dumps(rounds)}"],
+            cwd=work,
+            env=os.environ | {"CODEX_HOME": str(home)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        judged.check()
+    assert done.stdout.strip() == "It says 42."
+    assert (work / "made.txt").read_text() == "42\n"
 
 
 def test_gradio(url: str, tmp_path: Path) -> None:
