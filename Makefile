@@ -29,7 +29,7 @@ VENV_VLLM := .venv-vllm
 KEY_VLLM := $(shell (echo '$(CURDIR)'; cat constraints-vllm.txt worker/pyproject.toml shared/pyproject.toml deploy/install_checkout.py) | cksum | tr -d ' ')
 INSTALLED_VLLM := $(VENV_VLLM)/installed-$(KEY_VLLM)
 empty :=
-PACKAGES_PATH := $(subst $(empty) ,:,$(PACKAGES:%=%/src) .)
+PACKAGES_PATH := $(subst $(empty) ,:,$(PACKAGES:%=$(CURDIR)/%/src) $(CURDIR))
 
 .PHONY: help demo test tests test-vllm programs clients openapi faults soak lint fmt pictures bench bench-quick images k8s-test clean
 
@@ -46,8 +46,8 @@ test: programs ## Install, check the code and run every test; what needs a progr
 tests: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
-test-vllm: $(INSTALLED_VLLM) ## Run the engines' contract suite over vLLM, in an environment of its own (some GB); minutes.
-	PYTHONPATH=$(PACKAGES_PATH) $(VENV_VLLM)/bin/python -m pytest worker/tests/engines/test_contract.py worker/tests/engines/vllm
+test-vllm: $(INSTALLED_VLLM) ## Run the engines' contract, and a worker's path, over vLLM, in an environment of its own (some GB); minutes.
+	PYTHONPATH=$(PACKAGES_PATH) $(VENV_VLLM)/bin/python -m pytest worker/tests/engines/test_contract.py worker/tests/engines/vllm worker/tests/text worker/tests/test_real_model.py
 
 clients: $(INSTALLED_DEV) programs ## Run every recipe of docs/clients.md as printed, each in an environment of its own, on a real model.
 	$(BIN)/python -m pytest integrations --durations=0

@@ -1,6 +1,7 @@
 """An engine process of any kind, spoken to over its pipe as the worker does."""
 
 import contextlib
+import importlib.util
 import multiprocessing
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,10 +9,13 @@ from collections.abc import Sequence
 from shared.telemetry.logs import LogOptions
 from shared.wire.chat import UserMessage
 from shared.wire.schemas import InferenceRequest
-from worker.engine_options import EngineOptions
+from worker.engine_options import EngineKind, EngineOptions
 from worker.engine_protocol import Command, Generate, Loading, Message, Output, Ready, Step, Stop
 from worker.engines import child
 from worker.engines.catalogue import load_prompts
+
+TRAINED: EngineKind = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+"""The engine that runs models in this environment; each of the two has its own."""
 
 
 class RealEngine:

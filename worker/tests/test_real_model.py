@@ -5,6 +5,7 @@ import pytest
 
 from shared.wire.chat import FunctionDefinition, Tool
 from shared.wire.schemas import ErrorEvent
+from testbed.real_engine import TRAINED
 from testbed.task_client import TaskClient
 from testbed.worker_process import StartWorker
 from worker.engine_options import PACKAGED_MODEL
@@ -36,7 +37,9 @@ async def test_the_packaged_model_answers_calls_tools_and_goes_on_where_an_attem
     client: TaskClient, start_worker: StartWorker
 ) -> None:
     """One test, because a worker with a model takes seconds to start."""
-    await start_worker(model_source=PACKAGED_MODEL, engine_stall_seconds=60, threads=2, startup_seconds=240)
+    await start_worker(
+        engine=TRAINED, model_source=PACKAGED_MODEL, engine_stall_seconds=60, threads=2, startup_seconds=240
+    )
 
     question = await client.submit("What is the capital of France?")
     called = await client.submit("What is the weather in Paris?", tools=[WEATHER], tool_choice="required")

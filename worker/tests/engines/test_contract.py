@@ -6,7 +6,6 @@ the packaged one, and a tiny one where the process is ended.
 
 import asyncio
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from testbed.real_engine import RealEngine
+from testbed.real_engine import TRAINED, RealEngine
 from testbed.supervised_engine import limits, supervised
 from worker.engine_options import PACKAGED_MODEL, EngineKind, EngineOptions, TransformersOptions, VllmOptions
 from worker.engine_protocol import Cancel, Generate, Grammar, Output, Step
@@ -45,8 +44,8 @@ KINDS: dict[EngineKind, Kind] = {
     "transformers": Kind(grammars=True, continues_draws=True, prefix_cache=True, kv_cache=True),
     "vllm": Kind(grammars=True, continues_draws=True, prefix_cache=True, kv_cache=True),
 }
-if importlib.util.find_spec("vllm"):
-    KINDS = {"vllm": KINDS["vllm"]}  # its environment has no room for the others: `make test-vllm`
+if TRAINED == "vllm":
+    KINDS = {"vllm": KINDS["vllm"]}  # `make test-vllm`
 else:
     del KINDS["vllm"]
 

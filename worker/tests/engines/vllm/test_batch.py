@@ -9,7 +9,7 @@ from testbed.real_engine import RealEngine
 from worker.engine_options import PACKAGED_MODEL, VllmOptions
 from worker.engine_protocol import Generate, Grammar, Output
 
-pytest.importorskip("vllm")
+pytest.importorskip("vllm", reason="`make test-vllm` runs this, in an environment of its own")
 
 STORY = "Tell me a long story about a fox."
 
@@ -62,13 +62,13 @@ def test_what_the_core_refuses_ends_its_own_request_alone(engine: RealEngine) ->
 
 
 def test_beside_a_long_prompt_no_step_computes_more_than_others_can_wait_for(engine: RealEngine) -> None:
-    """The prompt of 2,000 tokens takes 31 steps of 64 beside an answer, and 8 of 256 alone."""
-    long = Generate("long", engine.prompt("A text about rivers. " * 500)[:2000], max_new_tokens=1)
-    answer = Generate("answer", engine.prompt(STORY), max_new_tokens=200)
+    """A prompt of 700 tokens takes eleven steps of 64 beside an answer, and three of 256 alone."""
+    long = Generate("long", engine.prompt("A text about rivers. " * 200)[:700], max_new_tokens=1)
+    answer = Generate("answer", engine.prompt(STORY), max_new_tokens=60)
     engine.send(answer)
     engine.step()
     engine.send(long)
     before = len(engine.steps)
     engine.follow("long")
-    assert len(engine.steps) - before >= 31
+    assert len(engine.steps) - before >= 10
     engine.follow("answer")
