@@ -38,17 +38,22 @@ def load_prompts(options: EngineOptions, default_max_tokens: int) -> Prompts:
         case "transformers" | "vllm":
             from shared.telemetry.logs import adopt
             from worker.engines.checkpoint.tokenizer import load_tokenizer
+            from worker.text.chat_template import TemplateRefusal
             from worker.text.imitation_check import Imitated, refuse_imitations
             from worker.text.prompt_rendering import PromptRenderer
 
             adopt("transformers")
-            prompts = PromptRenderer(load_tokenizer(options), default_max_tokens)
             try:
+                prompts = PromptRenderer(load_tokenizer(options), default_max_tokens)
                 refuse_imitations(prompts)
+            except TemplateRefusal as error:
+                raise ModelUnavailable(
+                    f"The chat template of {options.model_source} cannot be used: {error}. Ask its authors for a newer "
+                    "one, or put another into its folder."
+                ) from error
             except Imitated as error:
                 raise ModelUnavailable(
-                    f"The model {options.model_source} cannot be served: {error}. Use a version of transformers, or a "
-                    "chat template, that keeps it text."
+                    f"The model {options.model_source} cannot be served: {error}. Use a chat template that keeps it text."
                 ) from error
             return prompts
         case "scripted":

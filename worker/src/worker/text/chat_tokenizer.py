@@ -22,8 +22,12 @@ class ChatTokenizer(Protocol):
         """The Jinja template; None for a model without one."""
 
     @property
-    def apply_chat_template(self) -> Callable[..., Any]:
-        """A conversation -> its prompt."""
+    def get_chat_template(self) -> Callable[..., str]:
+        """The template for a conversation with these tools; raises ValueError where there is none."""
+
+    @property
+    def special_tokens_map(self) -> Mapping[str, Any]:
+        """Variables of the template: `bos_token`, `eos_token`."""
 
     @property
     def encode(self) -> Callable[..., list[int]]:

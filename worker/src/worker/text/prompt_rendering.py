@@ -1,9 +1,9 @@
 """A request -> the token ids of its prompt, by the model's own chat template."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 
 from shared.conversation.prompts import with_tool_prompt
@@ -14,11 +14,11 @@ from worker.text.answer_grammars import grammar_for, is_enforced
 from worker.text.answer_reader import AnswerReader
 from worker.text.answer_stream import AnswerStream
 from worker.text.call_rules import call_syntax
+from worker.text.chat_template import ChatTemplate, TemplateRefusal, Turn
 from worker.text.chat_tokenizer import ChatTokenizer
 from worker.text.codec import Unanswerable
-from worker.text.control_tokens import ControlTokens
 from worker.text.reasoning import Tags, named_by, opened_by, tags_known_to
-from worker.text.template_abilities import Turn, abilities_of
+from worker.text.template_abilities import abilities_of
 from worker.text.template_answer_stream import TemplateAnswerStream
 from worker.text.tool_calls import offered_tools
 
@@ -42,18 +42,19 @@ class PromptRenderer:
     """
 
     def __init__(self, tokenizer: ChatTokenizer, max_new_tokens: int) -> None:
-        """`max_new_tokens`: the worker's limit for requests that name none."""
+        """`max_new_tokens`: the worker's limit for requests that name none. Raises TemplateRefusal where the model's
+        chat template cannot be used at all."""
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens
         self.tokenizer: Tokenizer = tokenizer.backend_tokenizer
-        self.template = abilities_of(tokenizer)
+        self._template = None if tokenizer.chat_template is None else ChatTemplate(tokenizer)
+        self.template = abilities_of(self._template)
         self.abilities = ModelAbilities(tools="native" if self.template.tools else "prompt")
         self.stop: tuple[str, ...] = () if self.template.template else PLAIN_STOP
         """Strings that end an answer beside those the client names."""
         template = str(tokenizer.chat_template or "")
         self.reasoning: tuple[Tags, ...] = tags_known_to(template)
         self._reasons = named_by(template)
-        self._control_tokens = ControlTokens(tokenizer)
         self._syntax = call_syntax(tokenizer, self.template.call_form, native=self.template.tools)
 
     def grammar(self, request: InferenceRequest) -> Grammar | None:
@@ -94,13 +95,10 @@ class PromptRenderer:
         Text of the client that spells a control token (`<|im_end|>`) is encoded as text: it cannot end its message.
         """
         turns, tools = self._turns(request)
-        if not self.template.template:
+        if self._template is None:
             return tuple(self._tokenizer.encode(_plain(turns), split_special_tokens=True))
-        marked, tools = self._control_tokens.marked(turns), self._control_tokens.marked(tools)
-        try:
-            return tuple(self._control_tokens.ids(self._applied(marked, tools)))
-        except ValueError as error:
-            raise PromptRefused(str(error)) from error
+        with _refused():
+            return self._template.ids(turns, tools)
 
     def text_ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """The tokens of a text alone; with those that the model expects around any text, or without."""
@@ -109,17 +107,10 @@ class PromptRenderer:
     def prompt_text(self, request: InferenceRequest) -> str:
         """The prompt as text, for people and for parsers that must know how the answer was opened."""
         turns, tools = self._turns(request)
-        if not self.template.template:
+        if self._template is None:
             return _plain(turns)
-        return self._applied(turns, tools)
-
-    def _applied(self, turns: list[Turn], tools: list[Turn] | None) -> str:
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False)
-            )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise PromptRefused(f"The model's chat template does not take this conversation: {error}") from error
+        with _refused():
+            return self._template.text(turns, tools)
 
     def _turns(self, request: InferenceRequest) -> tuple[list[Turn], list[Turn] | None]:
         tools = offered_tools(request)
@@ -177,6 +168,14 @@ class PromptRenderer:
 
     def _call_id(self, call_id: str) -> str:
         return hashlib.sha256(call_id.encode()).hexdigest()[:9] if self.template.short_call_ids else call_id
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except (TemplateRefusal, ValueError, TypeError) as error:  # the latter two: text that is none, like half a pair
+        raise PromptRefused(f"The model's chat template does not take this conversation: {error}") from error
 
 
 def _declared(tool: Tool) -> Turn:

@@ -4,11 +4,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from worker.text.chat_tokenizer import ChatTokenizer
-
-Turn = dict[str, Any]
+from worker.text.chat_template import ChatTemplate, TemplateBound, TemplateRefusal, Turn
 
 CallForm = Literal["hermes", "mistral", "mistral_named", "llama"]
 """How the model writes a tool call; see `worker.answer_stream` for what each looks like."""
@@ -35,23 +33,29 @@ class TemplateAbilities:
     call_form: CallForm = "hermes"
 
 
-def abilities_of(tokenizer: ChatTokenizer) -> TemplateAbilities:
-    """Try the template out. What it refuses, or leaves out of the prompt, it cannot do."""
-    if tokenizer.chat_template is None:
+def abilities_of(template: ChatTemplate | None) -> TemplateAbilities:
+    """Try the template out. What it refuses, or leaves out of the prompt, it cannot do. Raises TemplateBound."""
+    if template is None:
         return TemplateAbilities(template=False)
     user = {"role": "user", "content": "probe-user"}
-    system = _rendered(tokenizer, [{"role": "system", "content": "probe-system"}, user])
+    try:
+        template.text([user], None)
+    except TemplateBound:
+        raise
+    except TemplateRefusal:
+        pass  # it may want a system message
+    system = _rendered(template, [{"role": "system", "content": "probe-system"}, user])
     plain = TemplateAbilities(
         template=True,
         system=system is not None and "probe-system" in system,
-        repeated_roles=_rendered(tokenizer, [user, user]) is not None,
+        repeated_roles=_rendered(template, [user, user]) is not None,
     )
     for short_ids in (False, True):
         for objects in (True, False):
-            prompt = _rendered(tokenizer, [user, *_round(1, objects, short_ids)], [_PROBE_TOOL])
+            prompt = _rendered(template, [user, *_round(1, objects, short_ids)], [_PROBE_TOOL])
             if prompt is None or not _shows_call(prompt, objects):
                 continue
-            parallel = _rendered(tokenizer, [user, *_round(2, objects, short_ids)], [_PROBE_TOOL])
+            parallel = _rendered(template, [user, *_round(2, objects, short_ids)], [_PROBE_TOOL])
             return replace(
                 plain,
                 tools=True,
@@ -106,12 +110,9 @@ def _call_form(prompt: str) -> CallForm:
     return "llama" if re.search(r'"parameters":\s*\{\s*"probe_key"', call) else "hermes"
 
 
-def _rendered(tokenizer: ChatTokenizer, turns: Sequence[Turn], tools: Sequence[Turn] = ()) -> str | None:
-    """The prompt; None when the template refuses. A template is a foreign program and may fail in any way."""
+def _rendered(template: ChatTemplate, turns: Sequence[Turn], tools: Sequence[Turn] = ()) -> str | None:
+    """The prompt; None when the template refuses."""
     try:
-        prompt = tokenizer.apply_chat_template(
-            list(turns), tools=list(tools) or None, tokenize=False, add_generation_prompt=True
-        )
-    except Exception:
+        return template.text(turns, tools or None)
+    except TemplateRefusal:
         return None
-    return str(prompt)
