@@ -123,6 +123,7 @@ def create_internal_app(main: FastAPI) -> FastAPI:
     # Without FastAPI's own tracing: a probe each second would be most of what a trace store holds.
     app = FastAPI(title="Headrace, internal", openapi_url=None, telemetry={"tracing": False})
     app.state = main.state
+    app.add_middleware(ReplyHeaders)
     app.include_router(health.router)
     app.add_exception_handler(health.NotReady, health.not_ready)  # type: ignore[arg-type]  # of any Exception
     return app
