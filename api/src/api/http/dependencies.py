@@ -20,15 +20,21 @@ def backend_of(request: Request) -> Backend:
 
 def caller_of(request: Request) -> Caller:
     """By the header `Authorization: Bearer <key>`. Raises Unauthorized."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    scheme, _, key = _only(request, "authorization").partition(" ")
     return backend_of(request).key_ring.caller(key.strip() if scheme.lower() == "bearer" else "")
 
 
 def caller_of_either(request: Request) -> Caller:
     """As `caller_of`, or by the header `x-api-key`, which Anthropic's clients send. Raises Unauthorized."""
     if "x-api-key" in request.headers:
-        return backend_of(request).key_ring.caller(request.headers["x-api-key"].strip())
+        return backend_of(request).key_ring.caller(_only(request, "x-api-key").strip())
     return caller_of(request)
+
+
+def _only(request: Request, name: str) -> str:
+    """Of a header that was sent twice neither counts: a proxy in front may have believed the other one."""
+    sent = request.headers.getlist(name)
+    return sent[0] if len(sent) == 1 else ""
 
 
 async def caller_of_reader(request: Request, task_id: str) -> Caller:
