@@ -53,7 +53,8 @@ def load_prompts(options: EngineOptions, default_max_tokens: int) -> Prompts:
                 ) from error
             except Imitated as error:
                 raise ModelUnavailable(
-                    f"The model {options.model_source} cannot be served: {error}. Use a chat template that keeps it text."
+                    f"The model {options.model_source} cannot be served: {error}. Use a chat template that keeps it "
+                    "text."
                 ) from error
             return prompts
         case "scripted":
