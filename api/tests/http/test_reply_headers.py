@@ -20,7 +20,7 @@ def routes(app: Any) -> list[tuple[str, str]]:
         found |= {(method.upper(), path) for method in operations}
     for route in app.routes:
         if isinstance(route, APIRoute):
-            found |= {(method, route.path) for method in route.methods}
+            found |= {(method, route.path) for method in route.methods or ()}
     return sorted((method, path.split("{")[0] + "x" if "{" in path else path) for method, path in found)
 
 

@@ -46,7 +46,18 @@ ONE_CALL: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required"}
 CALL = '<tool_call>{"name": "go", "arguments": {"to": "Rome"}}</tool_call>'
 
 
+_codecs: dict[tuple[str, str], Codec] = {}
+
+
 def codec(template: str, **options: Any) -> Codec:
+    """One for each template and options: each has a process."""
+    known = (template, repr(options))
+    if known not in _codecs:
+        _codecs[known] = _new_codec(template, **options)
+    return _codecs[known]
+
+
+def _new_codec(template: str, **options: Any) -> Codec:
     alphabet = {char: at for at, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(alphabet, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
