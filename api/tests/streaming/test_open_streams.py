@@ -53,7 +53,7 @@ Connect = Callable[[Replica], httpx.AsyncClient]
 async def test_one_stream_too_many_is_refused_at_every_door_and_starts_no_task(
     start_replica: StartReplica, worker: FakeWorker, connect: Connect
 ) -> None:
-    replica = await start_replica(api_keys=keys("k", limits={"openStreams": 1}))
+    replica = await start_replica(api_keys=keys("k", limits={"openStreams": 1}), redis_timeout=30)
     http, task_id = connect(replica), await worker.begin(tenant="t")
     async with http.stream("GET", f"/stream/{task_id}") as first:
         assert first.status_code == 200
@@ -78,7 +78,7 @@ async def test_one_stream_too_many_is_refused_at_every_door_and_starts_no_task(
 async def test_an_old_stream_is_closed_and_goes_on_behind_its_last_event(
     start_replica: StartReplica, worker: FakeWorker, connect: Connect
 ) -> None:
-    replica = await start_replica(max_stream_seconds=0.3)
+    replica = await start_replica(max_stream_seconds=0.3, redis_timeout=30)
     http, task_id = connect(replica), await worker.begin()
     await worker.say(task_id, "a")
     first = (await http.get(f"/stream/{task_id}")).text
@@ -96,7 +96,7 @@ async def test_an_old_stream_is_closed_and_goes_on_behind_its_last_event(
 async def test_an_old_stream_of_a_stored_response_says_so_and_another_one_goes_on(
     start_replica: StartReplica, worker: FakeWorker, connect: Connect
 ) -> None:
-    replica = await start_replica(max_stream_seconds=0.3)
+    replica = await start_replica(max_stream_seconds=0.3, redis_timeout=30)
     http = connect(replica)
     told = (await http.post("/v1/responses", json={"model": DEFAULT_MODEL, "input": "hi", "stream": True})).text
     events = [json.loads(line.removeprefix("data: ")) for line in told.splitlines() if line.startswith("data: {")]
@@ -127,7 +127,7 @@ async def test_the_streams_of_a_revoked_key_end_at_every_door(
     monkeypatch.setattr(key_ring, "LOOK_SECONDS", 0.05)
     file = tmp_path / "keys.json"
     file.write_text(json.dumps(keys("k", "other")))
-    replica = await start_replica(api_keys=file)
+    replica = await start_replica(api_keys=file, redis_timeout=30)
     http = connect(replica)
 
     async def answered() -> httpx.Response:
@@ -147,7 +147,7 @@ async def test_a_revoked_key_ends_streams_by_cursor_and_what_its_tokens_open(
     monkeypatch.setattr(key_ring, "LOOK_SECONDS", 0.05)
     file = tmp_path / "keys.json"
     file.write_text(json.dumps(keys("k", "other")))
-    replica = await start_replica(api_keys=file)
+    replica = await start_replica(api_keys=file, redis_timeout=30)
     http, task_id = connect(replica), await worker.begin(tenant="t")
     call = {"jsonrpc": "2.0", "id": 1, "method": "stream_token", "params": {"taskId": task_id}}
     token = (await http.post("/rpc", json=call)).json()["result"]["streamToken"]
