@@ -1,24 +1,16 @@
 """Waiting tasks whose message is nowhere."""
 
-from typing import Any
-
 import pytest
 from redis.asyncio import Redis
 
 from api.publisher import Publisher
 from api.repair import lost_messages as module
 from api.repair.lost_messages import LostMessages
-from shared.celery_app import queue_for
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 from testbed.waiting import until
-
-
-@pytest.fixture(autouse=True)
-def _search_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SCAN_SHARE", float("inf"))
 
 
 @pytest.fixture
@@ -46,23 +38,20 @@ async def test_a_message_in_a_queue_is_not_lost(
     assert await lost_messages.find(DEFAULT_MODEL) == []
 
 
-async def test_a_vanished_message_is_found_behind_a_message_too_many(
-    lost_messages: LostMessages, worker: FakeWorker, publisher: Publisher, redis: Redis, keys: Keys
+async def test_any_message_takes_the_task_that_is_next_so_that_only_their_number_counts(
+    lost_messages: LostMessages, worker: FakeWorker, publisher: Publisher
 ) -> None:
-    ended, vanished = await worker.accept(), await worker.accept()
+    ended, first, _ = [await worker.accept() for _ in range(3)]
     await publisher.send(ended, DEFAULT_MODEL, "normal", {})
-    await worker.end(ended, "REVOKED")  # its message is still in the queue: as many messages as waiting tasks
-    await redis.lpush(keys.prefix + queue_for(DEFAULT_MODEL, "low"), b"not a message of Celery's")
-    assert [message.task_id for message in await lost_messages.find(DEFAULT_MODEL)] == [vanished]
+    await worker.end(ended, "REVOKED")  # its message is still in the queue, and will take one of the others
+    assert [message.task_id for message in await lost_messages.find(DEFAULT_MODEL)] == [first]
 
 
-async def test_more_messages_than_one_read_returns_are_all_found(
-    lost_messages: LostMessages, worker: FakeWorker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+async def test_more_messages_than_one_round_trip_asks_for_are_all_found(
+    lost_messages: LostMessages, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 2)
     task_ids = [await worker.accept() for _ in range(5)]
-    noise: list[Any] = [b"{}"] * 7
-    await redis.lpush(keys.prefix + queue_for(DEFAULT_MODEL, "high"), *noise)
     assert {message.task_id for message in await lost_messages.find(DEFAULT_MODEL)} == set(task_ids)
 
 
@@ -78,13 +67,3 @@ async def test_what_was_sent_lately_is_given_its_time(
 
     assert await until(found) == [task_id]
     assert await found() == []  # the ledger has noted that it is sent
-
-
-async def test_searching_takes_a_share_of_the_time(
-    lost_messages: LostMessages, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SCAN_SHARE", 1e-9)
-    await worker.accept()
-    assert len(await lost_messages.find(DEFAULT_MODEL)) == 1
-    await worker.accept()
-    assert await lost_messages.find(DEFAULT_MODEL) == []

@@ -1,7 +1,6 @@
 """One worker process: Celery's consumer in the main thread, the event loop in a second one, a thread per task."""
 
 import asyncio
-import concurrent.futures
 import contextlib
 import faulthandler
 import logging
@@ -11,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import FrameType
 
 from pydantic import ValidationError
@@ -21,13 +21,13 @@ from shared.store.installation import PrefixTaken
 from shared.store.outage import Outage
 from shared.telemetry.logs import set_up_logging
 from shared.telemetry.tracing import start_tracing
-from worker.consumer.celery_worker import make_worker, register_task, stop_worker
+from worker.consumer.celery_worker import Delivery, make_worker, register_task, stop_worker
 from worker.consumer.gate import ConsumerGate
 from worker.engines.supervisor import EngineUnavailable
 from worker.model_files import ModelUnavailable
 from worker.settings import WorkerSettings
 from worker.status.health import InternalServer
-from worker.tasks.outcomes import Dropped, MessageEnd
+from worker.tasks.outcomes import MessageEnd
 from worker.worker_loop import WorkerLoop
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class WorkerProcess:
         self._gate = ConsumerGate(lambda: self._worker_loop.takes_tasks)
         gate = self._gate
         self._worker_loop.metrics.watch(connects=lambda: gate.connects, stalled_seconds=gate.stalled_seconds)
-        self._ready: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        self._ready: Future[bool] = Future()
         """True when tasks can be taken for the first time, False when the worker stops before that."""
         self._end: asyncio.Task[None] | None = None
         self._last_resort: threading.Timer | None = None
@@ -125,7 +125,7 @@ class WorkerProcess:
         """Runs Celery's consumer in this thread until `stop_worker`."""
         settings = self._settings
         app = make_celery(settings)
-        register_task(app, settings.model_name, self._run_task)
+        register_task(app, settings.model_name, self._deliver)
         worker = make_worker(
             app,
             name=settings.worker_name,
@@ -138,15 +138,29 @@ class WorkerProcess:
         worker.start()
         self._exit_code = self._exit_code or worker.exitcode or 0
 
-    def _run_task(self, task_id: str, context: str) -> MessageEnd:
-        """Called in a thread of Celery's pool; blocks it until the task is over for this worker."""
+    def _deliver(self, message_id: str, context: str) -> Delivery:
+        """Called in a thread of Celery's pool, which waits for the futures."""
         runner = self._worker_loop.runner
         assert runner is not None
+        taken: Future[tuple[str, str] | None] = Future()
+        ended: Future[MessageEnd]
+
+        def took(task_id: str, context: str) -> None:
+            taken.set_result((task_id, context))
+
+        def over(_: Future[MessageEnd]) -> None:
+            if not taken.done():
+                taken.set_result(None)
+
+        run = runner.run(message_id, context, took=took)
         try:
-            return asyncio.run_coroutine_threadsafe(runner.run(task_id, context), self._loop).result()
-        except (concurrent.futures.CancelledError, RuntimeError):
-            # The loop has ended under the task: its lease runs out, and another worker goes on.
-            return Dropped()
+            ended = asyncio.run_coroutine_threadsafe(run, self._loop)
+        except RuntimeError:
+            run.close()  # the loop has ended
+            ended = Future()
+            ended.cancel()
+        ended.add_done_callback(over)
+        return Delivery(taken, ended)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: finish or hand over, then leave. Asking again changes nothing."""

@@ -4,7 +4,8 @@ import time
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from shared.wire.schemas import ErrorEvent, QueueClass
+from shared.store.task_record import Claim
+from shared.wire.schemas import ErrorEvent
 from testbed.task_client import TaskClient
 from testbed.worker_process import StartWorker
 
@@ -53,19 +54,28 @@ async def test_many_tasks_share_the_batch(client: TaskClient, start_worker: Star
     assert {result["usage"]["completion_tokens"] for result in results} == {101}
 
 
-async def test_handed_over_tasks_come_before_the_backlog_and_classes_are_strict(
+async def test_handed_over_tasks_come_before_the_backlog_and_any_message_brings_the_next(
     client: TaskClient, start_worker: StartWorker
 ) -> None:
-    classes: tuple[QueueClass, ...] = ("low", "normal", "high", "handover")
-    sent = [(queue_class, await client.accept("!tokens 10")) for queue_class in classes for _ in range(4)]
-    for queue_class, task_id in sent:
-        await client.send(task_id, queue_class)
+    backlog = [await client.accept("!tokens 10") for _ in range(4)]
+    urgent = await client.accept("!tokens 10", priority="high")
+    begun = await client.accept("!tokens 10")
+    claim = await client.ledger.claim(begun, worker="dead", lease_seconds=30, revision="scripted")
+    assert isinstance(claim, Claim)
+    await client.ledger.requeue(begun, claim.attempt, "handover")
+    sent = [*backlog, urgent, begun]
+    for task_id in sent:
+        await client.send(task_id)
 
     await start_worker(slots=1)
-    started = {task_id: (await client.ended(task_id)).started_at or 0 for _, task_id in sent}
+    started = {task_id: (await client.ended(task_id)).started_at or 0 for task_id in sent}
 
-    ideal = [task_id for queue_class in reversed(classes) for name, task_id in sent if name == queue_class]
-    assert sorted(started, key=lambda task_id: started[task_id]) == ideal
+    assert sorted(started, key=lambda task_id: started[task_id]) in (
+        [begun, urgent, *backlog],
+        [begun, backlog[0], urgent, *backlog[1:]],
+    )
+    for task_id in sent:  # whichever message it came by
+        assert (await client.get(task_id))["usage"]["completion_tokens"] == 11
 
 
 async def test_an_engine_crash_is_told_to_celery_clients_as_poisoned(

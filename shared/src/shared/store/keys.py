@@ -28,6 +28,26 @@ class Keys:
         """Sorted set: waiting task ids by time of acceptance, ms."""
         return self._key("waiting", model)
 
+    def front(self, model: str) -> str:
+        """Sorted set: those of them that were given back and go first, by time of acceptance, ms (lua/order.lua)."""
+        return self._key("front", model)
+
+    def flows(self, model: str) -> str:
+        """Sorted set: flows with waiting tasks by their clocks, tokens by weight. A flow is `class:tenant`."""
+        return self._key("flows", model)
+
+    def flow(self, name: str) -> str:
+        """Sorted set: ids of a flow's waiting tasks by time of acceptance, ms; `model:flow`."""
+        return self._key("flow", name)
+
+    def served(self, model: str) -> str:
+        """Sorted set: flows without waiting tasks that have had more than others, by their clocks."""
+        return self._key("served", model)
+
+    def order(self, model: str) -> str:
+        """Hash: the weights of the flows that wait, and the clock of the one that was served last."""
+        return self._key("order", model)
+
     def running(self, model: str) -> str:
         """Sorted set: running task ids by lease expiry, ms."""
         return self._key("running", model)

@@ -12,7 +12,7 @@ Argument = str | bytes | int | None
 """None is nil in Lua; numbers arrive as text."""
 
 
-SHARED = ("prelude", "accounts", "endings")
+SHARED = ("prelude", "order", "accounts", "endings")
 """In front of every script."""
 
 

@@ -54,7 +54,19 @@ class TaskLedger:
         }
         self._max_failures = max_failures
         self._scripts = Scripts(
-            redis, keys, "accept", "claim", "heartbeat", "requeue", "end", "cancel", "find", "get", "delete", "spend"
+            redis,
+            keys,
+            "accept",
+            "claim",
+            "note_context",
+            "heartbeat",
+            "requeue",
+            "end",
+            "cancel",
+            "find",
+            "get",
+            "delete",
+            "spend",
         )
 
     async def accept(
@@ -77,10 +89,12 @@ class TaskLedger:
         account: Account | None = None,
         expected: ExpectedTokens = NOTHING_EXPECTED,
         tenant_rate: Rate | None = None,
+        weight: float | None = None,
     ) -> Acceptance:
         """Makes the task durable, or raises a Refusal, which leaves nothing behind.
 
-        `account`: against whose limits the task counts, with `expected` as its tokens until it has ended.
+        `account`: against whose limits the task counts, with `expected` as its tokens until it has ended. `weight`: the
+        tenant's share of the model's slots, beside the shares of others; None for 1.
 
         `fingerprint` tells two requests with one idempotency key apart. A request with a conversation begins a
         turn of it; `built_on` is the version that it goes on from, None when it starts it anew;
@@ -114,6 +128,7 @@ class TaskLedger:
             **_limits(account, tenant_rate),
             prompt_expected=expected.prompt,
             answer_expected=expected.answer,
+            weight=None if weight is None else repr(weight),
         )
         match status:
             case b"accepted":
@@ -173,9 +188,20 @@ class TaskLedger:
         }
 
     async def claim(
-        self, task_id: str, *, worker: str, lease_seconds: float, revision: str, context: str = ""
+        self,
+        task_id: str,
+        *,
+        worker: str,
+        lease_seconds: float,
+        revision: str,
+        context: str = "",
+        next_of: str | None = None,
     ) -> Claim | NoClaim:
-        """Takes the task for this worker and opens the next attempt in its stream; `context`: of the attempt's span."""
+        """Takes the task for this worker and opens the next attempt in its stream; `context`: of the attempt's span.
+
+        `next_of`: a model, of whose waiting tasks the one that is next is taken instead, if any waits; the context is
+        then to be noted by `note_context` if it is another one.
+        """
         status, *rest = await self._scripts.run(
             "claim",
             task_id,
@@ -184,12 +210,18 @@ class TaskLedger:
             version=SCHEMA_VERSION,
             revision=revision,
             context=context,
+            model=next_of,
         )
+        task_id = rest[0].decode()
         if status != b"claimed":
-            return NoClaim(status.decode())
-        attempt, flat, now, restart = rest
+            return NoClaim(task_id, status.decode())
+        _, attempt, flat, now, restart = rest
         record = parse_record(task_id, dict(zip(flat[::2], flat[1::2], strict=True)))
         return Claim(record, attempt, now, bool(restart))
+
+    async def note_context(self, task_id: str, attempt: int, context: str) -> None:
+        """Notes the place of this attempt's span, as long as the attempt holds the task."""
+        await self._scripts.run("note_context", task_id, attempt=attempt, context=context)
 
     async def heartbeat(self, held: Sequence[tuple[str, int]], *, lease_seconds: float) -> list[HeartbeatReply]:
         """Renews the leases of (task id, attempt) pairs; of each, whether it may go on. One whose record is none (any

@@ -11,6 +11,9 @@ from shared.store.redis_client import now_ms, replies_of
 from shared.store.scripts import Scripts
 from shared.store.task_record import Load, Message
 
+PLACES_AT_ONCE = 100
+"""Places in one run of a script, during which Redis does nothing else."""
+
 
 class TaskLists:
     """The lists that the ledger's scripts keep. They may name a task whose record is gone: `forget` it."""
@@ -18,19 +21,31 @@ class TaskLists:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._scripts = Scripts(redis, keys, "resend")
+        self._scripts = Scripts(redis, keys, "resend", "places")
 
     async def position(self, task_id: str, model: str) -> int | None:
         """Place among the model's waiting tasks, 1 is next; None when the task does not wait."""
         return (await self.positions([(task_id, model)]))[0]
 
     async def positions(self, tasks: Sequence[tuple[str, str]]) -> list[int | None]:
-        """As `position`, for many (task id, model) in one round trip; of a model whose list is none, None."""
-        pipeline = self._redis.pipeline(transaction=False)
+        """As `position`, for many (task id, model) in one round trip; of a model whose lists are none, None.
+
+        Exact as long as no task comes and all need the same number of tokens.
+        """
+        by_model: dict[str, list[str]] = {}
         for task_id, model in tasks:
-            pipeline.zrank(self._keys.waiting(model), task_id)
-        ranks = await replies_of(pipeline)
-        return [int(rank) + 1 if isinstance(rank, int) else None for rank in ranks]
+            by_model.setdefault(model, []).append(task_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        asked: list[Sequence[str]] = []
+        for model, of_model in by_model.items():
+            for at in range(0, len(of_model), PLACES_AT_ONCE):
+                asked.append(of_model[at : at + PLACES_AT_ONCE])
+                await self._scripts.add_to(pipeline, "places", "", model=model, tasks=" ".join(asked[-1]))
+        places: dict[str, int | None] = {}
+        for some, reply in zip(asked, await replies_of(pipeline), strict=True):
+            if not isinstance(reply, ResponseError):
+                places.update(zip(some, reply, strict=True))
+        return [places.get(task_id) for task_id, _ in tasks]
 
     async def load(self, model: str) -> Load:
         """Waiting and running tasks of the model."""
@@ -41,9 +56,9 @@ class TaskLists:
         waiting, running, (tasks, busy) = cast(tuple[int, int, list[bytes | None]], await pipeline.execute())
         return Load(waiting, running, int(busy) / int(tasks) / 1000 if tasks and busy else None)
 
-    async def waiting(self, model: str) -> list[str]:
-        """Waiting tasks of the model, oldest first."""
-        return _ids(await self._redis.zrange(self._keys.waiting(model), 0, -1))
+    async def waiting(self, model: str, most: int | None = None) -> list[str]:
+        """Waiting tasks of the model, oldest first; at most so many."""
+        return _ids(await self._redis.zrange(self._keys.waiting(model), 0, -1 if most is None else most - 1))
 
     async def expired(self, model: str) -> list[str]:
         """Running tasks of the model whose lease has run out."""

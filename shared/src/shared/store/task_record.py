@@ -86,8 +86,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class NoClaim:
-    """Why a message leads to no attempt."""
+    """Why a message leads to no attempt, and at which task."""
 
+    task_id: str
     reason: Literal["missing", "version", "ended", "held", "late"]
 
 

@@ -108,7 +108,7 @@ class CreateMessageParams(Sampling, ConversationParams):
     response_format: ResponseFormat | None = None
     """What form a text answer must have."""
     priority: Priority = "normal"
-    """Which of the model's waiting tasks go first."""
+    """While all of them wait, `high` tasks get 16 and `normal` ones 4 times the tokens of `low` ones; none starves."""
     timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     """Deadline in seconds from acceptance; null: `HEADRACE_DEFAULT_TIMEOUT_SECONDS`."""
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, signals
@@ -28,35 +30,69 @@ class TaskFailed(Exception):
     """The task ended in FAILURE; the message is the one of its error event."""
 
 
-def register_task(app: Celery, model: str, run: Callable[[str, str], MessageEnd]) -> None:
-    """Registers the one task. `run` takes its id and its message's place in a trace (`telemetry.context_text`), and
-    blocks until the task is over for this worker.
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message at work on this worker."""
+
+    taken: Future[tuple[str, str] | None]
+    """Id of the task that it brought to work, and its place in its trace (`telemetry.context_text`); None for none."""
+    ended: Future[MessageEnd]
+
+
+def register_task(app: Celery, model: str, deliver: Callable[[str, str], Delivery]) -> None:
+    """Registers the one Celery task. `deliver` begins with a message: the id of the task that it was sent for, and its
+    place in a trace. Which of the model's tasks is worked on is the ledger's choice; its result is stored under its own
+    id.
     """
 
-    def run_llm_inference_task(self: Any, task_id: str) -> dict[str, Any]:
+    def run_llm_inference_task(self: Any, message_id: str) -> dict[str, Any]:
+        context = received({name: self.request.get(name) or "" for name in ("traceparent", "tracestate")})
+        begin_thread(task_id=message_id)
+        delivery = deliver(message_id, context)
+        task_id, context = delivery.taken.result() or (message_id, context)
         # Not by `track_started`: there, a Redis that refuses this write makes a FAILURE of a task that still waits.
         with contextlib.suppress(BackendStoreError, RedisError):
             self.backend.store_result(task_id, {"hostname": self.request.hostname}, "STARTED", request=self.request)
-        context = received({name: self.request.get(name) or "" for name in ("traceparent", "tracestate")})
-        begin_thread(task_id=task_id)
-        end = run(task_id, context)
+        end = _end_of(delivery)
+        if task_id != message_id:
+            _store_result(self.backend, task_id, end)
         match end:
-            case Answered(result):
+            case Answered(result) if task_id == message_id:
                 return result.as_dict()
-            case Failed(message):
+            case Failed(message) if task_id == message_id:
                 raise TaskFailed(message)
-            case Revoked():
+            case Revoked() if task_id == message_id:
                 self.backend.mark_as_revoked(task_id, "cancelled", request=self.request, store_result=True)
             case HandedOver():
                 _send_again(app, task_id, model, context)
             case Dropped():
-                log.debug("The message of task %s is dropped.", task_id)
+                log.debug("The message of task %s is dropped.", message_id)
         raise Ignore
 
     # An answer belongs to one tenant; Celery's events, which carry the beginning of a result, go to whoever listens.
     # What fails is the task, not the worker: no traceback in its log.
     options = {"bind": True, "track_started": False, "resultrepr_maxsize": 1, "throws": (TaskFailed,)}
     app.task(name=TASK_NAME, **options)(run_llm_inference_task)
+
+
+def _end_of(delivery: Delivery) -> MessageEnd:
+    try:
+        return delivery.ended.result()
+    except (CancelledError, RuntimeError):
+        # The loop has ended under the task: its lease runs out, and another worker goes on.
+        return Dropped()
+
+
+def _store_result(backend: Any, task_id: str, end: MessageEnd) -> None:
+    """What Celery does at the end of a message's own task, for another one. The janitor mends what fails here."""
+    with contextlib.suppress(BackendStoreError, RedisError):
+        match end:
+            case Answered(result):
+                backend.mark_as_done(task_id, result.as_dict())
+            case Failed(message):
+                backend.mark_as_failure(task_id, TaskFailed(message))
+            case Revoked():
+                backend.mark_as_revoked(task_id, "cancelled")
 
 
 def _send_again(app: Celery, task_id: str, model: str, context: str) -> None:

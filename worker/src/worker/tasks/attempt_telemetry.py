@@ -67,7 +67,9 @@ class AttemptTelemetry:
         before = link_to(record.attempt_context)
         if before.is_valid:
             span.add_link(before, {names.ATTEMPT: claim.attempt - 1})
-        bind(model=record.model, tenant=record.tenant, attempt=claim.attempt, **_log_fields(span))
+        bind(
+            task_id=record.task_id, model=record.model, tenant=record.tenant, attempt=claim.attempt, **_log_fields(span)
+        )
         if claim.attempt == 1:
             self._metrics.queue_seconds.observe(queued, exemplar(span))
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):

@@ -1,10 +1,13 @@
 """The life of a task on this worker: claim, submit, follow; its ending is `endings.py`'s."""
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import EventStream, TokenWriter
@@ -95,27 +98,42 @@ class TaskRunner:
             attempt.end(GivenBack())
         await self._empty.wait()
 
-    async def run(self, task_id: str, context: str = "") -> MessageEnd:
-        """Takes one message's task to its ending, or finds that there is nothing to do.
+    async def run(
+        self, message_id: str, context: str = "", *, took: Callable[[str, str], None] | None = None
+    ) -> MessageEnd:
+        """Takes a task to its ending, or finds that there is nothing to do: the one that the message was sent for.
 
-        `context` is the message's place in its trace (`telemetry.context_text`).
+        With `took`, the task that is next goes before that one, if any waits: `took` is told its id and its place in
+        its trace (`telemetry.context_text`), which is `context` for the message's own.
         """
         engine = self._engine.info
         if self.draining or engine is None:
             # The message was on its way when this worker stopped taking.
             return HandedOver()
-        telemetry = AttemptTelemetry(self._metrics, model=self._settings.model_name, task_id=task_id, context=context)
+        telemetry = self._telemetry(message_id, context)
         claim, _ = await persist(
             lambda: self._ledger.claim(
-                task_id,
+                message_id,
                 worker=self._settings.worker_name,
                 lease_seconds=self._settings.lease_seconds,
                 revision=engine.revision,
                 context=telemetry.context,
+                next_of=self._settings.model_name if took else None,
             )
         )
+        task_id = claim.task_id if isinstance(claim, NoClaim) else claim.record.task_id
         if isinstance(claim, NoClaim):
-            return await self._unclaimed(task_id, claim)
+            if took:
+                took(task_id, context)
+            return await self._unclaimed(claim)
+        if task_id != message_id:
+            context = claim.record.context
+            telemetry = self._telemetry(task_id, context)
+            if telemetry.context:
+                with contextlib.suppress(RedisError):  # then nobody could tell of this attempt if it were lost
+                    await self._ledger.note_context(task_id, claim.attempt, telemetry.context)
+        if took:
+            took(task_id, context)
         with telemetry.claimed(claim):
             log.info("Attempt %d at the task %s begins.", claim.attempt, task_id)
             try:
@@ -128,7 +146,11 @@ class TaskRunner:
                     telemetry.ended(OWN_FAULT)
                 return await self._endings.fail(task_id, claim.attempt, OWN_FAULT.code, OWN_FAULT.message)
 
-    async def _unclaimed(self, task_id: str, claim: NoClaim) -> MessageEnd:
+    def _telemetry(self, task_id: str, context: str) -> AttemptTelemetry:
+        return AttemptTelemetry(self._metrics, model=self._settings.model_name, task_id=task_id, context=context)
+
+    async def _unclaimed(self, claim: NoClaim) -> MessageEnd:
+        task_id = claim.task_id
         match claim.reason:
             case "version":
                 message = "The task was accepted by a newer version of Headrace, which this worker cannot read."

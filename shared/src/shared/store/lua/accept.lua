@@ -27,16 +27,17 @@ local orphan_ms = timeout_ms + retention_ms + 3600000
 local refusal, left = charge(tenant, now, orphan_ms)
 if refusal then return {refusal[1], refusal[2], refusal[3], refusal[4], unpack(left)} end
 
+local flow = args.priority .. ':' .. tenant
 redis.call('HSET', task, 'v', args.version, 'model', model, 'priority', args.priority, 'tenant', tenant,
   'request', args.request, 'cancel_on_disconnect', args.cancel_on_disconnect,
   'state', 'waiting', 'wire', 'PENDING', 'attempt', 0, 'tokens', 0, 'crashes', 0, 'losses', 0, 'accepted_at', now,
   'deadline', now + timeout_ms, 'sent_at', now, 'context', args.context, 'note', args.note,
-  'prompt_expected', args.prompt_expected)
+  'prompt_expected', args.prompt_expected, 'answer_expected', args.answer_expected, 'flow', flow)
 redis.call('ZADD', waiting, now, id)
+enter_flow(model, flow, now, args.weight)
 redis.call('ZADD', prefix .. 'deadlines', now + timeout_ms, id)
 redis.call('SADD', key('tenant', tenant), id)
-local position = redis.call('ZRANK', waiting, id) + 1
-append(0, 1, 'status', state_event('status', 'PENDING', ',"position":' .. position .. args.guard))
+append(0, 1, 'status', state_event('status', 'PENDING', ',"position":' .. place_of(model, id) .. args.guard))
 redis.call('PEXPIRE', task, orphan_ms)
 redis.call('PEXPIRE', events, orphan_ms)
 if conversation then

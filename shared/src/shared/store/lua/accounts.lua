@@ -97,7 +97,7 @@ end
 
 -- The task at hand ends: its account gets back what it has not used, and its tenant's use of the day is noted. Who ends
 -- it well says how many tokens it had. Otherwise they are those of its stream, and of the prompt about as many as were
--- expected, once a worker has begun with it.
+-- expected, once a worker has begun with it. Answers both.
 local function settle(model, tenant, now)
   local r = redis.call('HMGET', task, 'attempt', 'tokens', 'prompt_expected', 'account', 'reserved', 'charged_on',
     'tokens_per_minute')
@@ -116,8 +116,9 @@ local function settle(model, tenant, now)
   redis.call('HINCRBY', usage, 'prompt ' .. model, prompt)
   redis.call('HINCRBY', usage, 'answer ' .. model, answer)
   redis.call('PEXPIRE', usage, USAGE_MS)
+  settle_flow(model, prompt + answer)
   local name = r[4]
-  if not name then return end
+  if not name then return prompt, answer end
   local account, per_minute = key('account', name), tonumber(r[7])
   redis.call('ZREM', key('account_tasks', name), id)
   redis.call('ZREM', key('account_waiting', name), id)
@@ -127,4 +128,5 @@ local function settle(model, tenant, now)
   end
   if redis.call('HGET', account, 'day') == r[6] then redis.call('HINCRBY', account, 'day_tokens', more) end
   redis.call('PEXPIRE', account, 2 * DAY_MS)
+  return prompt, answer
 end

@@ -8,7 +8,7 @@ local function finish(state, outcome_type, outcome, result)
   local now = now_ms()
   local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at')
   local model, tenant = r[1], r[2]
-  settle(model, tenant, now)
+  local prompt, answer = settle(model, tenant, now)
   local attempt = top()
   local context = field('context')
   if outcome_type == 'error' and context and context ~= '' then -- traceparent: 00-<trace id>-...
@@ -19,14 +19,17 @@ local function finish(state, outcome_type, outcome, result)
   append(attempt, CLOSED + 3, 'end', state_event('end', state))
   redis.call('HSET', task, 'state', 'ended', 'wire', state, 'ended_at', now, 'outcome', outcome, 'result', result)
   redis.call('ZREM', key('waiting', model), id)
+  leave_order(model, field('flow'))
   redis.call('ZREM', key('running', model), id)
   redis.call('ZREM', prefix .. 'deadlines', id)
   redis.call('SREM', key('tenant', tenant), id)
   redis.call('ZADD', prefix .. 'ended', now, id) -- until somebody has seen its Celery result
   redis.call('PEXPIRE', prefix .. 'ended', retention_ms)
-  if state == 'SUCCESS' then -- what a queue-full refusal estimates the wait from
+  if state == 'SUCCESS' then -- what a queue-full refusal estimates the wait from, and the order what a task will need
     redis.call('HINCRBY', key('done', model), 'tasks', 1)
     redis.call('HINCRBY', key('done', model), 'busy_ms', now - tonumber(r[3]))
+    redis.call('HINCRBY', key('done', model), 'prompt_tokens', prompt)
+    redis.call('HINCRBY', key('done', model), 'answer_tokens', answer)
   end
   if unstored then
     redis.call('HSET', task, 'request', '') -- nobody reads it any more

@@ -1,4 +1,4 @@
--- requeue: running -> waiting with the old place in the queue; closes the attempt, so that its writes are refused.
+-- requeue: running -> waiting, in front of all that have not begun; closes the attempt, so that its writes are refused.
 -- cause: handover (a planned stop), crash (the engine died under it), loss (the lease ran out), redraw (its answer is
 -- not what was demanded: the next attempt begins it anew).
 -- The worker that holds the task names its attempt; a lease that ran out is anybody's to close.
@@ -40,5 +40,6 @@ redis.call('HSET', task, 'state', 'waiting', 'wire', 'RETRY', 'sent_at', now_ms(
 redis.call('HDEL', task, 'worker')
 redis.call('ZREM', running, id)
 redis.call('ZADD', key('waiting', model), r[4], id)
+redis.call('ZADD', key('front', model), r[4], id)
 count_waiting(true)
 return {'requeued'}

@@ -1,0 +1,134 @@
+-- Which of a model's waiting tasks a free slot takes. A tenant's tasks of one class are a flow: first come, first served.
+-- Of all flows with waiting tasks the one is next whose clock is behind: a clock advances by the tokens that its flow is
+-- given, prompts and answers, divided by the flow's weight (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996). A
+-- flow that comes back after a pause starts where the others are: nobody saves up, and where nobody waits nobody is behind. Tasks that were given back go first.
+--   front:{model}   sorted set: given back, by acceptance     flows:{model}   sorted set: flows with waiting tasks, by clock
+--   flow:{model:flow}  sorted set: its tasks, by acceptance   served:{model}  sorted set: others that are ahead, by clock
+--   order:{model}   hash: weight of each flow that waits, and `now`: the clock of the flow that was served last
+local CLASS_WEIGHTS = {high = 16, normal = 4, low = 1}
+local UNKNOWN_TOKENS = 256 -- expected of an answer before the model has given any
+local MOST_STALE = 1000 -- entries of tasks that wait no more, looked at in one step
+local MOST_FLOWS = 1000 -- looked at for one place in the queue
+
+local function flow_key(model, flow) return key('flow', model .. ':' .. flow) end
+
+local function order_now(model) return tonumber(redis.call('HGET', key('order', model), 'now') or 0) end
+
+-- The task at hand begins to wait in its flow.
+local function enter_flow(model, flow, at, weight)
+  redis.call('ZADD', flow_key(model, flow), at, id)
+  if weight then redis.call('HSET', key('order', model), 'weight ' .. flow, weight) end
+  if not redis.call('ZSCORE', key('flows', model), flow) then
+    local clock = math.max(order_now(model), tonumber(redis.call('ZSCORE', key('served', model), flow) or 0))
+    redis.call('ZADD', key('flows', model), clock, flow)
+    redis.call('ZREM', key('served', model), flow)
+  end
+end
+
+-- The task at hand waits no more, in its flow or in front of all.
+local function leave_order(model, flow)
+  redis.call('ZREM', key('front', model), id)
+  if not flow or redis.call('ZREM', flow_key(model, flow), id) == 0 then return end
+  if redis.call('EXISTS', flow_key(model, flow)) == 1 then return end
+  local clock = redis.call('ZSCORE', key('flows', model), flow)
+  redis.call('ZREM', key('flows', model), flow)
+  if redis.call('EXISTS', key('flows', model)) == 0 then -- nobody is behind anybody
+    redis.call('DEL', key('served', model), key('order', model))
+    return
+  end
+  redis.call('HDEL', key('order', model), 'weight ' .. flow)
+  if clock and tonumber(clock) > order_now(model) then redis.call('ZADD', key('served', model), clock, flow) end
+end
+
+local function weight_of(model, flow)
+  local class = string.match(flow, '^[^:]*')
+  return (CLASS_WEIGHTS[class] or 1) * tonumber(redis.call('HGET', key('order', model), 'weight ' .. flow) or 1)
+end
+
+-- Prompt and answer tokens of the model's mean task.
+local function mean_tokens(model)
+  local r = redis.call('HMGET', key('done', model), 'tasks', 'prompt_tokens', 'answer_tokens')
+  local tasks = tonumber(r[1] or 0)
+  if tasks == 0 or not r[3] then return UNKNOWN_TOKENS, UNKNOWN_TOKENS end
+  return tonumber(r[2]) / tasks, tonumber(r[3]) / tasks
+end
+
+-- The task at hand is taken out of its flow, which is charged for what the task will probably need: the mean answer, for
+-- the longest would keep the others of the flow waiting until it ends. `settle_flow` corrects it.
+local function serve_flow(model, flow)
+  local r = redis.call('HMGET', task, 'prompt_expected', 'answer_expected')
+  local _, mean_answer = mean_tokens(model)
+  local cost = math.max(1, tonumber(r[1] or 0) + math.min(tonumber(r[2] or UNKNOWN_TOKENS), mean_answer))
+  local weight = weight_of(model, flow)
+  local clock = redis.call('ZSCORE', key('flows', model), flow)
+  if clock and not field('flow_cost') then -- one that was given back is paid for
+    if tonumber(clock) > order_now(model) then redis.call('HSET', key('order', model), 'now', clock) end
+    redis.call('ZINCRBY', key('flows', model), cost / weight, flow)
+    redis.call('HSET', task, 'flow_cost', cost, 'flow_weight', weight)
+  end
+  leave_order(model, flow)
+  redis.call('ZREMRANGEBYSCORE', key('served', model), '-inf', order_now(model)) -- as good as forgotten
+end
+
+-- The task at hand has ended, after so many tokens.
+local function settle_flow(model, tokens)
+  local r = redis.call('HMGET', task, 'flow', 'flow_cost', 'flow_weight')
+  if not r[2] or redis.call('EXISTS', key('flows', model)) == 0 then return end
+  local flow, more, now = r[1], (tokens - tonumber(r[2])) / tonumber(r[3]), order_now(model)
+  local clock = redis.call('ZSCORE', key('flows', model), flow)
+  if clock then
+    redis.call('ZADD', key('flows', model), math.max(now, tonumber(clock) + more), flow)
+    return
+  end
+  clock = tonumber(redis.call('ZSCORE', key('served', model), flow) or now) + more
+  redis.call('ZREM', key('served', model), flow)
+  if clock > now then redis.call('ZADD', key('served', model), clock, flow) end
+end
+
+-- The first of a list that really waits; entries of tasks whose records are gone, or are none, are taken out.
+local function first_waiting(list)
+  for _ = 1, MOST_STALE do
+    local first = redis.call('ZRANGE', list, 0, 0)[1]
+    if not first then return end
+    if redis.pcall('HGET', key('task', first), 'state') == 'waiting' then return first end
+    redis.call('ZREM', list, first)
+  end
+end
+
+-- The id of the task that a free slot takes; nil when none waits.
+local function next_waiting(model)
+  local first = first_waiting(key('front', model))
+  for _ = 1, MOST_STALE do
+    if first then return first end
+    local flow = redis.call('ZRANGE', key('flows', model), 0, 0)[1]
+    if not flow then return end
+    first = first_waiting(flow_key(model, flow))
+    if not first then redis.call('ZREM', key('flows', model), flow) end
+  end
+end
+
+-- How many waiting tasks are to be taken up to this one, itself included, if none comes and all need the same tokens; nil
+-- for one that does not wait.
+local function place_of(model, waiting_id)
+  local rank = redis.call('ZRANK', key('front', model), waiting_id)
+  if rank then return rank + 1 end
+  local flow = redis.pcall('HGET', key('task', waiting_id), 'flow')
+  rank = type(flow) == 'string' and redis.call('ZRANK', flow_key(model, flow), waiting_id)
+  local clock = rank and redis.call('ZSCORE', key('flows', model), flow)
+  if not clock then return end
+  local mean_prompt, mean_answer = mean_tokens(model)
+  local mean = math.max(1, mean_prompt + mean_answer)
+  local turn = tonumber(clock) + rank * mean / weight_of(model, flow)
+  local place = redis.call('ZCARD', key('front', model)) + rank + 1
+  local before = redis.call('ZRANGE', key('flows', model), '-inf', turn, 'BYSCORE', 'LIMIT', 0, MOST_FLOWS, 'WITHSCORES')
+  for at = 1, #before, 2 do
+    local other = before[at]
+    if other ~= flow then
+      local ahead = (turn - tonumber(before[at + 1])) * weight_of(model, other) / mean
+      local count = math.ceil(ahead)
+      if count == ahead and other < flow then count = count + 1 end
+      place = place + math.min(count, redis.call('ZCARD', flow_key(model, other)))
+    end
+  end
+  return place
+end
