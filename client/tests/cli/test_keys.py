@@ -58,13 +58,14 @@ def test_a_key_is_shown_once_and_only_its_hash_is_written(file: Path, capsys: py
 
 def test_what_a_key_may_do_reaches_the_server(file: Path) -> None:
     options = (
-        "--models a,b --scopes ask --no-store --highest-priority low --requests-per-minute 60 --tokens-per-minute 1000 "
+        "--models a,b --scopes ask --no-store --highest-priority low --weight 2.5 "
+        "--requests-per-minute 60 --tokens-per-minute 1000 "
         "--tokens-per-day 5000 --unfinished-tasks 8 --waiting-tasks 4 --open-streams 3 --expires-in 90d"
     )
     run("create", "chat", "--tenant", "team-a", *options.split())
     key = only_key(file)
     policy = read_key_file(file).policy_of(key)
-    assert (policy.models, policy.scopes, policy.highest_priority) == (("a", "b"), ("ask",), "low")
+    assert (policy.models, policy.scopes, policy.highest_priority, policy.weight) == (("a", "b"), ("ask",), "low", 2.5)
     assert not policy.store
     assert policy.limits.model_dump(by_alias=False) == {
         "requests_per_minute": 60, "tokens_per_minute": 1000, "tokens_per_day": 5000, "unfinished_tasks": 8,

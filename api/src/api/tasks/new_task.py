@@ -189,6 +189,7 @@ class NewTasks:
                         context=sent_context,
                         account=caller.account,
                         expected=expected,
+                        weight=caller.policy.weight,
                         tenant_rate=settings.rate,
                     )
                 except Refusal as refusal:

@@ -38,6 +38,8 @@ class Policy(WireType):
     """A request that asks for more gets this."""
     store: bool = True
     """False: all its requests are as those with `store: false`, and it makes no stored conversations."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1
+    """Its share of a model's slots beside the shares of other tenants, while tasks wait."""
     limits: Limits = Limits()
 
 

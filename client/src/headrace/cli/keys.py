@@ -75,6 +75,10 @@ def create(
     store: Annotated[
         bool, typer.Option("--store/--no-store", help="Whether what it sends may be kept beyond the end of its task.")
     ] = True,
+    weight: Annotated[
+        float | None,
+        typer.Option(help="Its share of a model's slots beside others.", min=0.001, show_default="1"),
+    ] = None,
     requests_per_minute: Limit = None,
     tokens_per_minute: Limit = None,
     tokens_per_day: Limit = None,
@@ -98,6 +102,7 @@ def create(
         "models": models and [model.strip() for model in models.split(",")],
         "scopes": scopes and [scope.strip() for scope in scopes.split(",")],
         "highestPriority": highest_priority and highest_priority.value,
+        "weight": weight,
         "limits": {limit: most for limit, most in limits.items() if most is not None},
     }
     own: Entry = {field: value for field, value in wished.items() if value}
