@@ -1,9 +1,11 @@
 """The chat page when things break: the text goes on where it was, and no word is missing or repeated."""
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 from redis.asyncio import Redis
 
@@ -13,6 +15,7 @@ from shared.store.worker_registry import WorkerRegistry
 from testbed.browser import Browser
 from testbed.chat_page import ANSWER, ChatPage
 from testbed.up_process import Up
+from testbed.worker_process import engine_of
 
 pytestmark = pytest.mark.needs("chromium", "chromedriver")
 
@@ -30,11 +33,23 @@ def whole(page: ChatPage) -> None:
     assert page.conversation()["messages"][-1]["text"] == task["text"]
 
 
-def test_a_reload_in_mid_answer(page: ChatPage, browser: Browser) -> None:
+@contextlib.contextmanager
+def no_more_words(up: Up) -> Iterator[None]:
+    """The answer under way stays where it is, however long the browser takes."""
+    engine = psutil.Process(engine_of(up.child("worker").pid))
+    engine.suspend()
+    try:
+        yield
+    finally:
+        engine.resume()
+
+
+def test_a_reload_in_mid_answer(page: ChatPage, browser: Browser, up: Up) -> None:
     page.write(LONG)
     so_far = page.streams()
-    browser.reload()
-    assert page.streams().startswith(so_far)
+    with no_more_words(up):
+        browser.reload()
+        assert page.streams().startswith(so_far)
     whole(page)
 
 
@@ -70,7 +85,7 @@ def test_a_killed_worker(page: ChatPage, browser: Browser, up: Up) -> None:
     assert "another one goes on where it was" in page.statuses()
 
 
-def test_offline_and_back(page: ChatPage, browser: Browser) -> None:
+def test_offline_and_back(page: ChatPage, browser: Browser, up: Up) -> None:
     def online(yes: bool) -> None:
         conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         browser.cdp("Network.emulateNetworkConditions", offline=not yes, **conditions)
@@ -78,20 +93,22 @@ def test_offline_and_back(page: ChatPage, browser: Browser) -> None:
     browser.cdp("Network.enable")
     page.write(LONG)
     page.streams()
-    online(False)
-    browser.says("You are offline", "#banner")
-    online(True)
+    with no_more_words(up):
+        online(False)
+        browser.says("You are offline", "#banner")
+        online(True)
     whole(page)
     assert browser.text("#banner") == ""
 
 
-def test_two_tabs_see_the_same_answer(page: ChatPage, browser: Browser) -> None:
+def test_two_tabs_see_the_same_answer(page: ChatPage, browser: Browser, up: Up) -> None:
     page.write(LONG)
     page.streams()
-    fragment = browser.run("return location.hash")
-    first = browser.new_tab()
-    page.open(fragment)
-    page.streams()
+    with no_more_words(up):
+        fragment = browser.run("return location.hash")
+        first = browser.new_tab()
+        page.open(fragment)
+        page.streams()
     whole(page)
     second = browser.switch(first)
     whole(page)
@@ -101,11 +118,12 @@ def test_two_tabs_see_the_same_answer(page: ChatPage, browser: Browser) -> None:
     browser.close_tab(first)
 
 
-def test_an_answer_ends_while_another_conversation_is_shown(page: ChatPage, browser: Browser) -> None:
+def test_an_answer_ends_while_another_conversation_is_shown(page: ChatPage, browser: Browser, up: Up) -> None:
     page.write(LONG)
     page.streams()
-    browser.click("#new")
-    browser.says("answering", "#conversations")
+    with no_more_words(up):
+        browser.click("#new")
+        browser.says("answering", "#conversations")
     browser.until(lambda: "answering" not in browser.text("#conversations"), "it ends")
     browser.click(".conversation")
     whole(page)
@@ -140,7 +158,7 @@ def test_who_waits_sees_the_place_and_what_is_being_done(
     browser.says("ready", "#model-state")
 
 
-def test_an_answer_that_the_server_has_forgotten_is_told(page: ChatPage, browser: Browser) -> None:
+def test_an_answer_that_the_server_has_forgotten_is_told(page: ChatPage, browser: Browser, up: Up) -> None:
     page.write(LONG)
     page.streams()
     script = """
@@ -148,7 +166,8 @@ def test_an_answer_that_the_server_has_forgotten_is_told(page: ChatPage, browser
         const forget = (text) => text.replace(/"taskId":"[^"]+"/, '"taskId":"gone"');
         addEventListener("pagehide", () => (localStorage[key] = forget(localStorage[key])));
     """
-    browser.run(script)
-    browser.reload()
-    page.ended("failed")
+    with no_more_words(up):
+        browser.run(script)
+        browser.reload()
+        page.ended("failed")
     browser.says("The server does not have this answer", ".problem")
