@@ -9,6 +9,7 @@ import pytest
 
 from headrace import Client
 from headrace.calls import Message, Options
+from headrace.cli.common import Output
 from headrace.cli.conversation import Conversation
 from testbed.event_frames import END, TIMINGS, USAGE, call_of, final_text, frame, refusal, token
 from testbed.scripted_server import Answer, ScriptedServer
@@ -76,6 +77,16 @@ def test_each_prompt_goes_on_with_the_conversation(
     assert [message["content"] for message in asked[1]["messages"]] == ["Be brief.", "Hello", "Good morning.", "Again"]
     assert asked[1]["temperature"] == 0
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_programs_get_the_outcome_of_each_answer_as_a_line(
+    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types(monkeypatch, "Hello", "Again")
+    server.answers = [*answered("Good morning."), *answered("Yes?")]
+    Conversation(client, {}, output=Output.json).run()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [(line["type"], line["text"]) for line in lines] == [("final_text", "Good morning."), ("final_text", "Yes?")]
 
 
 def test_a_stored_conversation_is_gone_on_with_by_its_name(

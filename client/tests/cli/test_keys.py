@@ -56,6 +56,22 @@ def test_a_key_is_shown_once_and_only_its_hash_is_written(file: Path, capsys: py
     assert capsys.readouterr().out == "chat: team-a\n"
 
 
+def test_programs_get_json_without_a_hash(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: str) -> Any:
+        run(*arguments, "-o", "json")
+        return json.loads(capsys.readouterr().out)
+
+    made = told("create", "chat", "--tenant", "team-a", "--models", "a")
+    renewed = told("rotate", "chat")
+    (listed,) = told("list")
+    assert made["id"] == renewed["id"] == "chat"
+    assert only_key(file).sha256 == sha256_of(renewed["key"])
+    assert set(listed) == {"id", "tenant", "created", "policy", "replaced"}
+    assert (listed["policy"], set(listed["replaced"])) == ({"models": ["a"]}, {"expires"})
+    assert told("revoke", "chat") == {"id": "chat", "revoked": True}
+    assert told("list") == []
+
+
 def test_what_a_key_may_do_reaches_the_server(file: Path) -> None:
     options = (
         "--models a,b --scopes ask --no-store --highest-priority low --weight 2.5 "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headrace.calls import Message, Options
 from headrace.cli.answer_view import answer_view
-from headrace.cli.common import notices
+from headrace.cli.common import Output, notices, print_json
 from headrace.cli.started import start, state_folder
 from headrace.client import Client
 from headrace.errors import ConversationNotFound, HeadraceError, TaskCancelled, TaskFailed
@@ -18,11 +18,16 @@ from headrace.following import ending
 HISTORY_LINES = 1000
 
 
-def answer(client: Client, messages: str | list[Message], options: Options) -> FinalText | ToolCalls:
-    """Asks, shows the text as it arrives, and returns the whole. Ctrl-C cancels the task and is raised again."""
+def answer(
+    client: Client, messages: str | list[Message], options: Options, output: Output = Output.text
+) -> FinalText | ToolCalls:
+    """Asks, shows the text as it arrives, or the outcome as a line for programs, and returns the whole.
+
+    Ctrl-C cancels the task and is raised again.
+    """
     task_id = start(client, messages, options)
     try:
-        return follow(client, task_id)
+        return follow(client, task_id) if output is Output.text else _told(client, task_id)
     except KeyboardInterrupt:
         with contextlib.suppress(HeadraceError):
             client.cancel(task_id)
@@ -39,6 +44,16 @@ def follow(client: Client, task_id: str, last_event_id: str | None = None) -> Fi
     return ending(outcome, task_id)
 
 
+def _told(client: Client, task_id: str) -> FinalText | ToolCalls:
+    try:
+        outcome = client.wait(task_id)
+    except TaskFailed as failed:
+        print_json({"type": "error", "taskId": task_id, "code": failed.code, "message": str(failed)})
+        raise
+    print_json(outcome.model_dump(mode="json", exclude_none=True))
+    return outcome
+
+
 @dataclass
 class Conversation:
     """What has been said, and how the next answer is asked for."""
@@ -48,15 +63,16 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
     kept: bool = False
     """The server has what was said so far, as the conversation that the options name: only what is new is sent."""
+    output: Output = Output.text
 
     @classmethod
-    def stored(cls, client: Client, options: Options, name: str) -> "Conversation":
+    def stored(cls, client: Client, options: Options, name: str, output: Output = Output.text) -> "Conversation":
         """The one that the server keeps under this name, or one that it will: with its first answer."""
         try:
             messages = _messages_of(client, name)
         except ConversationNotFound:
             messages = []
-        return cls(client, {**options, "conversation_id": name}, messages, kept=bool(messages))
+        return cls(client, {**options, "conversation_id": name}, messages, kept=bool(messages), output=output)
 
     def recall(self) -> None:
         """Shows what was said."""
@@ -90,7 +106,7 @@ class Conversation:
 
     def _ask(self, prompt: str) -> None:
         try:
-            outcome = answer(self.client, self.asking(prompt), self.options)
+            outcome = answer(self.client, self.asking(prompt), self.options, self.output)
         except KeyboardInterrupt:
             _tell("[stopped; neither the question nor its answer is part of the conversation]")
         else:

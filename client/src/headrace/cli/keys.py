@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.common import Output, OutputOption, print_json
 from headrace.key_file import Entry, KeyFile, KeyFileError
 
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -88,6 +89,7 @@ def create(
     expires_in: Annotated[
         timedelta | None, typer.Option(help="Days, hours or minutes.", parser=duration, metavar="90d")
     ] = None,
+    output: OutputOption = Output.text,
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
     limits = {
@@ -111,13 +113,17 @@ def create(
     if policy and own:
         raise KeyFileError("--policy names what the key may do, so that no other option can")
     expires = None if expires_in is None else datetime.now(UTC) + expires_in
-    _show(KeyFile(file).create(name, tenant, policy or own or None, expires), file)
+    _show(name, KeyFile(file).create(name, tenant, policy or own or None, expires), file, output)
 
 
 @app.command("list")
-def list_keys(file: File = FILE) -> None:
+def list_keys(file: File = FILE, output: OutputOption = Output.text) -> None:
     """Name the keys, their tenants, and what each may do."""
-    for entry in KeyFile(file).entries():
+    entries = KeyFile(file).entries()
+    if output is Output.json:
+        print_json([_without_hashes(entry) for entry in entries])
+        return
+    for entry in entries:
         said = [f"{entry['id']}: {entry['tenant']}"]
         if entry.get("policy"):
             said.append(json.dumps(entry["policy"]))
@@ -136,19 +142,31 @@ def rotate(
     grace: Annotated[
         timedelta, typer.Option(help="How long the old secret still holds.", parser=duration, metavar="1d")
     ] = "1d",  # type: ignore[assignment]  # typer parses defaults too
+    output: OutputOption = Output.text,
 ) -> None:
     """Give a key a new secret and print it, once."""
-    _show(KeyFile(file).rotate(name, grace), file)
+    _show(name, KeyFile(file).rotate(name, grace), file, output)
 
 
 @app.command()
-def revoke(name: Name, file: File = FILE) -> None:
+def revoke(name: Name, file: File = FILE, output: OutputOption = Output.text) -> None:
     """Remove a key: a server that follows the file refuses it within seconds."""
     KeyFile(file).revoke(name)
+    if output is Output.json:
+        print_json({"id": name, "revoked": True})
+        return
     print(f"{name} is revoked: a server that follows {file} refuses it within seconds")
 
 
-def _show(key: str, file: Path) -> None:
+def _show(name: str, key: str, file: Path, output: Output) -> None:
     """The key alone on standard output, so that a script can take it from there."""
-    print(key)
+    if output is Output.json:
+        print_json({"id": name, "key": key})
+    else:
+        print(key)
     print(f"Keep it: it is not shown again. Its hash is in {file}.", file=sys.stderr)
+
+
+def _without_hashes(entry: Entry) -> Entry:
+    shown = {field: value for field, value in entry.items() if field not in ("sha256", "replaced")}
+    return {**shown, "replaced": {"expires": entry["replaced"]["expires"]}} if entry.get("replaced") else shown

@@ -12,7 +12,6 @@ from headrace.cli.common import ApiKey, Output, OutputOption, Url, print_json
 from headrace.cli.conversation import Conversation, answer
 from headrace.cli.started import start
 from headrace.client import DEFAULT_URL, Client
-from headrace.errors import TaskFailed
 
 Model = Annotated[str | None, typer.Option(help="Default: the server's.", metavar="NAME")]
 System = Annotated[str | None, typer.Option(help="Instructions that stand above the conversation.", metavar="TEXT")]
@@ -40,11 +39,17 @@ def chat(
         str | None,
         typer.Option(help="Go on with the one that the server keeps by this name, or begin it.", metavar="NAME"),
     ] = None,
+    output: OutputOption = Output.text,
 ) -> None:
-    """Talk with a model: /help tells the commands. With a prompt, or with input from a pipe, one answer and no more."""
+    """Talk with a model: /help tells the commands. With a prompt, or with input from a pipe, one answer and no more.
+    With `-o json`: of each answer the outcome, as one line.
+    """
     options = _options(model, temperature, max_tokens, seed)
     with Client(url, api_key=api_key) as server:
-        talk = Conversation.stored(server, options, conversation) if conversation else Conversation(server, options)
+        if conversation:
+            talk = Conversation.stored(server, options, conversation, output)
+        else:
+            talk = Conversation(server, options, output=output)
         if system is not None:
             if talk.kept:
                 raise typer.BadParameter(
@@ -52,10 +57,11 @@ def chat(
                 )
             talk.messages = _messages(system, None)
         if prompt is None and sys.stdin.isatty():
-            talk.recall()
+            if output is Output.text:
+                talk.recall()
             talk.run()
         else:
-            answer(server, talk.asking(_text(prompt)), talk.options)
+            answer(server, talk.asking(_text(prompt)), talk.options, output)
 
 
 def ask(
@@ -76,15 +82,7 @@ def ask(
     options = _options(model, temperature, max_tokens, seed, json_object, schema, image)
     messages = _messages(system, _text(prompt))
     with Client(url, api_key=api_key) as server:
-        if output is Output.text:
-            answer(server, messages, options)
-            return
-        task_id = start(server, messages, options)
-        try:
-            print_json(server.wait(task_id).model_dump(mode="json", exclude_none=True))
-        except TaskFailed as failed:
-            print_json({"type": "error", "taskId": task_id, "code": failed.code, "message": str(failed)})
-            raise typer.Exit(1) from None
+        answer(server, messages, options, output)
 
 
 def submit(
