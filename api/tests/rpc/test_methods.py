@@ -118,7 +118,7 @@ def test_the_positional_form_keeps_its_order() -> None:
         *("messages", "history", "message", "tools", "toolChoice", "model", "conversationId"),
         *("maxTokens", "temperature", "topP", "topK", "stop", "seed"),
         *("responseFormat", "priority", "timeoutSeconds", "idempotencyKey", "metadata", "cancelOnDisconnect"),
-        *("loopPrevention", "parallelToolCalls", "logprobs", "topLogprobs", "prompt", "echo"),
+        *("loopPrevention", "parallelToolCalls", "logprobs", "topLogprobs", "prompt", "echo", "store"),
     )
     assert METHODS["get_message"].parameters == METHODS["cancel_message"].parameters == ("taskId",)
     assert METHODS["tool_list"].parameters == METHODS["model_list"].parameters == ()

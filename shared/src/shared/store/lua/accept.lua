@@ -21,7 +21,9 @@ local length = redis.call('ZCARD', waiting)
 if length >= tonumber(args.max_waiting) then return {'queue_full', length} end
 local active = redis.call('SCARD', key('tenant', tenant))
 if active >= tonumber(args.max_tenant_tasks) then return {'tenant_full', active} end
-local now = now_ms()
+local clock = redis.call('TIME')
+local arrived = clock[1] * 1000 + clock[2] / 1000 -- ms; whole ones would make several come at the same time
+local now = math.floor(arrived)
 -- Nothing outlives its deadline by more than the retention and an hour, even if no janitor ever runs again.
 local orphan_ms = timeout_ms + retention_ms + 3600000
 local refusal, left = charge(tenant, now, orphan_ms)
@@ -33,8 +35,8 @@ redis.call('HSET', task, 'v', args.version, 'model', model, 'priority', args.pri
   'state', 'waiting', 'wire', 'PENDING', 'attempt', 0, 'tokens', 0, 'crashes', 0, 'losses', 0, 'accepted_at', now,
   'deadline', now + timeout_ms, 'sent_at', now, 'context', args.context, 'note', args.note,
   'prompt_expected', args.prompt_expected, 'answer_expected', args.answer_expected, 'flow', flow)
-redis.call('ZADD', waiting, now, id)
-enter_flow(model, flow, now, args.weight)
+redis.call('ZADD', waiting, arrived, id)
+enter_flow(model, flow, arrived, args.weight)
 redis.call('ZADD', prefix .. 'deadlines', now + timeout_ms, id)
 redis.call('SADD', key('tenant', tenant), id)
 append(0, 1, 'status', state_event('status', 'PENDING', ',"position":' .. place_of(model, id) .. args.guard))
