@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from api.repair.lost_messages import RESEND_SECONDS
+from shared.cancellation import cancel_and_wait
 from shared.celery_app import queue_for
 from shared.settings import SharedSettings
 from testbed.stack import LEASE, MODEL, Stack
@@ -129,7 +130,7 @@ async def test_an_engine_that_holds_its_interpreter_is_restarted_and_health_tell
     await asyncio.gather(*followings)
     await headrace.follow(poison)
     assert (await headrace.run(words=100)).text == undisturbed.text
-    probing.cancel()
+    await cancel_and_wait(probing)
     for mate in mates:
         mate.expected = undisturbed.text
         assert mate.state == "SUCCESS"

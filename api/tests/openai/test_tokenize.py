@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from api.backend import Backend
+from shared.cancellation import cancel_and_wait
 from shared.store.keys import Keys
 from shared.store.token_questions import TokenQuestions
 from shared.wire.tokenizing import IdsToText, PromptToIds, Tokenized
@@ -37,7 +38,7 @@ async def tokenizer(backend: Backend, keys: Keys) -> AsyncIterator[None]:
 
     running = asyncio.create_task(answer())
     yield
-    running.cancel()
+    await cancel_and_wait(running)
 
 
 @pytest.mark.usefixtures("tokenizer")

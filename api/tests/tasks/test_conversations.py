@@ -9,6 +9,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from shared.cancellation import cancel_and_wait
 from shared.store.conversations import Conversations
 from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
@@ -159,7 +160,7 @@ async def test_twenty_messages_at_once_at_two_replicas_are_all_answered_once(
         await until(lambda: has_ended(started))
         await asyncio.gather(*(send(number) for number in range(20)))
         await until(lambda: none_waits(lists))
-        answering.cancel()
+        await cancel_and_wait(answering)
     stored = await conversations.load("default", "c")
     assert stored is not None
     assert [message.role for message in stored.messages] == ["user", "assistant"] * 21

@@ -16,6 +16,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from shared.cancellation import cancel_and_wait
 from testbed.real_engine import TRAINED, RealEngine
 from testbed.supervised_engine import limits, supervised
 from worker.engine_options import PACKAGED_MODEL, EngineKind, EngineOptions, TransformersOptions, VllmOptions
@@ -400,4 +401,4 @@ async def test_after_a_stall_and_after_a_crash_another_process_goes_on_with_the_
             engine.submit(dataclasses.replace(request, request_id=f"behind {name}", generated_ids=tuple(streamed)))
             assert [*streamed, *await heard.until_ended(f"behind {name}", 60)] == undisturbed
         assert not any(output.error for output in heard.outputs)
-        keeping.cancel()
+        await cancel_and_wait(keeping)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.cancellation import cancel_and_wait
 from shared.telemetry.logs import LogOptions
 from testbed.supervised_engine import Heard, limits, supervised
 from testbed.waiting import until
@@ -58,7 +59,7 @@ async def test_a_dead_engine_is_replaced_by_a_new_process() -> None:
 
         assert engine.pid != first
         assert engine.restarts == 1
-        keeping.cancel()
+        await cancel_and_wait(keeping)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ async def test_other_ends_are_not_called_out_of_memory(caplog: pytest.LogCapture
     async with running("scripted:?token_ms=1", stall=0.5) as (engine, heard):
         watching = asyncio.create_task(engine.keep_alive())
         await killed(heard, functools.partial(engine.submit, generate("!hang")))
-        watching.cancel()
+        await cancel_and_wait(watching)
     assert "The engine process ended with code -9." in caplog.messages
     assert "out of memory" not in caplog.text
 
@@ -140,7 +141,7 @@ async def test_an_idle_engine_is_not_taken_for_a_hung_one_and_a_hung_one_is_kill
 
         engine.submit(generate("!hang 2"))
         await heard.until_ready(True, False, True)
-        keeping.cancel()
+        await cancel_and_wait(keeping)
 
 
 async def test_a_machine_that_stood_still_is_not_taken_for_a_hung_engine() -> None:
@@ -158,7 +159,7 @@ async def test_a_machine_that_stood_still_is_not_taken_for_a_hung_engine() -> No
 
         await heard.until_tokens("r", len(heard.tokens("r")) + 1, seconds=10)
         assert engine.restarts == 0
-        keeping.cancel()
+        await cancel_and_wait(keeping)
 
 
 async def test_commands_to_an_engine_that_does_not_listen_block_nobody() -> None:

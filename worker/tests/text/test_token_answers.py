@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
+from shared.cancellation import cancel_and_wait
 from shared.store.keys import Keys
 from shared.store.token_questions import TokenQuestions
 from shared.wire.schemas import InferenceRequest
@@ -45,6 +46,6 @@ async def test_a_question_finds_a_worker_and_a_model_without_one_answers_nothing
         assert await asyncio.gather(*asked) == [Tokenized()] * 20
         assert await questions.ask("other", TextToIds(text=""), seconds=0.1) is None
     finally:
-        worker.cancel()
+        await cancel_and_wait(worker)
     [left] = [key async for key in redis.scan_iter("*token_*")]
     assert await redis.ttl(left) > 0
