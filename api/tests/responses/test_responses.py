@@ -211,6 +211,17 @@ async def test_a_response_repeats_the_form_of_its_answer_in_full(
     assert told == form | {"description": said.get("description"), "strict": bool(said.get("strict"))}
 
 
+@pytest.mark.parametrize("said", [{"summary": "auto"}, {"effort": "low"}, {"effort": "low", "summary": "auto"}])
+async def test_a_response_repeats_what_was_asked_of_reasoning_in_full(
+    start_replica: StartReplica, said: dict[str, Any]
+) -> None:
+    replica = await start_replica()
+    async with httpx.AsyncClient(timeout=20) as http:
+        asked = HELLO | {"reasoning": said, "background": True}
+        reply = await http.post(f"{replica.url}/v1/responses", json=asked)
+    assert reply.json()["reasoning"] == {"effort": None, "summary": None} | said
+
+
 async def test_any_replica_goes_on_behind_any_event(start_replica: StartReplica, worker: FakeWorker) -> None:
     first, second = await start_replica(), await start_replica()
     async with sdk(first) as client, sdk(second) as other:

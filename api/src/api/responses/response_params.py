@@ -162,7 +162,7 @@ def echo(wanted: ResponseRequest, model: str, sampling: SamplingDefaults) -> Jso
         "tool_choice": tool_choice if isinstance(tool_choice, str) else tool_choice.model_dump(mode="json"),
         "parallel_tool_calls": wanted.parallel_tool_calls is not False,
         "text": text,
-        "reasoning": wanted.reasoning if isinstance(wanted.reasoning, dict) else {"effort": None, "summary": None},
+        "reasoning": _reasoning(wanted.reasoning),
         "truncation": wanted.truncation or "disabled",
         "max_output_tokens": wanted.max_output_tokens,
         "max_tool_calls": wanted.max_tool_calls,
@@ -189,3 +189,9 @@ def _told(tool: OfferedTool) -> Json:
         "parameters": tool.parameters,
         "strict": bool(tool.strict),
     }
+
+
+def _reasoning(wanted: JsonValue) -> Json:
+    """In full, as clients look for it; Codex names the summary alone."""
+    named = wanted if isinstance(wanted, dict) else {}
+    return {"effort": None, "summary": None, **named}
