@@ -21,8 +21,7 @@ local length = redis.call('ZCARD', waiting)
 if length >= tonumber(args.max_waiting) then return {'queue_full', length} end
 local active = redis.call('SCARD', key('tenant', tenant))
 if active >= tonumber(args.max_tenant_tasks) then return {'tenant_full', active} end
-local clock = redis.call('TIME')
-local arrived = clock[1] * 1000 + clock[2] / 1000 -- ms; whole ones would make several come at the same time
+local arrived = clock_ms() -- several come in one millisecond
 local now = math.floor(arrived)
 -- Nothing outlives its deadline by more than the retention and an hour, even if no janitor ever runs again.
 local orphan_ms = timeout_ms + retention_ms + 3600000

@@ -108,26 +108,37 @@ local function next_waiting(model)
 end
 
 -- How many waiting tasks are to be taken up to this one, itself included, if none comes and all need the same tokens; nil
--- for one that does not wait.
-local function place_of(model, waiting_id)
+-- for one that does not wait. `known`: what one script has read for another place of the same model.
+local function place_of(model, waiting_id, known)
+  known = known or {flows = {}}
+  local function read(flow)
+    local one = known.flows[flow]
+    if not one then
+      one = {weight = weight_of(model, flow), tasks = redis.call('ZCARD', flow_key(model, flow))}
+      known.flows[flow] = one
+    end
+    return one
+  end
   local rank = redis.call('ZRANK', key('front', model), waiting_id)
   if rank then return rank + 1 end
   local flow = redis.pcall('HGET', key('task', waiting_id), 'flow')
   rank = type(flow) == 'string' and redis.call('ZRANK', flow_key(model, flow), waiting_id)
   local clock = rank and redis.call('ZSCORE', key('flows', model), flow)
   if not clock then return end
-  local mean_prompt, mean_answer = mean_tokens(model)
-  local mean = math.max(1, mean_prompt + mean_answer)
-  local turn = tonumber(clock) + rank * mean / weight_of(model, flow)
+  if not known.mean then
+    local prompt, answer = mean_tokens(model)
+    known.mean = math.max(1, prompt + answer)
+  end
+  local turn = tonumber(clock) + rank * known.mean / read(flow).weight
   local place = redis.call('ZCARD', key('front', model)) + rank + 1
   local before = redis.call('ZRANGE', key('flows', model), '-inf', turn, 'BYSCORE', 'LIMIT', 0, MOST_FLOWS, 'WITHSCORES')
   for at = 1, #before, 2 do
     local other = before[at]
     if other ~= flow then
-      local ahead = (turn - tonumber(before[at + 1])) * weight_of(model, other) / mean
+      local ahead = (turn - tonumber(before[at + 1])) * read(other).weight / known.mean
       local count = math.ceil(ahead)
       if count == ahead and other < flow then count = count + 1 end
-      place = place + math.min(count, redis.call('ZCARD', flow_key(model, other)))
+      place = place + math.min(count, read(other).tasks)
     end
   end
   return place

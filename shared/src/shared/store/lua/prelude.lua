@@ -10,10 +10,13 @@ local CLOSED = 4294967295 -- last sequence number of an attempt: nothing that it
 local function key(kind, name) return prefix .. kind .. ':{' .. name .. '}' end
 local task, events = key('task', id), key('events', id)
 
-local function now_ms()
+-- In milliseconds, with their fractions.
+local function clock_ms()
   local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  return t[1] * 1000 + t[2] / 1000
 end
+
+local function now_ms() return math.floor(clock_ms()) end
 
 local function field(name) return redis.call('HGET', task, name) end
 
