@@ -94,11 +94,9 @@ def _transport_options(settings: SharedSettings) -> dict[str, Any]:
         "health_check_interval": 5,
     }
     if settings.redis_url.get_secret_value().startswith("sentinel"):
-        # With a login of their own, redis-py takes over nothing else for the Sentinels.
-        sentinels = options | settings.sentinel_login if settings.sentinel_login else None
+        if login := settings.sentinel_login:  # then redis-py takes over nothing else for the Sentinels
+            options["sentinel_kwargs"] = options | login
         options["master_name"] = settings.redis_sentinel_service
-        if sentinels is not None:
-            options["sentinel_kwargs"] = sentinels
     return options
 
 
