@@ -37,8 +37,8 @@ def _load(options: VllmOptions, send: Send) -> "Loaded[Answer]":
         import vllm
     except ImportError as error:
         raise ModelUnavailable(
-            f"The engine vllm is not installed here ({error}): use the image of the worker whose tag ends in -vllm, or "
-            "start the stack by headrace up --engine vllm."
+            f"The engine vllm is not installed here ({error}): it needs an environment of its own, with the versions "
+            "of constraints-vllm.txt (docs/configuration.md)."
         ) from error
     adopt("vllm")
     logging.getLogger("vllm").setLevel(logging.WARNING)
