@@ -12,24 +12,12 @@ import httpx
 import pytest
 
 from api.tenants import key_ring
-from api.tenants.key_file import sha256_of
+from testbed.answering_doors import ANSWERING_DOORS, key_file
 from testbed.api_replica import Replica, StartReplica
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 from testbed.waiting import until
 
-CHAT: dict[str, Any] = {"model": DEFAULT_MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
-DOORS: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/chat/completions", CHAT),
-    ("/v1/completions", {"model": DEFAULT_MODEL, "prompt": "hi"}),
-    ("/v1/messages", CHAT),
-    ("/v1/responses", {"model": DEFAULT_MODEL, "input": "hi"}),
-]
 HEADERS = {"Authorization": "Bearer hr_k"}
-
-
-def keys(*names: str, **policy: Any) -> dict[str, Any]:
-    entries = [{"id": name, "tenant": "t", "sha256": sha256_of(f"hr_{name}"), "policy": policy} for name in names]
-    return {"keys": entries}
 
 
 @pytest.fixture
@@ -53,7 +41,7 @@ Connect = Callable[[Replica], httpx.AsyncClient]
 async def test_one_stream_too_many_is_refused_at_every_door_and_starts_no_task(
     start_replica: StartReplica, worker: FakeWorker, connect: Connect
 ) -> None:
-    replica = await start_replica(api_keys=keys("k", limits={"openStreams": 1}), redis_timeout=30)
+    replica = await start_replica(api_keys=key_file("k", limits={"openStreams": 1}), redis_timeout=30)
     http, task_id = connect(replica), await worker.begin(tenant="t")
     async with http.stream("GET", f"/stream/{task_id}") as first:
         assert first.status_code == 200
@@ -64,7 +52,7 @@ async def test_one_stream_too_many_is_refused_at_every_door_and_starts_no_task(
         assert (refused.status_code, error["code"], error["data"]["limit"]) == (429, -32004, "openStreams")
         assert int(refused.headers["Retry-After"]) >= 1
         before = await replica.backend.lists.load(DEFAULT_MODEL)
-        for path, body in DOORS:
+        for path, body in ANSWERING_DOORS:
             for stream in (True, False):
                 reply = await http.post(path, json=body | {"stream": stream})
                 assert reply.status_code == 429, path
@@ -113,7 +101,7 @@ async def test_an_old_stream_of_a_stored_response_says_so_and_another_one_goes_o
     assert "response.created" not in rest.text
 
 
-@pytest.mark.parametrize(("path", "body"), DOORS)
+@pytest.mark.parametrize(("path", "body"), ANSWERING_DOORS)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_streams_of_a_revoked_key_end_at_every_door(
     start_replica: StartReplica,
@@ -126,7 +114,7 @@ async def test_the_streams_of_a_revoked_key_end_at_every_door(
 ) -> None:
     monkeypatch.setattr(key_ring, "LOOK_SECONDS", 0.05)
     file = tmp_path / "keys.json"
-    file.write_text(json.dumps(keys("k", "other")))
+    file.write_text(json.dumps(key_file("k", "other")))
     replica = await start_replica(api_keys=file, redis_timeout=30)
     http = connect(replica)
 
@@ -135,7 +123,7 @@ async def test_the_streams_of_a_revoked_key_end_at_every_door(
 
     asked = asyncio.create_task(answered())
     await until(lambda: replica.backend.metrics.open_streams._value.get() == 1, 10, "the stream is open")
-    file.write_text(json.dumps(keys("other")))
+    file.write_text(json.dumps(key_file("other")))
     reply = await asyncio.wait_for(asked, 10)
     assert "This API key was revoked, or has expired." in reply.text
     assert reply.status_code == (200 if stream else 401)
@@ -146,7 +134,7 @@ async def test_a_revoked_key_ends_streams_by_cursor_and_what_its_tokens_open(
 ) -> None:
     monkeypatch.setattr(key_ring, "LOOK_SECONDS", 0.05)
     file = tmp_path / "keys.json"
-    file.write_text(json.dumps(keys("k", "other")))
+    file.write_text(json.dumps(key_file("k", "other")))
     replica = await start_replica(api_keys=file, redis_timeout=30)
     http, task_id = connect(replica), await worker.begin(tenant="t")
     call = {"jsonrpc": "2.0", "id": 1, "method": "stream_token", "params": {"taskId": task_id}}
@@ -159,7 +147,7 @@ async def test_a_revoked_key_ends_streams_by_cursor_and_what_its_tokens_open(
         without_key.stream("GET", f"/stream/{task_id}", headers=bare) as of_other,
     ):
         assert (by_key.status_code, by_token.status_code, of_other.status_code) == (200, 200, 200)
-        file.write_text(json.dumps(keys("other")))
+        file.write_text(json.dumps(key_file("other")))
         for ended in (by_key, by_token):
             text = await ended.aread()
             assert b"event: end" not in text

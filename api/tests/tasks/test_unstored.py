@@ -7,23 +7,11 @@ import httpx
 import pytest
 
 from api.tenants.caller import Caller
-from api.tenants.key_file import sha256_of
 from shared.store.task_ledger import TaskLedger
+from testbed.answering_doors import ANSWERING_DOORS, key_file
 from testbed.api_app import StartApp, rpc
 from testbed.api_replica import Replica, StartReplica
 from testbed.fake_worker import DEFAULT_MODEL
-
-CHAT: dict[str, Any] = {"model": DEFAULT_MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
-DOORS: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/chat/completions", CHAT),
-    ("/v1/completions", {"model": DEFAULT_MODEL, "prompt": "hi"}),
-    ("/v1/messages", CHAT),
-    ("/v1/responses", {"model": DEFAULT_MODEL, "input": "hi"}),
-]
-
-
-def keys(**policy: Any) -> dict[str, Any]:
-    return {"keys": [{"id": "k", "tenant": "t", "sha256": sha256_of("hr_k"), "policy": policy}]}
 
 
 async def asked(replica: Replica, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -38,19 +26,19 @@ async def asked(replica: Replica, path: str, body: dict[str, Any]) -> dict[str, 
     return request
 
 
-@pytest.mark.parametrize(("path", "body"), DOORS)
+@pytest.mark.parametrize(("path", "body"), ANSWERING_DOORS)
 async def test_a_key_stores_nothing_at_any_door(start_replica: StartReplica, path: str, body: dict[str, Any]) -> None:
-    replica = await start_replica(api_keys=keys(store=False))
+    replica = await start_replica(api_keys=key_file("k", store=False))
     request = await asked(replica, path, body)
     assert request["store"] is False
     assert "conversation_id" not in request
 
 
-@pytest.mark.parametrize(("path", "body"), [door for door in DOORS if door[0] != "/v1/messages"])
+@pytest.mark.parametrize(("path", "body"), [door for door in ANSWERING_DOORS if door[0] != "/v1/messages"])
 async def test_a_request_is_stored_unless_it_says_otherwise(
     start_replica: StartReplica, path: str, body: dict[str, Any]
 ) -> None:
-    replica = await start_replica(api_keys=keys())
+    replica = await start_replica(api_keys=key_file("k"))
     assert "store" not in await asked(replica, path, body)
     assert (await asked(replica, path, body | {"store": False}))["store"] is False
 
@@ -58,7 +46,7 @@ async def test_a_request_is_stored_unless_it_says_otherwise(
 async def test_a_key_that_stores_nothing_makes_no_conversations_and_no_background_responses(
     start_app: StartApp,
 ) -> None:
-    async with start_app(api_keys=keys(store=False)) as http:
+    async with start_app(api_keys=key_file("k", store=False)) as http:
         http.headers["Authorization"] = "Bearer hr_k"
         assert (await http.post("/v1/conversations", json={})).status_code == 403
         body = {"model": DEFAULT_MODEL, "input": "hi", "background": True}
