@@ -123,6 +123,19 @@ async def test_an_answer_that_takes_five_time_outs_is_one_task(
     assert await ledger.tasks() == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("face", STREAMED, ids=str)
+async def test_a_stream_of_five_time_outs_is_one_try(
+    headrace: Stack, front: TcpProxy, ledger: Ledger, face: SdkFace
+) -> None:
+    """Its head comes when the task is accepted, and its words in time: the client has nothing to give up on."""
+    await headrace.start_worker("scripted:?token_ms=72")
+    asked = replace(face, max_retries=10, try_seconds=2)
+    assert await asked.answer(front.url, MODEL, QUESTION) == ANSWER
+    assert front.tries == [0]
+    assert await ledger.tasks() == 1
+
+
 @pytest.mark.parametrize("face", one_quick([*STREAMED, *WHOLE]))
 async def test_a_workers_death_changes_nothing_in_the_text(headrace: Stack, ledger: Ledger, face: SdkFace) -> None:
     await headrace.start_worker("scripted:?token_ms=20")

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 
 from testbed.browser import Browser
 
@@ -25,6 +26,9 @@ class ChatPage:
 
     def is_there(self) -> None:
         self.browser.until(lambda: self.browser.run("return document.querySelector('#model').value") != "", "a model")
+
+    def choose_model(self, name: str) -> None:
+        Select(self.browser.find("#model")).select_by_value(name)
 
     def write(self, text: str) -> None:
         """Puts text into the prompt as pasting does, and sends it by the keyboard."""

@@ -1,5 +1,6 @@
 """The chat page in a real browser, on a whole local stack: Valkey, API, a worker with the scripted engine."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.api_process import StartProcess
 from testbed.browser import Browser
 from testbed.chat_page import ChatPage
 from testbed.up_process import Up
@@ -41,17 +43,40 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(up: Up, browser: Browser) -> Iterator[ChatPage]:
+    with visit(browser, up.addresses()["HEADRACE_URL"]) as page:
+        page.open()
+        yield page
+
+
+@pytest.fixture
+def page_of_two_models(up: Up, browser: Browser, start: StartProcess) -> Iterator[ChatPage]:
+    """At an API that has a second model, `other`, beside the one of `up`: nobody runs a worker of it."""
+    api = start(redis_url=up.addresses()["HEADRACE_REDIS_URL"], models="scripted,other", redis_timeout="10")
+    with visit(browser, api.url("Requests")) as page:
+        page.open()
+        yield page
+
+
+@pytest.fixture
+def locked_page(browser: Browser, start: StartProcess) -> Iterator[ChatPage]:
+    """At an API that asks for a key, without a worker."""
+    api = start(api_keys='{"open sesame": "ali"}', redis_timeout="10")
+    with visit(browser, api.url("Requests")) as page:
+        browser.open(page.url)
+        yield page
+
+
+@contextlib.contextmanager
+def visit(browser: Browser, url: str) -> Iterator[ChatPage]:
     """The page as somebody sees it who comes for the first time. Whatever a test does: the page breaks no policy of its
     own, throws nothing, and asks nobody but its server."""
-    page = ChatPage(browser, up.addresses()["HEADRACE_URL"])
     browser.requests(), browser.console()  # of whatever was open before
-    page.open()
-    yield page
+    yield ChatPage(browser, url)
     requests = browser.requests()
     told = [line for line in browser.console() if not NOTHING_WRONG.search(line)]
-    browser.forget(page.url)
+    browser.forget(url)
     browser.window()
-    assert {request.origin for request in requests} <= {page.url, "data://"}
+    assert {request.origin for request in requests} <= {url, "data://"}
     assert told == []
 
 

@@ -1,21 +1,10 @@
 """The chat page for everybody: on a phone, by keyboard, by ear, in the dark, from right to left; and behind a key."""
 
-import contextlib
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
-import httpx
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from testbed import services
 from testbed.browser import Browser
 from testbed.chat_page import ANSWER, ChatPage
-from testbed.ports import free_port
-from testbed.stack import Process
-from testbed.valkey import Valkey
-from testbed.waiting import wait_until
 
 pytestmark = pytest.mark.needs("chromium", "chromedriver")
 
@@ -121,30 +110,8 @@ def test_text_from_right_to_left(page: ChatPage, browser: Browser) -> None:
         assert browser.run("return getComputedStyle(arguments[0]).direction", element) == direction
 
 
-@pytest.fixture
-def locked(valkey: Valkey, tmp_path: Path) -> Iterator[str]:
-    """Address of an API that asks for a key, without a worker."""
-    port = free_port()
-    ours = services.settings(
-        redis_url=valkey.url, port=port, internal_port=free_port(), api_keys='{"open sesame": "ali"}'
-    )
-    api = Process("api", services.command("api"), {**os.environ, **ours}, tmp_path / "api.log").start()
-
-    def answers() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.head(f"http://127.0.0.1:{port}/").is_success
-        return False
-
-    try:
-        wait_until(answers, 30, api.tail)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        api.stop()
-
-
-def test_a_key_is_asked_for_and_stays_in_the_tab(locked: str, browser: Browser, tmp_path: Path) -> None:
-    page = ChatPage(browser, locked)
-    browser.open(locked)
+def test_a_key_is_asked_for_and_stays_in_the_tab(locked_page: ChatPage, browser: Browser) -> None:
+    page = locked_page
     for key in ("wrong", "open sesame"):
         browser.find("#key-dialog [name=key]").send_keys(key, Keys.ENTER)
         if key == "wrong":
@@ -157,10 +124,8 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(locked: str, browser: Browser, 
     browser.reload()
     page.status("Waiting, position 1")
     first = browser.new_tab()
-    browser.open(locked)
+    browser.open(page.url)
     browser.find("#key-dialog")
     browser.close_tab(first)
     browser.click("#stop")
     page.ended("stopped")
-    browser.forget(locked)
-    browser.console()

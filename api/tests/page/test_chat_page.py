@@ -98,6 +98,31 @@ def test_system_prompt_and_sampling_reach_the_model(page: ChatPage, browser: Bro
     assert page.ask("!sampling").startswith("0.0 0.9")
 
 
+def test_each_conversation_has_its_model(page_of_two_models: ChatPage, browser: Browser) -> None:
+    page = page_of_two_models
+    assert [option.text for option in browser.all("#model option")] == ["scripted", "other (no worker)"]
+    browser.says("ready", "#model-state")
+    page.choose_model("other")
+    browser.says("no worker is ready", "#model-state")
+    page.write("hello")
+    page.status("Waiting, position 1: no worker is ready")
+    browser.says("1 waiting", "#model-state")
+    browser.click("#stop")
+    page.ended("stopped")
+    browser.click("#new")
+    page.choose_model("scripted")
+    assert page.ask("!say one") == "one"
+    assert [sent["model"] for sent in page.sent()] == ["other", "scripted"]
+    browser.all(".conversation")[1].click()
+    browser.says("no worker is ready", "#model-state")
+    browser.reload()
+    page.is_there()
+    assert browser.find("#model").get_attribute("value") == "other"
+    page.choose_model("scripted")
+    assert page.ask("!say two") == "two"
+    assert [message.get("model") for message in page.conversation()["messages"]] == [None, "other", None, "scripted"]
+
+
 def test_a_tool_is_called_and_its_result_typed_by_hand(page: ChatPage, browser: Browser) -> None:
     browser.click("#options")
     field = browser.find("[name=tools]")
