@@ -20,6 +20,7 @@ from shared.store.keys import Keys
 from shared.store.outage import Outage
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
+from shared.store.task_record import Requeued
 from testbed.celery_view import CeleryView
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 from testbed.valkey import Valkey
@@ -109,6 +110,32 @@ async def test_a_task_whose_worker_died_is_handed_over(
     assert await worker.claim(task_id) == 2
     assert done(metrics, "requeued") == 1
     assert metrics.registry.get_sample_value("headrace_lease_takeovers_total", {"model": DEFAULT_MODEL}) == 1
+
+
+async def test_a_task_that_another_ones_message_took_at_once_has_its_own_sent(
+    janitor: Janitor,
+    worker: FakeWorker,
+    ledger: TaskLedger,
+    celery_view: CeleryView,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The task that the other message was sent for waits for it."""
+    task_id = await worker.accept()
+    await worker.claim(task_id, lease_seconds=LEASE_SECONDS)
+    taken = ledger.take_from_dead
+
+    async def taken_and_claimed(task_id: str) -> Requeued:
+        requeued = await taken(task_id)
+        if requeued.outcome == "requeued":
+            assert await worker.claim(task_id) == 2
+        return requeued
+
+    monkeypatch.setattr(ledger, "take_from_dead", taken_and_claimed)
+
+    async def sent() -> bool:
+        return await celery_view.queued("handover") == [task_id]
+
+    await turns_until(janitor, sent)
 
 
 async def test_a_task_that_kills_its_workers_ends_poisoned(

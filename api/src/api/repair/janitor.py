@@ -151,7 +151,8 @@ class Janitor:
         match outcome:
             case "requeued":
                 self._count("requeued", record)
-                await _each(await self._lists.resend([task_id], model=record.model, after_seconds=0), self._send)
+                # Also where another task's message has taken it by now: that other one waits for this message.
+                await self._send(Message(task_id, record.model, "handover", record.context))
             case "poisoned":
                 self._count("poisoned", record)
                 self._note_end(record, "poisoned")
