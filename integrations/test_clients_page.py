@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from integrations.environments import node_modules_with, python_with
 from testbed.model_stack import model_stack
 from testbed.ports import free_port
 from testbed.programs import program
 from testbed.waiting import wait_until
+from worker.engine_options import PACKAGED_MODEL, TransformersOptions
+from worker.engines.checkpoint.tokenizer import load_tokenizer
+from worker.engines.transformers.weights import load_weights
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "clients.md").read_text()
@@ -30,10 +34,12 @@ PINS = {
     "gradio": "gradio==6.31.0",
     "langchain-openai": "langchain-openai==1.7.4",
     "litellm": "litellm==1.110.2",
+    "lm_eval[api]": "lm_eval[api]==0.4.13",
     "openai": "openai==3.57.0",
     "pydantic-ai-slim[openai]": "pydantic-ai-slim[openai]==2.68.0",
     "smolagents[openai]": "smolagents[openai]==1.26.0",
     "durable-streams": "durable-streams==0.1.0",
+    "transformers": "transformers==5.24.0",
     "@ai-sdk/openai": "@ai-sdk/openai@3.0.141",
     "@ai-sdk/openai-compatible": "@ai-sdk/openai-compatible@2.0.92",
     "@durable-streams/client": "@durable-streams/client@0.2.7",
@@ -141,6 +147,37 @@ def test_python_programs(url: str, heading: str, expected: str) -> None:
     [block] = blocks(heading, "python")
     printed = run(str(python), "-c", block.replace(ADDRESS, url))
     assert re.search(expected, printed), printed
+
+
+def test_lm_evaluation_harness(url: str, tmp_path: Path) -> None:
+    """Its accuracy is that of the model's own forward pass. Without a hub: the tokenizer is the packaged model's."""
+    options = TransformersOptions(model_source=PACKAGED_MODEL)
+    tokenizer = load_tokenizer(options)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    python = python_with(*(PINS[name] for name in installed("lm-evaluation-harness")))
+    block = blocks("lm-evaluation-harness", "bash")[1].replace(ADDRESS, url)
+    assert "tokenizer=HuggingFaceTB/SmolLM2-135M-Instruct" in block
+    here = block.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tmp_path / "tokenizer"))
+    environment = f"export HF_HUB_OFFLINE=1 PATH={python.parent}:$PATH\n"
+    printed = run("bash", "-euo", "pipefail", "-c", environment + here, folder=tmp_path)
+    [accuracy] = re.findall(r"\|acc +\|↑ +\| *([\d.]+)\|", printed)
+
+    model = load_weights(options, lambda detail, fraction: None)
+
+    def loglikelihood(context: str, continuation: str) -> float:
+        ids = torch.tensor([tokenizer.encode(context + continuation)])
+        first = len(tokenizer.encode(context))
+        with torch.no_grad():
+            scores = model(ids).logits[0].log_softmax(-1)
+        return float(scores[first - 1 : -1].gather(1, ids[0, first:, None]).sum())
+
+    questions = [json.loads(line) for line in (tmp_path / "capitals.jsonl").read_text().splitlines()]
+    right = 0
+    for question in questions:
+        likely = [loglikelihood(f"The capital of {question['country']} is", f" {city}") for city in question["cities"]]
+        right += likely.index(max(likely)) == question["right"]
+    assert float(accuracy) == pytest.approx(right / len(questions), abs=1e-4), printed
+    assert right > 1, "of four, among three each: no better than chance"
 
 
 @pytest.mark.needs("npm")
