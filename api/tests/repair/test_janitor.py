@@ -58,7 +58,7 @@ def make_janitor(
             lists=lists,
             publisher=publisher,
             marks=marks,
-            lost_messages=LostMessages(redis, keys, lists, resend_seconds=0),
+            lost_messages=LostMessages(redis, keys, lists, missed_seconds=0),
             lost_results=LostResults(redis, ledger, lists, publisher, settle_seconds=0),
             metrics=metrics,
             models=[DEFAULT_MODEL],

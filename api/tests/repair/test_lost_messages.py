@@ -10,12 +10,22 @@ from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
-from testbed.waiting import until
+
+
+class Clock:
+    now = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", lambda: clock.now)
+    return clock
 
 
 @pytest.fixture
 def lost_messages(redis: Redis, keys: Keys, lists: TaskLists) -> LostMessages:
-    return LostMessages(redis, keys, lists, resend_seconds=0)
+    return LostMessages(redis, keys, lists, missed_seconds=0)
 
 
 async def test_a_message_that_is_in_no_queue_is_found_with_the_class_that_it_had(
@@ -55,15 +65,37 @@ async def test_more_messages_than_one_round_trip_asks_for_are_all_found(
     assert {message.task_id for message in await lost_messages.find(DEFAULT_MODEL)} == set(task_ids)
 
 
-async def test_what_was_sent_lately_is_given_its_time(
-    redis: Redis, keys: Keys, lists: TaskLists, worker: FakeWorker
+async def test_what_is_missing_for_a_while_is_lost_and_what_is_missing_for_a_moment_is_not(
+    redis: Redis, keys: Keys, lists: TaskLists, worker: FakeWorker, publisher: Publisher, clock: Clock
 ) -> None:
-    lost_messages = LostMessages(redis, keys, lists, resend_seconds=0.3)
-    task_id = await worker.accept()
+    lost_messages = LostMessages(redis, keys, lists, missed_seconds=4)
+
+    async def looks(*at: float) -> list[int]:
+        found = []
+        for clock.now in at:
+            found.append(len(await lost_messages.find(DEFAULT_MODEL)))
+        return found
+
+    tasks = [await worker.accept() for _ in range(2)]
+    assert await looks(0, 1) == [0, 0]
+    tasks.append(await worker.accept())
+    assert await looks(2, 3) == [0, 0]
+    # The two are lost, whichever tasks the messages on their way were sent for; the third is given its time.
+    assert await looks(4) == [2]
+    for task_id in tasks[:2]:
+        await publisher.send(task_id, DEFAULT_MODEL, "normal", {})
+    assert await looks(5, 6) == [0, 1]
+    await publisher.send(tasks[2], DEFAULT_MODEL, "normal", {})
+    assert await looks(7, 20) == [0, 0]
+    await worker.accept()
+    assert await looks(21, 24, 25) == [0, 0, 1]
+
+
+async def test_looks_far_apart_find_it_too(
+    redis: Redis, keys: Keys, lists: TaskLists, worker: FakeWorker, clock: Clock
+) -> None:
+    lost_messages = LostMessages(redis, keys, lists, missed_seconds=4)
+    await worker.accept()
     assert await lost_messages.find(DEFAULT_MODEL) == []
-
-    async def found() -> list[str]:
-        return [message.task_id for message in await lost_messages.find(DEFAULT_MODEL)]
-
-    assert await until(found) == [task_id]
-    assert await found() == []  # the ledger has noted that it is sent
+    clock.now = 100
+    assert len(await lost_messages.find(DEFAULT_MODEL)) == 1

@@ -74,7 +74,7 @@ async def test_something_else_under_a_records_name_is_its_tasks_loss_alone(
     assert await ledger.get(sick) is None
     await asyncio.sleep(1)  # both are past their deadline
     assert set(await lists.overdue(running_grace_seconds=0)) == {sick, well}
-    assert await lists.resend([sick, well], model="m", after_seconds=0) == []
+    assert await lists.resend([sick, well], model="m") == []
 
 
 async def test_a_reader_ahead_of_the_stream_is_told(

@@ -36,14 +36,10 @@ async def test_a_late_task_is_overdue_at_once_and_a_running_one_after_the_grace(
     assert await lists.overdue(running_grace_seconds=4) == [running, waiting]
 
 
-async def test_a_message_is_sent_again_once_per_interval_and_only_for_a_task_that_waits(
-    ledger: TaskLedger, lists: TaskLists
-) -> None:
+async def test_a_message_is_sent_again_only_for_a_task_that_waits(ledger: TaskLedger, lists: TaskLists) -> None:
     waiting, running = await accept(ledger), await accept(ledger)
     await claim(ledger, running)
-    both = [waiting, running]
-    assert [message.task_id for message in await lists.resend(both, model="m", after_seconds=0)] == [waiting]
-    assert await lists.resend(both, model="m", after_seconds=60) == []
+    assert [message.task_id for message in await lists.resend([waiting, running], model="m")] == [waiting]
 
 
 async def test_a_task_whose_record_is_gone_is_forgotten(
@@ -51,7 +47,7 @@ async def test_a_task_whose_record_is_gone_is_forgotten(
 ) -> None:
     task_id = await accept(ledger)
     await redis.delete(keys.task(task_id))
-    assert await lists.resend([task_id], model="m", after_seconds=0) == []
+    assert await lists.resend([task_id], model="m") == []
     assert await lists.waiting("m") == []
     assert await lists.overdue(running_grace_seconds=0) == []
 

@@ -77,14 +77,14 @@ class TaskLists:
         states = zip(late, await replies_of(pipeline), strict=True)
         return [task_id for task_id, state in states if state != b"running" or task_id in very_late]
 
-    async def resend(self, task_ids: Sequence[str], *, model: str, after_seconds: float) -> list[Message]:
-        """Messages to send again: of those that still wait and were last sent that long ago; notes the time of it.
+    async def resend(self, task_ids: Sequence[str], *, model: str) -> list[Message]:
+        """Messages to send again: of those that still wait.
 
         A task whose record is gone, or is none, is forgotten.
         """
         pipeline = self._redis.pipeline(transaction=False)
         for task_id in task_ids:
-            await self._scripts.add_to(pipeline, "resend", task_id, age_ms=int(after_seconds * 1000))
+            await self._scripts.add_to(pipeline, "resend", task_id)
         messages = []
         for task_id, reply in zip(task_ids, await replies_of(pipeline), strict=True):
             if not isinstance(reply, ResponseError) and reply[0] == b"send":

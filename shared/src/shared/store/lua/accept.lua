@@ -32,7 +32,7 @@ local flow = args.priority .. ':' .. tenant
 redis.call('HSET', task, 'v', args.version, 'model', model, 'priority', args.priority, 'tenant', tenant,
   'request', args.request, 'cancel_on_disconnect', args.cancel_on_disconnect,
   'state', 'waiting', 'wire', 'PENDING', 'attempt', 0, 'tokens', 0, 'crashes', 0, 'losses', 0, 'accepted_at', now,
-  'deadline', now + timeout_ms, 'sent_at', now, 'context', args.context, 'note', args.note,
+  'deadline', now + timeout_ms, 'context', args.context, 'note', args.note,
   'prompt_expected', args.prompt_expected, 'answer_expected', args.answer_expected, 'flow', flow)
 redis.call('ZADD', waiting, arrived, id)
 enter_flow(model, flow, arrived, args.weight)

@@ -8,8 +8,7 @@ if chosen then id, task, events = chosen, key('task', chosen), key('events', cho
 local function claim()
   local revision = args.revision
   local context = args.context -- of this attempt's span; empty where nobody traces
-  local r = redis.call('HMGET', task, 'state', 'v', 'model', 'attempt', 'revision', 'deadline', 'tokens', 'void', 'flow',
-    'sent_at')
+  local r = redis.call('HMGET', task, 'state', 'v', 'model', 'attempt', 'revision', 'deadline', 'tokens', 'void', 'flow')
   local state, model, attempt = r[1], r[3], tonumber(r[4])
   if not state then return {'missing', id} end
   if tonumber(r[2]) > tonumber(args.version) then return {'version', id} end
@@ -35,10 +34,6 @@ local function claim()
   local record = redis.call('HGETALL', task)
   if id ~= own then
     redis.call('HDEL', task, 'attempt_context')
-    -- The chosen task's own message is now the other's, and as old as it is: one that was never sent is missed in time.
-    if redis.pcall('HGET', key('task', own), 'state') == 'waiting' then
-      redis.call('HSET', key('task', own), 'sent_at', r[10])
-    end
   elseif context ~= '' then
     redis.call('HSET', task, 'attempt_context', context)
   end

@@ -36,7 +36,7 @@ if cause == 'redraw' then
   redis.call('HSET', task, 'void', 1)
 end
 append(attempt, CLOSED, 'status', state_event('status', 'RETRY', ',"attempt":' .. attempt))
-redis.call('HSET', task, 'state', 'waiting', 'wire', 'RETRY', 'sent_at', now_ms())
+redis.call('HSET', task, 'state', 'waiting', 'wire', 'RETRY')
 redis.call('HDEL', task, 'worker')
 redis.call('ZREM', running, id)
 redis.call('ZADD', key('waiting', model), r[4], id)
