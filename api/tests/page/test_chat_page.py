@@ -91,8 +91,13 @@ def test_system_prompt_and_sampling_reach_the_model(page: ChatPage, browser: Bro
     assert (sent["maxTokens"], sent["seed"]) == (300, 5)
     browser.reload()
     page.is_there()
+    browser.window(1280, 500)
     browser.click("#options")
     assert browser.find("[name=system]").get_attribute("value") == "Be brief."
+    browser.run("document.querySelector('#options-dialog').scrollTop = 100")
+    browser.type(Keys.ESCAPE)
+    browser.click("#options")
+    assert browser.run("return document.querySelector('#options-dialog').scrollTop") == 0
     browser.type(Keys.ESCAPE)
     page.set_options(temperature="0", system="")
     assert page.ask("!sampling").startswith("0.0 0.9")

@@ -32,6 +32,7 @@ function opened(dialog, check = () => true) {
       { signal },
     );
     dialog.showModal();
+    dialog.scrollTop = 0; // not where it was left
   });
 }
 
