@@ -26,7 +26,8 @@ def rules() -> list[str]:
 async def through_every_door(running: Stack, url: str) -> None:
     """One call of each kind that touches Redis."""
     http = running.client
-    message = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}
+    long = "hi " * 200  # of which is noted where it is warm
+    message = {"model": MODEL, "messages": [{"role": "user", "content": long}], "max_tokens": 20}
 
     async def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
         reply = await http.post(url + path, json=body)

@@ -73,6 +73,29 @@ ROWS: dict[str, list[Panel]] = {
         ),
         ("Model load time", "s", [(_now("headrace_worker_model_load_seconds"), "{{model}} slowest worker")]),
     ],
+    "Who is next, and where?": [
+        (
+            "Share of tokens, by client",
+            "percentunit",
+            [
+                (
+                    f"topk(10, {_rate('headrace_tenant_tokens_total', 'tenant', API)} / ignoring(tenant) group_left "
+                    f"sum(rate(headrace_tenant_tokens_total{{{API}}}[$__rate_interval])))",
+                    "{{tenant}}",
+                )
+            ],
+        ),
+        (
+            "Tasks taken, by class",
+            "reqps",
+            [(_rate("headrace_worker_claims_total", "model, priority"), "{{model}} {{priority}}")],
+        ),
+        (
+            "Tasks whose prompt was warm, by where they went",
+            "reqps",
+            [(_rate("headrace_worker_claims_total", "model, warm"), "{{model}} {{warm}}")],
+        ),
+    ],
     "What does a token cost?": [
         (
             "Tokens per second",

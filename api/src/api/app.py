@@ -44,6 +44,7 @@ from api.sse import stream as sse
 from api.streaming.open_streams import OpenStreams
 from api.streaming.positions import Positions
 from api.streaming.readers import Readers
+from api.tasks.messages import Messages
 from api.tasks.new_task import NewTasks
 from api.tasks.own_conversations import OwnConversations
 from api.tasks.own_task import OwnTasks
@@ -191,6 +192,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         outage=outage,
     )
     stored_conversations = Conversations(redis, keys)
+    messages = Messages(redis, keys, publisher)
     new_tasks = NewTasks(
         settings,
         models=models,
@@ -198,7 +200,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         conversations=stored_conversations,
         ledger=ledger,
         registry=registry,
-        publisher=publisher,
+        messages=messages,
         metrics=metrics,
     )
     own_tasks = OwnTasks(
@@ -249,5 +251,6 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         shutdown.set()
         await cancel_and_wait(*running)
         await hub.stop()
+        await messages.sent()
         publisher.close()
         await redis.aclose()

@@ -40,10 +40,20 @@ class Publisher:
 
         await asyncio.get_running_loop().run_in_executor(self._threads, build)
 
-    async def send(self, task_id: str, model: str, queue_class: QueueClass, headers: dict[str, str]) -> bool:
-        """Publishes the task's message; False when the broker did not say within the deadline that it has it."""
+    async def send(
+        self,
+        task_id: str,
+        model: str,
+        queue_class: QueueClass,
+        headers: dict[str, str],
+        worker: str | None = None,
+    ) -> bool:
+        """Publishes the task's message; False when the broker did not say within the deadline that it has it.
+
+        `worker`: to whom alone it goes.
+        """
         return await self._run(
-            f"publishing task {task_id}", lambda: send_task(self._app, task_id, model, queue_class, headers)
+            f"publishing task {task_id}", lambda: send_task(self._app, task_id, model, queue_class, headers, worker)
         )
 
     async def revoke_result(self, task_id: str) -> bool:

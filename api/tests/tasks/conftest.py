@@ -12,6 +12,7 @@ from api.metrics import Metrics, make_metrics
 from api.models import Models
 from api.publisher import Publisher
 from api.settings import Settings
+from api.tasks.messages import Messages
 from api.tasks.new_task import NewTasks
 from shared.celery_app import make_celery
 from shared.store.conversations import Conversations
@@ -74,7 +75,7 @@ def make_new_tasks(
             conversations=Conversations(redis, keys),
             ledger=ledger,
             registry=registry,
-            publisher=publisher,
+            messages=Messages(redis, keys, publisher),
             metrics=metrics,
         )
 

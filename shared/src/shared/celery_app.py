@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.backends.redis import RedisBackend, SentinelBackend
+from kombu.entity import Queue
 from redis.exceptions import RedisError
 
 from shared.settings import SharedSettings
@@ -26,6 +27,16 @@ LONGEST_TASK_SECONDS = 24 * 3600
 def queue_for(model: str, queue_class: QueueClass) -> str:
     """Name of the Celery queue of a model and class: `<model>.<class>`."""
     return f"{model}.{queue_class}"
+
+
+def own_queue_for(model: str, worker: str) -> str:
+    """Name of the Celery queue of one worker: `<model>:<worker>`."""
+    return f"{model}:{worker}"
+
+
+def own_queue(model: str, worker: str) -> Queue:
+    """A worker's own queue. Nobody declares it: kombu keeps what is declared, and workers come and go."""
+    return Queue(own_queue_for(model, worker), no_declare=True)  # type: ignore[no-untyped-call]  # kombu has no types
 
 
 def make_celery(settings: SharedSettings) -> Celery:
@@ -75,15 +86,21 @@ def close_celery(app: Celery) -> None:
     app.backend.client.connection_pool.disconnect()
 
 
-def send_task(app: Celery, task_id: str, model: str, queue_class: QueueClass, headers: dict[str, str]) -> None:
-    """Publishes the message of one task. Blocking; call it in a thread.
+def send_task(
+    app: Celery,
+    task_id: str,
+    model: str,
+    queue_class: QueueClass,
+    headers: dict[str, str],
+    worker: str | None = None,
+) -> None:
+    """Publishes the message of one task, to the model's workers or to one. Blocking; call it in a thread.
 
     `headers` carry the W3C trace context. Raises kombu's OperationalError when Redis does not answer; the outcome is
     then unknown, and the janitor sends the message again if it never arrived.
     """
-    app.send_task(
-        TASK_NAME, args=[task_id], task_id=task_id, queue=queue_for(model, queue_class), headers=headers, retry=False
-    )
+    queue = queue_for(model, queue_class) if worker is None else own_queue(model, worker)
+    app.send_task(TASK_NAME, args=[task_id], task_id=task_id, queue=queue, headers=headers, retry=False)
 
 
 def _transport_options(settings: SharedSettings) -> dict[str, Any]:

@@ -9,14 +9,15 @@ from api.errors import ConversationNotFound, as_api_error
 from api.invalid_params import invalid_param
 from api.metrics import Metrics
 from api.models import Models
-from api.publisher import Publisher
 from api.settings import Settings
 from api.task_spans import sending
+from api.tasks.messages import Messages
 from api.tasks.request import expected_tokens, fingerprint_of, inference_request
 from api.tasks.thread_params import ThreadParams, kept_as
 from api.tenants import audit
 from api.tenants.caller import Caller
 from shared.conversation.loop_prevention import LoopPolicy
+from shared.store.beginnings import Beginnings, beginnings_of
 from shared.store.conversations import Conversations, StoredConversation
 from shared.store.limits import Allowance, ExpectedTokens
 from shared.store.redis_client import answered_within
@@ -60,7 +61,7 @@ class NewTasks:
         conversations: Conversations,
         ledger: TaskLedger,
         registry: WorkerRegistry,
-        publisher: Publisher,
+        messages: Messages,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
@@ -69,7 +70,7 @@ class NewTasks:
         self._conversations = conversations
         self._ledger = ledger
         self._registry = registry
-        self._publisher = publisher
+        self._messages = messages
         self._metrics = metrics
         self._loop_policy = LoopPolicy(
             settings.loop_prevention, settings.loop_max_repeats, settings.loop_max_tool_rounds
@@ -150,7 +151,7 @@ class NewTasks:
                 await self._check_turn(model, origin, stored)
             card = await self._registry.card(model)
 
-        def prepare() -> tuple[InferenceRequest, ExpectedTokens]:
+        def prepare() -> tuple[InferenceRequest, ExpectedTokens, Beginnings]:
             messages = stored.messages if stored else None
             request = inference_request(
                 params,
@@ -162,9 +163,9 @@ class NewTasks:
                 card=card,
                 lenient=lenient,
             )
-            return request, expected_tokens(request, card)
+            return request, expected_tokens(request, card), beginnings_of(request, caller.tenant)
 
-        request, expected = await asyncio.to_thread(prepare) if large else prepare()
+        request, expected, beginnings = await asyncio.to_thread(prepare) if large else prepare()
         self._admission.check_size(caller, expected)
         thread = params if isinstance(params, ThreadParams) else ThreadParams()
         with sending(
@@ -190,6 +191,8 @@ class NewTasks:
                         account=caller.account,
                         expected=expected,
                         weight=caller.policy.weight,
+                        beginnings=beginnings,
+                        slots=card.slots if card else None,
                         tenant_rate=settings.rate,
                     )
                 except Refusal as refusal:
@@ -199,7 +202,7 @@ class NewTasks:
                 audit.done("create", caller, accepted.task_id, model=model)
                 self._metrics.accepted.labels(model).inc()
                 self._metrics.accepted_of_tenant.labels(self._metrics.tenant_label(caller.tenant)).inc()
-                await self._publisher.send(accepted.task_id, model, params.priority, message_headers(sent_context))
+                await self._messages.send(accepted, params.priority, message_headers(sent_context))
         revision = card.revision if card else None
         return Started(accepted.task_id, model, revision, accepted.new, accepted.allowance)
 

@@ -48,6 +48,18 @@ class Keys:
         """Hash: the weights of the flows that wait, and the clock of the one that was served last."""
         return self._key("order", model)
 
+    def warm(self, name: str) -> str:
+        """Hash: workers by digests of beginnings of prompts that they have computed; `model:ms:n` (lua/warm.lua)."""
+        return self._key("warm", name)
+
+    def home(self, name: str) -> str:
+        """Sorted set: ids of waiting tasks that are warm at a worker, by time of acceptance, ms; `model:worker`."""
+        return self._key("home", name)
+
+    def load(self, model: str) -> str:
+        """Hash: tasks that each worker has."""
+        return self._key("load", model)
+
     def running(self, model: str) -> str:
         """Sorted set: running task ids by lease expiry, ms."""
         return self._key("running", model)

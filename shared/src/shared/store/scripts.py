@@ -12,7 +12,7 @@ Argument = str | bytes | int | None
 """None is nil in Lua; numbers arrive as text."""
 
 
-SHARED = ("prelude", "order", "accounts", "endings")
+SHARED = ("prelude", "order", "warm", "accounts", "endings")
 """In front of every script."""
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from shared.store.beginnings import Beginnings
 from shared.store.conversations import ConversationSave
 from shared.store.keys import Keys
 from shared.store.limits import Account, ExpectedTokens, Rate, read_allowance
@@ -34,6 +35,9 @@ HeartbeatReply = Literal["ok", "cancel", "lost"]
 
 
 NOTHING_EXPECTED = ExpectedTokens(0, 0)
+NO_BEGINNINGS = Beginnings()
+HINT_MS = 900_000
+"""Where a beginning was computed is known for so long at least, and for twice as long at most."""
 RESENT_MS = 600_000
 """How long a request's bytes are remembered: longer than these clients' time-outs and back-off."""
 
@@ -90,11 +94,14 @@ class TaskLedger:
         expected: ExpectedTokens = NOTHING_EXPECTED,
         tenant_rate: Rate | None = None,
         weight: float | None = None,
+        beginnings: Beginnings = NO_BEGINNINGS,
+        slots: int | None = None,
     ) -> Acceptance:
         """Makes the task durable, or raises a Refusal, which leaves nothing behind.
 
         `account`: against whose limits the task counts, with `expected` as its tokens until it has ended. `weight`: the
-        tenant's share of the model's slots, beside the shares of others; None for 1.
+        tenant's share of the model's slots, beside the shares of others; None for 1. `beginnings`: of the
+        prompt; `slots`: of each of the model's workers, None while nobody has said.
 
         `fingerprint` tells two requests with one idempotency key apart. A request with a conversation begins a
         turn of it; `built_on` is the version that it goes on from, None when it starts it anew;
@@ -129,11 +136,14 @@ class TaskLedger:
             prompt_expected=expected.prompt,
             answer_expected=expected.answer,
             weight=None if weight is None else repr(weight),
+            hints=self._hints(request, beginnings),
+            slots=slots,
         )
         match status:
             case b"accepted":
-                left = read_allowance(account.limits, rest[2:]) if account and rest[2:] else None
-                return Acceptance(rest[0].decode(), rest[1].decode(), new=True, allowance=left)
+                left = read_allowance(account.limits, rest[3:]) if account and rest[3:] else None
+                home = rest[2].decode() if rest[2:] else ""
+                return Acceptance(rest[0].decode(), rest[1].decode(), new=True, allowance=left, home=home or None)
             case b"existing":
                 return Acceptance(rest[0].decode(), rest[1].decode(), new=False)
             case b"limit":
@@ -150,6 +160,13 @@ class TaskLedger:
                 raise ConversationChanged
             case _:
                 raise IdempotencyConflict
+
+    def _hints(self, request: InferenceRequest, beginnings: Beginnings) -> str | None:
+        """For lua/warm.lua. Of what is not stored, digests are gone no later than its record would be."""
+        if not beginnings.long:
+            return None
+        period = HINT_MS if request.store is not False else max(1, self._kept["unstored_ms"] // 2)
+        return " ".join([str(period), str(len(beginnings.long)), *beginnings.long, *beginnings.short])
 
     async def spend(self, tenant: str, *, account: Account | None, tenant_rate: Rate | None) -> None:
         """Takes one request from the rates, for what is kept and is no task. Raises LimitReached."""
@@ -217,7 +234,10 @@ class TaskLedger:
             return NoClaim(task_id, status.decode())
         _, attempt, flat, now, restart = rest
         record = parse_record(task_id, dict(zip(flat[::2], flat[1::2], strict=True)))
-        return Claim(record, attempt, now, bool(restart))
+        warmth: Literal["here", "elsewhere", "nowhere"] = "nowhere"
+        if record.home:
+            warmth = "here" if record.home == worker else "elsewhere"
+        return Claim(record, attempt, now, bool(restart), warmth)
 
     async def note_context(self, task_id: str, attempt: int, context: str) -> None:
         """Notes the place of this attempt's span, as long as the attempt holds the task."""

@@ -18,6 +18,8 @@ class Acceptance:
     """False for a request that was sent before: its task was accepted then."""
     allowance: Allowance | None = None
     """What the task has left of the limits of its account."""
+    home: str | None = None
+    """The worker that has a free slot, and has computed the longest beginning of the prompt last; None for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class TaskRecord:
     """Place in its trace under which the task was accepted (`tracing.context_text`); empty for none."""
     attempt_context: str
     """Trace context of the newest attempt; inside a Claim, of the attempt before it. Empty where nobody traced it."""
+    home: str
+    """The worker where its prompt's beginning was warm when it was accepted; empty for none."""
     note: bytes
     """What the door that made the task wants to find again with it; empty for nothing."""
 
@@ -77,6 +81,8 @@ class Claim:
     restart: bool
     """True: text that earlier attempts streamed is void, because another model revision goes on, or because the answer
     is drawn anew."""
+    warmth: Literal["here", "elsewhere", "nowhere"] = "nowhere"
+    """Where the prompt's beginning was warm when the task was accepted, as far as anybody knows."""
 
     @property
     def suspect(self) -> bool:
@@ -166,5 +172,6 @@ def parse_record(task_id: str, fields: Mapping[Any, Any]) -> TaskRecord:
         cancel_on_disconnect=text("cancel_on_disconnect") == "1",
         context=text("context"),
         attempt_context=text("attempt_context"),
+        home=text("home"),
         note=fields.get(b"note", b""),
     )

@@ -15,7 +15,7 @@ from celery.worker import state
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.celery_app import QUEUE_CLASSES, TASK_NAME, queue_for, send_task
+from shared.celery_app import QUEUE_CLASSES, TASK_NAME, own_queue, queue_for, send_task
 from shared.store.outage import Outage, level
 from shared.telemetry.logs import begin_thread
 from shared.telemetry.tracing import message_headers, received
@@ -139,6 +139,8 @@ def make_worker(
         result_backend_max_retries=60,
         result_backend_max_sleep_between_retries_ms=1000,
     )
+    # Behind those of the model: that a message is for this worker alone is no reason to take it sooner.
+    own = app.amqp.queues.add(own_queue(model, name))
     # Celery configures no logging where this signal has a receiver.
     signals.setup_logging.connect(_keep_logging, weak=False)
     # Celery warns of running as root because of pickle; only JSON is accepted here.
@@ -148,7 +150,7 @@ def make_worker(
         hostname=f"{model}@{name}",
         # None beyond the slots: what waits here waits beside another worker's free slot.
         concurrency=slots,
-        queues=[queue_for(model, queue_class) for queue_class in QUEUE_CLASSES],
+        queues=[*(queue_for(model, queue_class) for queue_class in QUEUE_CLASSES), own.name],
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=not task_events,

@@ -52,6 +52,12 @@ class WorkerMetrics:
         self.attempts = Counter(
             "headrace_worker_attempts", "Attempts ended, by outcome.", ["model", "outcome"], registry=self.registry
         )
+        self.claims = Counter(
+            "headrace_worker_claims",
+            "Tasks taken, by class and by where their prompt was warm.",
+            ["model", "priority", "warm"],
+            registry=self.registry,
+        )
         self.redraws = self._counter("worker_redraws", "Answers drawn anew: they were not what was demanded.")
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens given to the engine.")
         self.cached_tokens = self._counter("cached_prompt_tokens", "Of these, found in the prefix cache.")

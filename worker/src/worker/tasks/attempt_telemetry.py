@@ -71,6 +71,7 @@ class AttemptTelemetry:
             task_id=record.task_id, model=record.model, tenant=record.tenant, attempt=claim.attempt, **_log_fields(span)
         )
         if claim.attempt == 1:
+            self._metrics.claims.labels(self._model, record.priority, claim.warmth).inc()
             self._metrics.queue_seconds.observe(queued, exemplar(span))
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield

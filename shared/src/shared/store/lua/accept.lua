@@ -38,6 +38,13 @@ redis.call('ZADD', waiting, arrived, id)
 enter_flow(model, flow, arrived, args.weight)
 redis.call('ZADD', prefix .. 'deadlines', now + timeout_ms, id)
 redis.call('SADD', key('tenant', tenant), id)
+local home = args.hints and home_of(model, args.hints)
+if args.hints then redis.call('HSET', task, 'hints', args.hints) end
+if home then
+  redis.call('HSET', task, 'home', home)
+  redis.call('ZADD', home_key(model, home), arrived, id)
+  redis.call('PEXPIRE', home_key(model, home), orphan_ms)
+end
 append(0, 1, 'status', state_event('status', 'PENDING', ',"position":' .. place_of(model, id) .. args.guard))
 redis.call('PEXPIRE', task, orphan_ms)
 redis.call('PEXPIRE', events, orphan_ms)
@@ -56,4 +63,6 @@ if args.idempotency then
 end
 if args.resent then redis.call('SET', args.resent, id, 'PX', args.resent_ms) end
 if args.unstored then redis.call('HSET', task, 'unstored', args.resent or '') end
-return {'accepted', id, model, unpack(left)}
+-- Where there is no card yet, nobody says how many slots a worker has.
+local sent_to = home and args.slots and has_room(model, home, tonumber(args.slots)) and home
+return {'accepted', id, model, sent_to or '', unpack(left)}

@@ -1,14 +1,15 @@
--- claim: the next attempt for this worker, or the reason why not. With a model, at the task that is next by its order,
+-- claim: the next attempt for this worker, or the reason why not. With a model, at the task that is next here (`next_at`),
 -- whichever task the message names that has brought a slot here: messages are as many as tasks wait, and say no more.
 -- Where none waits, the message's own task tells what has become of it.
 local own = id
-local chosen = args.model and next_waiting(args.model)
+local chosen = args.model and next_at(args.model, args.worker)
 if chosen then id, task, events = chosen, key('task', chosen), key('events', chosen) end
 
 local function claim()
   local revision = args.revision
   local context = args.context -- of this attempt's span; empty where nobody traces
-  local r = redis.call('HMGET', task, 'state', 'v', 'model', 'attempt', 'revision', 'deadline', 'tokens', 'void', 'flow')
+  local r = redis.call('HMGET', task, 'state', 'v', 'model', 'attempt', 'revision', 'deadline', 'tokens', 'void', 'flow',
+    'home', 'hints')
   local state, model, attempt = r[1], r[3], tonumber(r[4])
   if not state then return {'missing', id} end
   if tonumber(r[2]) > tonumber(args.version) then return {'version', id} end
@@ -25,6 +26,9 @@ local function claim()
     'revision', revision, 'started_at', now)
   redis.call('ZREM', key('waiting', model), id)
   if r[9] then serve_flow(model, r[9]) end
+  if r[10] then redis.call('ZREM', home_key(model, r[10]), id) end
+  if r[11] then note_warm(model, r[11], args.worker) end
+  change_load(model, args.worker, 1)
   count_waiting(false)
   redis.call('ZADD', key('running', model), now + tonumber(args.lease_ms), id)
   append(attempt, 0, 'status', state_event('status', 'STARTED',
@@ -45,6 +49,7 @@ if well then return reply end
 -- A record that cannot be worked with keeps nobody behind it waiting.
 if chosen then
   redis.pcall('ZREM', key('front', args.model), id)
+  redis.pcall('ZREM', home_key(args.model, args.worker), id)
   local flow = redis.pcall('HGET', task, 'flow')
   if type(flow) == 'string' then redis.pcall('ZREM', flow_key(args.model, flow), id) end
 end

@@ -6,7 +6,7 @@ local function finish(state, outcome_type, outcome, result)
   local unstored = field('unstored') -- the name under which the request's bytes are remembered, or empty
   local kept_ms = unstored and tonumber(args.unstored_ms) or retention_ms
   local now = now_ms()
-  local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at')
+  local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at', 'home', 'worker')
   local model, tenant = r[1], r[2]
   local prompt, answer = settle(model, tenant, now)
   local attempt = top()
@@ -20,7 +20,8 @@ local function finish(state, outcome_type, outcome, result)
   redis.call('HSET', task, 'state', 'ended', 'wire', state, 'ended_at', now, 'outcome', outcome, 'result', result)
   redis.call('ZREM', key('waiting', model), id)
   leave_order(model, field('flow'))
-  redis.call('ZREM', key('running', model), id)
+  if r[4] then redis.call('ZREM', home_key(model, r[4]), id) end
+  if redis.call('ZREM', key('running', model), id) == 1 and r[5] then change_load(model, r[5], -1) end
   redis.call('ZREM', prefix .. 'deadlines', id)
   redis.call('SREM', key('tenant', tenant), id)
   redis.call('ZADD', prefix .. 'ended', now, id) -- until somebody has seen its Celery result

@@ -62,7 +62,8 @@ local function serve_flow(model, flow)
   local weight = weight_of(model, flow)
   local clock = redis.call('ZSCORE', key('flows', model), flow)
   if clock and not field('flow_cost') then -- one that was given back is paid for
-    if tonumber(clock) > order_now(model) then redis.call('HSET', key('order', model), 'now', clock) end
+    local behind = redis.call('ZRANGE', key('flows', model), 0, 0, 'WITHSCORES')[2] -- another flow's, where it is passed by
+    if tonumber(behind) > order_now(model) then redis.call('HSET', key('order', model), 'now', behind) end
     redis.call('ZINCRBY', key('flows', model), cost / weight, flow)
     redis.call('HSET', task, 'flow_cost', cost, 'flow_weight', weight)
   end
