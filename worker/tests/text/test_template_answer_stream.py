@@ -1,4 +1,5 @@
 import itertools
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from shared.wire.chat import Tool
+from worker.engines.checkpoint.tokenizer import time_patterns
+from worker.text.reading_time import SECONDS, SECONDS_PER_CHARACTER
 from worker.text.reasoning import Said, joined
 from worker.text.template_answer_stream import TemplateAnswerStream
 
@@ -41,9 +44,15 @@ TOOLS = [
 GOOD = '<call>{"name": "weather", "arguments": {"days": 3}}</call>'
 
 
-def stream(prompt: str = "<user>hi<bot>") -> TemplateAnswerStream:
+@pytest.fixture(scope="module", autouse=True)
+def _timed() -> None:
+    """As when a worker loads such a model."""
+    time_patterns()
+
+
+def stream(prompt: str = "<user>hi<bot>", template: dict[str, Any] = TEMPLATE) -> TemplateAnswerStream:
     wrap: Any = PreTrainedTokenizerFast  # has no types
-    tokenizer: PreTrainedTokenizerFast = wrap(tokenizer_object=Tokenizer(models.BPE()), response_template=TEMPLATE)
+    tokenizer: PreTrainedTokenizerFast = wrap(tokenizer_object=Tokenizer(models.BPE()), response_template=template)
     return TemplateAnswerStream(tokenizer, prompt, TOOLS, "task")
 
 
@@ -66,7 +75,7 @@ def told_apart(text: str, *, complete: bool = True, prompt: str = "<bot>") -> tu
         (f"<think>hm</think>Look.{GOOD}{GOOD}", "Look.", [{"days": 3}, {"days": 3}]),
         (GOOD.replace("3", '"3"'), "", [{"days": 3}]),
         (GOOD.replace("3", '"soon"') + "x", '{"name": "weather", "arguments": {"days": "soon"}}x', []),
-        ("<call>{no json}</call> and more", "{no json}</call> and more"[: len("{no json}")] + "> and more", []),
+        ("<call>{no json}</call> and more", "{no json} and more", []),
     ],
 )
 def test_the_response_template_takes_the_answer_apart(text: str, shown: str, calls: list[dict[str, Any]]) -> None:
@@ -104,14 +113,14 @@ def test_a_call_that_cannot_be_read_or_judged_is_text(value: str) -> None:
 
 def test_whatever_the_parser_raises_leaves_the_answer_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     one = stream()
-    feed = one._parser.feed
+    process = one._parser._process
 
-    def planted(char: str) -> Any:
-        if char == "!":
-            raise KeyError(char)
-        return feed(char)
+    def planted(events: list[Any], eos: bool) -> None:
+        if one._parser._buffer.endswith("!"):
+            raise KeyError("!")
+        process(events, eos)
 
-    monkeypatch.setattr(one._parser, "feed", planted)
+    monkeypatch.setattr(one._parser, "_process", planted)
     said = one.add(f"One! {GOOD}")
     assert joined([said, one.finish()[0]]) == Said(f"One! {GOOD}")
 
@@ -123,3 +132,64 @@ def test_the_result_does_not_depend_on_the_deltas(text: str, data: st.DataObject
     parts = [one.add(text[a:b]) for a, b in itertools.pairwise([0, *cuts, len(text)])]
     rest, calls = one.finish()
     assert (joined([*parts, rest]), [dict(call.arguments) for call in calls]) == told_apart(text)
+
+
+SLOW = "(a|a)*b"
+BAIT = "a" * 40 + "cb"
+"""What SLOW takes 2^40 steps for."""
+
+
+def with_call(**field: Any) -> dict[str, Any]:
+    call = {"open": "<call>", "close": "</call>", "content": "json", "repeats": True, **field}
+    return {**TEMPLATE, "fields": {"content": {}, "tool_calls": call}}
+
+
+def bounded(characters: int) -> float:
+    """Seconds of CPU that an answer of that length may take in all; pure Python takes some too."""
+    return 2 * (SECONDS + characters * SECONDS_PER_CHARACTER) + 0.5
+
+
+OPENED_BY_PATTERN = {**TEMPLATE, "fields": {"content": {}, "thinking": {"open_pattern": SLOW}}}
+CLOSED_BY_PATTERN = {**TEMPLATE, "fields": {"content": {}, "thinking": {"open": "<think>", "close_pattern": SLOW}}}
+STRINGS = with_call(content_args={"string_delims": [["<s>", "<e>"]]})
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "shown"),
+    [
+        (OPENED_BY_PATTERN, BAIT, BAIT),
+        (CLOSED_BY_PATTERN, f"<think>{BAIT} so", f"{BAIT} so"),
+        (
+            with_call(content="xml-inline", content_args={"tag_pattern": f"(?P<key>{SLOW})(?P<value>)"}),
+            f"<call>{BAIT}</call> so",
+            f"{BAIT} so",
+        ),
+        (STRINGS, f"<call>{'<s>' * 20_000}</call> so", "<s>" * 20_000 + " so"),
+        (STRINGS, f"<call>{'<s><e>' * 20_000}</call> so", "<s><e>" * 20_000 + " so"),
+    ],
+    ids=["an opening", "an end", "a call's parts", "strings without an end", "many strings"],
+)
+def test_patterns_that_take_too_long_leave_the_answer_as_text(template: dict[str, Any], text: str, shown: str) -> None:
+    one = stream("<bot>", template)
+    began = thread_time()
+    said = one.add(text)
+    rest, calls = one.finish(complete=True)
+    assert thread_time() - began < bounded(len(text))
+    assert (joined([said, rest]).text, calls) == (shown, [])
+
+
+def test_an_anchor_that_takes_too_long_is_told() -> None:
+    began = thread_time()
+    with pytest.raises(TimeoutError):
+        stream(BAIT, {"version": 1, "start_anchor_pattern": SLOW, "fields": {"content": {}}})
+    assert thread_time() - began < bounded(0)
+
+
+def test_many_slow_matches_of_one_answer_are_slow_together() -> None:
+    """Each of them is within the time that there is; all are not."""
+    one = stream("<bot>", OPENED_BY_PATTERN)
+    text = ("a" * 15 + "c") * 100
+    began = thread_time()
+    said = one.add(text)
+    assert joined([said, one.finish(complete=True)[0]]).text == text
+    assert thread_time() - began < bounded(len(text))

@@ -10,6 +10,7 @@ from shared.conversation.prompts import with_tool_prompt
 from shared.wire.chat import AssistantMessage, ChatMessage, SystemMessage, Tool, ToolMessage, UserMessage
 from shared.wire.schemas import InferenceRequest, ModelAbilities
 from worker.engine_protocol import Grammar, Reasoning
+from worker.panics import LEAVING
 from worker.text.answer_grammars import grammar_for, is_enforced
 from worker.text.answer_reader import AnswerReader
 from worker.text.answer_stream import AnswerStream
@@ -75,7 +76,13 @@ class PromptRenderer:
             tags, opened = self._leading_reasoning(request)
             return AnswerStream(tools, task_id, known=(tags,) if tags else (), opened=opened, leading_only=True)
         if getattr(self._tokenizer, "response_template", None) is not None:
-            return TemplateAnswerStream(self._tokenizer, self.prompt_text(request), tools, task_id)
+            prompt = self.prompt_text(request)
+            try:
+                return TemplateAnswerStream(self._tokenizer, prompt, tools, task_id)
+            except LEAVING:
+                raise
+            except BaseException as error:
+                raise PromptRefused(f"The model's response template cannot be used on this prompt: {error}") from error
         opened = opened_by(self.prompt_text(request), self.reasoning) if self._reasons else None
         return AnswerStream(tools, task_id, known=self.reasoning, opened=opened)
 

@@ -8,6 +8,7 @@ from shared.wire.schemas import ToolCall
 from worker.panics import LEAVING
 from worker.text.chat_tokenizer import ChatTokenizer
 from worker.text.json_text import NotJson, one_value
+from worker.text.reading_time import ReadingTime
 from worker.text.reasoning import Said, Thoughts
 from worker.text.tool_calls import NamedCall, OfferedTools, numbered
 
@@ -24,14 +25,19 @@ class TemplateAnswerStream:
     """
 
     def __init__(self, tokenizer: ChatTokenizer, prompt: str, tools: Sequence[Tool], task_id: str) -> None:
-        """`prompt` is the rendered prompt: templates open the answer's first region in it."""
+        """`prompt` is the rendered prompt: templates open the answer's first region in it. Raises whatever the model's
+        template brings about, TimeoutError where its patterns take too long."""
         declared: list[dict[Any, Any] | Callable[..., Any]] = [tool.model_dump() for tool in tools]
-        self._parser: Any = tokenizer.get_response_parser(prefix=prompt, tools=declared)
+        with ReadingTime().running():
+            self._parser: Any = tokenizer.get_response_parser(prefix=prompt, tools=declared)
+        self._time = ReadingTime()
         self._offered = OfferedTools(tools)
         self._task_id = task_id
         self._calls: list[NamedCall] = []
         self._region = ""
         """Text of the call that is being read."""
+        self._taken = 0
+        """Characters of the parser's region that it has told."""
         self._plain = False
         """The parser gave up: all that follows is text."""
         self._out: list[str] = []
@@ -52,22 +58,24 @@ class TemplateAnswerStream:
 
     def add(self, delta: str) -> Said:
         """What is certain after this delta."""
-        for char in delta:
-            if not self._plain:
-                self._feed(char)
-            else:
-                self._show(char)
+        with self._time.running(len(delta)):
+            for char in delta:
+                if not self._plain:
+                    self._feed(char)
+                else:
+                    self._show(char)
         return self._flushed()
 
     def finish(self, *, complete: bool = True) -> tuple[Said, list[ToolCall]]:
         """The rest, and the calls. A call that was cut short counts only if it is JSON as it stands."""
         if not self._plain and (complete or not self._region or _is_json(self._region)):
             try:
-                self._take(self._parser.finalize()[1])
+                with self._time.running():
+                    self._take(self._parser.finalize()[1])
             except LEAVING:
                 raise
             except BaseException:
-                self._give_up("")
+                self._give_up()
         self._show(self._region)
         return self._flushed(), numbered(self._task_id, self._calls)
 
@@ -76,16 +84,19 @@ class TemplateAnswerStream:
             self._take(self._parser.feed(char))
         except LEAVING:
             raise
-        except BaseException:  # whatever a template's transforms make of what a model wrote
-            self._give_up(char)
+        except BaseException:  # whatever a template's patterns and transforms make of what a model wrote
+            self._give_up()
 
-    def _give_up(self, char: str) -> None:
-        text, self._region, self._plain = self._region + char, "", True
-        self.in_reasoning = False
+    def _give_up(self) -> None:
+        """What the parser has not told is text too."""
+        parser = self._parser
+        text = self._region + parser._body[self._taken :] + parser._buffer[parser._pos :]
+        self._region, self._plain, self.in_reasoning = "", True, False
         self._show(text)
 
     def _take(self, events: Sequence[dict[str, Any]]) -> None:
         for event in events:
+            self._taken = self._taken + len(event["text"]) if event["type"] == "region_chunk" else 0
             match event:
                 case {"type": "region_open", "field": str(field)} if field not in FIELDS:
                     self.in_reasoning = True

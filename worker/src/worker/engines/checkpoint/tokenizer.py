@@ -1,10 +1,12 @@
 """Loads a model's tokenizer with its chat template; without torch once a GGUF's tokenizer is on disk."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.engine_options import EngineOptions
 from worker.engines.checkpoint.gguf import unreadable
 from worker.model_files import ModelUnavailable, built_once, locate
+from worker.text.reading_time import TimedRegex
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,6 +33,13 @@ def load_tokenizer(options: EngineOptions) -> "PreTrainedTokenizerFast":
         raise ModelUnavailable(
             f"The folder {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Copy the tokenizer's files into it."
         )
+    tokenizer = _loaded(folder)
+    if getattr(tokenizer, "response_template", None) is not None:
+        time_patterns()
+    return tokenizer
+
+
+def _loaded(folder: Path) -> "PreTrainedTokenizerFast":
     if (folder / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast
 
@@ -39,3 +48,11 @@ def load_tokenizer(options: EngineOptions) -> "PreTrainedTokenizerFast":
 
     # The few models without tokenizer.json: transformers converts theirs.
     return AutoTokenizer.from_pretrained(folder)  # type: ignore[return-value]
+
+
+def time_patterns() -> None:
+    """From here on, response templates have their patterns matched by `TimedRegex`: transformers knows no bound."""
+    from transformers.utils.chat_parsing import content_parsers, response_templates
+
+    for module in (content_parsers, response_templates):
+        vars(module)["re"] = TimedRegex
