@@ -53,14 +53,14 @@ Metadata = Annotated[
 class Sampling(WireType):
     """How the next token is chosen. All fields are the client's; `None` means the model's own default."""
 
-    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = None
     """Most tokens to generate, at least 1 (0 for a `prompt` that is echoed); `None`: what is left of the context, at
     most the worker's own limit."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """0 is greedy decoding, and so is what is below the smallest normal float32, 1.2e-38."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Only the most likely tokens that together have this probability are drawn from; 1 is off."""
-    top_k: Annotated[int, Field(ge=1), WHOLE] | None = None
+    top_k: Annotated[int, Field(ge=1, lt=2**31), WHOLE] | None = None
     """Only so many of the most likely tokens are drawn from."""
     stop: Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | StopString | None = None
     """Text at which generation ends; the text itself is not part of the answer."""
