@@ -39,8 +39,8 @@ class Reading:
     async def params(self) -> ThreadParams:
         """Raises ApiError."""
         wanted = await checked(ResponseRequest, self._body)
-        if not self._caller.policy.store:
-            wanted = wanted.model_copy(update={"store": False})
+        # What is not stored is told so, and is no background response.
+        wanted = wanted.model_copy(update={"store": self._caller.stores(wanted.stored)})
         self.wanted = wanted
         refuse_unsupported(wanted)
         if wanted.previous_response_id is not None and not is_response_id(wanted.previous_response_id):

@@ -130,7 +130,7 @@ class NewTasks:
         fingerprint = ""
         if params.idempotency_key is not None:
             fingerprint = await asyncio.to_thread(fingerprint_of, params) if large else fingerprint_of(params)
-        store = params.store and caller.policy.store
+        store = caller.stores(params.store)
         params = params.model_copy(update={"priority": caller.priority(params.priority), "store": store})
         if not store and params.conversation_id is not None:
             raise invalid_param(

@@ -64,6 +64,10 @@ class Caller:
         if scope not in self.policy.scopes:
             raise Forbidden(f"this API key may not do that: it does not have the scope {scope!r}")
 
+    def stores(self, wanted: bool) -> bool:
+        """Whether a request of the caller's that is to be stored, or not, is."""
+        return wanted and self.policy.store
+
     def need_store(self) -> None:
         """Raises Forbidden where nothing of what the key sends is stored."""
         if not self.policy.store:
