@@ -31,7 +31,7 @@ INSTALLED_VLLM := $(VENV_VLLM)/installed-$(KEY_VLLM)
 empty :=
 PACKAGES_PATH := $(subst $(empty) ,:,$(PACKAGES:%=$(CURDIR)/%/src) $(CURDIR))
 
-.PHONY: help demo test tests test-vllm programs clients openapi audit hashes sbom faults soak lint fmt pictures bench bench-quick images k8s-test clean
+.PHONY: help demo test tests test-vllm programs clients openapi attack audit hashes sbom faults soak lint fmt pictures bench bench-quick images k8s-test clean
 
 help: ## List what can be made.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,10 @@ clients: $(INSTALLED_DEV) programs ## Run every recipe of docs/clients.md as pri
 
 openapi: $(INSTALLED_DEV) ## Ask the API all that /openapi.json allows and much that it does not: some 10,000 requests.
 	OPENAPI_BOUNDS="--phases examples,coverage,fuzzing --max-examples 100" $(BIN)/python -m pytest api/tests/http/test_openapi.py
+
+# 55,000 requests of two tenants on two replicas, 46,000 spoilt ones, and those of the target above.
+attack: $(INSTALLED_DEV) openapi ## Over 100,000 requests that nobody means well, at every door, of two tenants on two replicas.
+	ATTACK_EXAMPLES=1100 ATTACKS=4200 $(BIN)/python -m pytest -s api/tests/test_attack.py api/tests/test_attack_machine.py
 
 audit: $(INSTALLED_DEV) ## Ask PyPI's database of advisories about everything that the images install.
 	@$(PIP) install -q -c constraints.txt pip-audit
