@@ -83,7 +83,12 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.backend = backend
             yield
 
-    app = DescribedApi(title="Headrace", version=version("headrace-api"), lifespan=lifespan)
+    app = DescribedApi(
+        title="Headrace",
+        version=version("headrace-api"),
+        lifespan=lifespan,
+        redirect_slashes=False,  # its Location would be made of what the client calls this host
+    )
     app.state.outage = outage
     app.add_exception_handler(HTTPException, unrouted)
     # From the inside to the outside.

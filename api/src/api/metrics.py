@@ -30,6 +30,8 @@ class Metrics:
     refused: Counter
     """By reason: the name of the error's class."""
     refused_of_tenant: Counter
+    errors: Counter
+    """By reason: the name of the error's class."""
     tenant_label: BoundedLabel
     ended: Counter
     """By model, state and reason."""
@@ -69,6 +71,7 @@ def make_metrics(models: Iterable[str] = ()) -> Metrics:
         accepted_of_tenant=counter("tenant_tasks_accepted", "Tasks accepted, by tenant.", "tenant"),
         refused=counter("tasks_refused", "Tasks refused, by the name of the error.", "reason"),
         refused_of_tenant=counter("tenant_tasks_refused", "Tasks refused, by tenant.", "tenant"),
+        errors=counter("request_errors", "Requests, or members of a batch, answered with an error.", "reason"),
         tenant_label=BoundedLabel(),
         ended=tasks_ended(registry),
         janitor_actions=counter("janitor_actions", "Tasks put right, by what was done.", "action"),

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 
 from api.http.bounded_head import MOST_BYTES, BoundedHead
+from api.metrics import make_metrics
 from testbed.waiting import until
 
 SECONDS = 10
@@ -131,3 +133,22 @@ async def test_a_request_that_could_be_read_in_two_ways_is_refused_and_nothing_b
     writer.close()
     assert answered.startswith(b"HTTP/1.1 400 ")
     assert answered.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_head_that_is_refused_is_counted() -> None:
+    class Counted:
+        state = SimpleNamespace(backend=SimpleNamespace(metrics=make_metrics()))
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await echo(scope, receive, send)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(Counted(), log_config=None, lifespan="off", http=BoundedHead))
+    task = asyncio.create_task(server._serve(sockets=[listener]))
+    await until(lambda: server.started, SECONDS, "uvicorn listens")
+    reply = await answer_to(listener.getsockname()[1], b"GET /" + b"x" * (2 * MOST_BYTES))
+    assert b" 431 " in reply
+    errors = Counted.state.backend.metrics.registry
+    assert errors.get_sample_value("headrace_request_errors_total", {"reason": "HeadTooLarge"}) == 1
+    server.should_exit = True
+    await asyncio.wait_for(task, SECONDS)

@@ -57,6 +57,7 @@ async def test_one_stream_too_many_is_refused_at_every_door_and_starts_no_task(
                 reply = await http.post(path, json=body | {"stream": stream})
                 assert reply.status_code == 429, path
                 assert "1 streams of this API key are open" in reply.text
+                assert path == "/v1/messages" or reply.json()["error"]["code"] == "rate_limit_exceeded"
         assert await replica.backend.lists.load(DEFAULT_MODEL) == before
     await until(lambda: not replica.backend.metrics.open_streams._value.get(), 10, "the stream is closed")
     async with http.stream("GET", f"/stream/{task_id}") as again:

@@ -39,7 +39,11 @@ class BoundedHead(HttpToolsProtocol):
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MOST_BYTES:
-                self._refuse(b"431 Request Header Fields Too Large", b"URL and headers are longer than 65536 bytes")
+                self._refuse(
+                    "HeadTooLarge",
+                    b"431 Request Header Fields Too Large",
+                    b"URL and headers are longer than 65536 bytes",
+                )
 
     def on_message_begin(self) -> None:
         """The parser has met the first byte of a request."""
@@ -56,7 +60,11 @@ class BoundedHead(HttpToolsProtocol):
     def _begin_to_wait(self) -> None:
         self._end_waiting()
         self._slow = self.loop.call_later(
-            MOST_SECONDS, self._refuse, b"408 Request Timeout", b"the headers did not arrive within 30 seconds"
+            MOST_SECONDS,
+            self._refuse,
+            "HeadTooSlow",
+            b"408 Request Timeout",
+            b"the headers did not arrive within 30 seconds",
         )
 
     def _end_waiting(self) -> None:
@@ -64,8 +72,10 @@ class BoundedHead(HttpToolsProtocol):
             self._slow.cancel()
             self._slow = None
 
-    def _refuse(self, status: bytes, why: bytes) -> None:
+    def _refuse(self, name: str, status: bytes, why: bytes) -> None:
         if not self.transport.is_closing():
+            if backend := getattr(getattr(self.config.app, "state", None), "backend", None):
+                backend.metrics.errors.labels(name).inc()
             self.transport.write(
                 b"HTTP/1.1 %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
                 % (status, len(why), why)

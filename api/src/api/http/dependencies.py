@@ -25,10 +25,14 @@ def caller_of(request: Request) -> Caller:
 
 
 def caller_of_either(request: Request) -> Caller:
-    """As `caller_of`, or by the header `x-api-key`, which Anthropic's clients send. Raises Unauthorized."""
-    if "x-api-key" in request.headers:
-        return backend_of(request).key_ring.caller(_only(request, "x-api-key").strip())
-    return caller_of(request)
+    """As `caller_of`, or by the header `x-api-key`, which Anthropic's clients send; where both are there, both count.
+    Raises Unauthorized."""
+    if "x-api-key" not in request.headers:
+        return caller_of(request)
+    caller = backend_of(request).key_ring.caller(_only(request, "x-api-key").strip())
+    if "authorization" in request.headers and caller_of(request) != caller:
+        raise Unauthorized("Authorization and x-api-key name two different callers: send one of them.")
+    return caller
 
 
 def _only(request: Request, name: str) -> str:

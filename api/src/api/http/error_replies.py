@@ -1,10 +1,11 @@
 """The one place where an exception of a route becomes an HTTP reply; `/rpc` answers in JSON-RPC's own form."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.error_object import http_headers, problem
@@ -12,13 +13,22 @@ from api.errors import ApiError, NoSuchPath, NotThisVerb, as_api_error
 from api.http.allowance_headers import allowance_headers
 
 
-async def unrouted(_: Request, error: Exception) -> Response:
+async def unrouted(request: Request, error: Exception) -> Response:
     """An exception handler: what the router refuses is an error like any other, not in a form of FastAPI's own."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET, HEAD")  # of files, which have no route
+        # The router itself tells the verbs of the first route that fits; files have none.
+        allowed = ", ".join(_verbs(request)) or "GET, HEAD"
         raise NotThisVerb(f"this path answers {allowed}", allow=allowed)
     raise NoSuchPath
+
+
+def _verbs(request: Request) -> Iterator[str]:
+    """What the path may be asked by."""
+    for verb in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"):
+        asked = {**request.scope, "method": verb}
+        if any(route.matches(asked)[0] is Match.FULL for route in request.app.routes):
+            yield verb
 
 
 class ErrorReplies:
@@ -46,7 +56,9 @@ class ErrorReplies:
         except Exception as error:
             if began or scope["type"] != "http":
                 raise  # too late for a status: the server logs it and cuts the connection
-            await self._reply(scope["path"], as_api_error(error))(scope, receive, send)
+            refusal = as_api_error(error)
+            scope["app"].state.backend.metrics.errors.labels(type(refusal).__name__).inc()
+            await self._reply(scope["path"], refusal)(scope, receive, send)
 
     def _reply(self, path: str, refusal: ApiError) -> Response:
         reply = next((reply for below, reply in self._doors.items() if path.startswith(below)), _problem)(refusal)

@@ -6,11 +6,12 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import JsonValue
 
 from api.errors import (
+    CONTEXT_TOO_LONG,
+    RATE_EXCEEDED,
+    UNAUTHORIZED,
+    UNKNOWN_MODEL,
     ApiError,
     BodyTooLarge,
-    ContextTooLong,
-    RateExceeded,
-    Unauthorized,
     UnknownModel,
 )
 from shared.conversation.rules import Place
@@ -18,13 +19,13 @@ from shared.conversation.rules import Place
 LONGEST_RETRY_SECONDS = 60
 """OpenAI's JavaScript client obeys no longer waits, its Python client none above 120 s."""
 
-_CODES: dict[type[ApiError], str] = {
-    Unauthorized: "invalid_api_key",
-    UnknownModel: "model_not_found",
-    ContextTooLong: "context_length_exceeded",
-    RateExceeded: "rate_limit_exceeded",
-    BodyTooLarge: "request_too_large",
+_CODES = {
+    UNAUTHORIZED: "invalid_api_key",
+    UNKNOWN_MODEL: "model_not_found",
+    CONTEXT_TOO_LONG: "context_length_exceeded",
+    RATE_EXCEEDED: "rate_limit_exceeded",
 }
+"""Our code -> OpenAI's."""
 
 
 ERROR: dict[str, Any] = {
@@ -58,7 +59,7 @@ def error_body(error: ApiError) -> dict[str, JsonValue]:
     message = f"{param}: {error.message}" if param else error.message
     if not param and isinstance(problems := error.data.get("errors"), list) and isinstance(problems[0], dict):
         param = str(problems[0]["path"])
-    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
+    code = "request_too_large" if isinstance(error, BodyTooLarge) else _CODES.get(error.code)
     if isinstance(error, UnknownModel):
         param = "model"
     return {"error": {"message": message, "type": _type(error.status), "param": param or None, "code": code}}

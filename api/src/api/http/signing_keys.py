@@ -19,6 +19,6 @@ class SigningKeys:
         if scope["type"] == "http":
             backend: Backend = self._main.state.backend
             headers = Headers(scope=scope)
-            sent = headers.get("x-api-key", headers.get("authorization", ""))
-            await backend.key_ring.prepare(sent.rpartition(" ")[2])
+            for name in ("x-api-key", "authorization"):
+                await backend.key_ring.prepare(headers.get(name, "").rpartition(" ")[2])
         await self._app(scope, receive, send)

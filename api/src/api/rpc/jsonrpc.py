@@ -18,6 +18,7 @@ from api.json_body import parsed
 
 Context = TypeVar("Context")
 Id = str | int | float | None
+Note = Callable[[ApiError], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,25 @@ class Limits:
 
 
 async def answer(
-    body: bytes, methods: Mapping[str, Method[Context]], context: Context, limits: Limits | None = None
+    body: bytes,
+    methods: Mapping[str, Method[Context]],
+    context: Context,
+    limits: Limits | None = None,
+    *,
+    note: Note = lambda _: None,
 ) -> bytes | None:
     """The reply to a request or a batch; None when there is nothing to reply, as to notifications.
 
-    Never raises for anything in `body` or from a method.
+    Never raises for anything in `body` or from a method. `note` hears of each error.
     """
     try:
         message = await parsed(body)
         if isinstance(message, list):
-            return await _answer_batch(message, methods, context, limits or Limits())
+            return await _answer_batch(message, methods, context, limits or Limits(), note)
     except ApiError as error:
+        note(error)
         return encode(error_reply(error))
-    reply = await _answer_one(message, methods, context)
+    reply = await _answer_one(message, methods, context, note)
     return None if reply is None else encode(reply)
 
 
@@ -66,7 +73,7 @@ def encode(reply: JsonValue) -> bytes:
 
 
 async def _answer_batch(
-    batch: list[JsonValue], methods: Mapping[str, Method[Context]], context: Context, limits: Limits
+    batch: list[JsonValue], methods: Mapping[str, Method[Context]], context: Context, limits: Limits, note: Note
 ) -> bytes | None:
     if not batch:
         raise InvalidRequest("a batch must have at least one member")
@@ -76,7 +83,7 @@ async def _answer_batch(
 
     async def member(message: JsonValue) -> dict[str, JsonValue] | None:
         async with places:
-            return await _answer_one(message, methods, context)
+            return await _answer_one(message, methods, context, note)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(member(message)) for message in batch]
@@ -85,7 +92,7 @@ async def _answer_batch(
 
 
 async def _answer_one(
-    message: JsonValue, methods: Mapping[str, Method[Context]], context: Context
+    message: JsonValue, methods: Mapping[str, Method[Context]], context: Context, note: Note
 ) -> dict[str, JsonValue] | None:
     """The reply to one request; None to a notification, whatever became of it."""
     request_id: Id = None
@@ -101,7 +108,8 @@ async def _answer_one(
             raise MethodNotFound(f"there is no method {_short(name)}; there are {', '.join(sorted(methods))}")
         result = await method.call(context, _by_name(params, method.parameters))
     except Exception as error:
-        reply = error_reply(as_api_error(error), request_id)
+        note(refusal := as_api_error(error))
+        reply = error_reply(refusal, request_id)
     else:
         reply = {"jsonrpc": "2.0", "result": result, "id": request_id}
     return None if notification else reply

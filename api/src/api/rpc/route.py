@@ -76,16 +76,21 @@ async def rpc(request: Request) -> Response:
     """The methods of `methods.py`; batches and notifications."""
     backend = backend_of(request)
     settings = backend.settings
+
+    def note(error: ApiError) -> None:
+        backend.metrics.errors.labels(type(error).__name__).inc()
+
     try:
         caller = caller_of(request)
         _check_media_type(request)
         body = await read_body(request)
     except ApiError as error:
+        note(error)
         return _json(encode(error_reply(error)), error.status, http_headers(error))
     except ClientDisconnect:
         return Response(status_code=400)  # nobody reads it
     call = Call(backend, caller, trace_context_of(request), len(body))
-    reply = await answer(body, METHODS, call, Limits(settings.max_batch, settings.batch_concurrency))
+    reply = await answer(body, METHODS, call, Limits(settings.max_batch, settings.batch_concurrency), note=note)
     return Response(status_code=204) if reply is None else _json(reply)
 
 
