@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from tokenizers import Tokenizer
 
+from worker.text import template_child
 from worker.text.chat_tokenizer import ChatTokenizer
 from worker.text.template_child import CPU_SECONDS, FIRST_STAND_IN, WALL_SECONDS, read, write
 
@@ -97,7 +98,7 @@ class _Child:
     def __init__(self, model: Turn) -> None:
         self._cpu_seconds: float = model["cpu_seconds"]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "worker.text.template_child"],
+            [sys.executable, "-I", template_child.__file__],  # by its file: -I keeps PYTHONPATH out
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a prompt may be in a traceback

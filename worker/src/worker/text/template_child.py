@@ -1,6 +1,6 @@
 """The process that renders a model's chat template: a foreign program, given clients' texts, held within bounds.
 
-    python -I -m worker.text.template_child
+    python -I template_child.py
 
 Reads a `Model` and then requests from standard input, writes a reply to each to standard output, and ends with its
 input. Every message is JSON behind its length in four bytes. Imports nothing of the worker's: it is small, starts in a
