@@ -8,40 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.sampling_params import SamplingParams, StructuredOutputsParams
-from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput, FinishReason
+from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput
 from vllm.v1.engine.core import EngineCore
-from vllm.v1.outputs import LogprobsLists, LogprobsTensors
-from vllm.v1.request import Request
 
-from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, Generate, Logprobs, Output, Stats, Step
-from worker.engine_protocol import FinishReason as Finish
-from worker.engines.reasoning_first import AnswerConstraint
-from worker.engines.vllm.grammar import RequestGrammar
-from worker.engines.vllm.sampling import GENERATE
+from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, Generate, Output, Stats, Step
+from worker.engines.vllm.answer import Answer, core_request, our_output
 
 log = logging.getLogger(__name__)
 
 SCORED_AT_ONCE = 128
 """Tokens of a scored prompt in one step: for each the scores of the whole vocabulary are in memory for a moment, 80 MB
 for one of 150,000 entries."""
-FINISH: dict[FinishReason, Finish] = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
-
-
-@dataclass(slots=True)
-class Answer:
-    """One request and how far it is."""
-
-    generate: Generate
-    constraint: AnswerConstraint | None = None
-    grammar: RequestGrammar | None = None
-    """The constraint once it has joined."""
-    core_id: str = ""
-    """The id that the core knows it by, once it has joined."""
-    cancelled: bool = False
-    sent: bool = False
-    """True once an output went out."""
-    admitted_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +163,7 @@ class Batch:
                     outputs += self._add(item)
                 case _Aborted(core_id):
                     if self._joined.pop(core_id, None) is not None:
-                        self._abort(core_id)
+                        self.core.abort_requests([core_id])
                 case _Ended(output):
                     outputs += self._forget(output)
                 case None:
@@ -198,41 +175,13 @@ class Batch:
         if answer.cancelled:
             return []
         try:
-            request = self._request(answer)
+            request = core_request(answer, self._eos_token_ids, self.core.request_block_hasher)
             self.core.add_request(request)
         except Exception as error:
             log.exception("The core refused a request.")
             return self._forget(Output(generate.request_id, (), error=f"The engine refused the request: {error}"))
         self._joined[answer.core_id] = answer
         return []
-
-    def _request(self, answer: Answer) -> Request:
-        generate = answer.generate
-        parameters = SamplingParams(
-            temperature=0.0,
-            max_tokens=generate.max_new_tokens - len(generate.generated_ids),
-            ignore_eos=True,
-            stop_token_ids=list(self._eos_token_ids),
-            detokenize=False,
-            logprobs=generate.logprobs,
-            prompt_logprobs=generate.logprobs if generate.scores_prompt else None,
-            # Names no grammar that is read anywhere: the compiled one is set below.
-            structured_outputs=StructuredOutputsParams(grammar="ours") if answer.constraint is not None else None,
-            extra_args={GENERATE: generate},
-        )
-        request = Request(
-            answer.core_id,
-            [*generate.prompt_ids, *generate.generated_ids],
-            parameters,
-            pooling_params=None,
-            block_hasher=self.core.request_block_hasher,
-        )
-        if answer.constraint is not None:
-            assert parameters.max_tokens is not None
-            answer.grammar = RequestGrammar(answer.constraint, parameters.max_tokens, self._eos_token_ids)
-            assert request.structured_output_request is not None
-            request.structured_output_request.grammar = answer.grammar
-        return request
 
     def _set_budget(self) -> None:
         """Beside decoding requests a step computes no more of a prompt than they can wait for."""
@@ -253,37 +202,20 @@ class Batch:
                 self._preemptions += 1
             elif answer is not None and event.type == EngineCoreEventType.SCHEDULED:
                 answer.admitted_at = answer.admitted_at or event.timestamp
-        if answer is None:
-            return []  # cancelled
-        generate, grammar = answer.generate, answer.grammar
-        finish = None if output.finish_reason is None else FINISH.get(output.finish_reason)
-        error = None if output.finish_reason is None or finish else "The engine ended the request without a reason."
-        if grammar is not None:
-            error = grammar.error or error
-            finish = "stop" if grammar.complete and error is None else finish
-        if (finish or error) and self._joined.pop(output.request_id) and output.finish_reason is None:
-            self._abort(output.request_id)
-        if error is not None:
-            return self._forget(Output(generate.request_id, (), error=error))
-        first, answer.sent = not answer.sent, True
-        told = Output(
-            generate.request_id,
-            tuple(output.new_token_ids),
-            finish,
-            cached_tokens=_cached(output, generate) if first else 0,
-            admitted_at=answer.admitted_at if first else 0.0,
-            logprobs=_logprobs(output.new_logprobs, generate),
-            prompt_logprobs=_prompt_logprobs(output.new_prompt_logprobs_tensors, generate),
-        )
-        return self._forget(told) if finish else [told]
+        if answer is None or answer.cancelled:
+            return []
+        told = our_output(answer, output)
+        if not told.ends:
+            return [told]
+        del self._joined[output.request_id]
+        if output.finish_reason is None:  # to the core it goes on
+            self.core.abort_requests([output.request_id])
+        return self._forget(told)
 
     def _forget(self, output: Output) -> list[Output]:
         """The last output of a request, unless it was cancelled."""
         with self._lock:
             return [output] if self._answers.pop(output.request_id, None) is not None else []
-
-    def _abort(self, core_id: str) -> None:
-        self.core.abort_requests([core_id])
 
     def _stats(self, step_seconds: float) -> Stats:
         scheduler: Any = self.core.scheduler
@@ -294,31 +226,3 @@ class Batch:
             kv_used=scheduler.kv_cache_manager.usage,
             preemptions=self._preemptions,
         )
-
-
-def _cached(output: EngineCoreOutput, generate: Generate) -> int:
-    """Prompt tokens found in the prefix cache."""
-    cached = 0 if output.prefill_stats is None else output.prefill_stats.num_cached_tokens
-    return min(cached, len(generate.prompt_ids))
-
-
-def _logprobs(told: LogprobsLists | None, generate: Generate) -> tuple[Logprobs, ...]:
-    """Of the new tokens. Each row has the token itself, then the likeliest, as many as anybody in the batch wants."""
-    if told is None or generate.logprobs is None:
-        return ()
-    rows = zip(told.logprob_token_ids.tolist(), told.logprobs.tolist(), strict=True)
-    return tuple(_one(ids, values, generate.logprobs) for ids, values in rows)
-
-
-def _prompt_logprobs(told: LogprobsTensors | None, generate: Generate) -> tuple[Logprobs, ...]:
-    """Of the prompt's tokens, all at once; the first has none."""
-    if told is None or generate.logprobs is None:
-        return ()
-    count = len(generate.prompt_ids) - 1
-    rows = zip(told.logprob_token_ids[:count].tolist(), told.logprobs[:count].tolist(), strict=True)
-    return (Logprobs(None), *(_one(ids, values, generate.logprobs) for ids, values in rows))
-
-
-def _one(ids: list[int], values: list[float], alternatives: int) -> Logprobs:
-    top = zip(ids[1 : alternatives + 1], values[1 : alternatives + 1], strict=True)
-    return Logprobs(values[0], tuple(top))

@@ -14,7 +14,7 @@ from worker.engines.process import Loaded, Send, run
 from worker.model_files import ModelUnavailable, locate, model_revision
 
 if TYPE_CHECKING:
-    from worker.engines.vllm.batch import Answer
+    from worker.engines.vllm.answer import Answer
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ def _load(options: VllmOptions, send: Send) -> "Loaded[Answer]":
         import vllm
     except ImportError as error:
         raise ModelUnavailable(
-            f"The engine vllm is not installed here ({error}): it needs an environment of its own, with the versions "
-            "of constraints-vllm.txt (docs/configuration.md)."
+            f"The engine vllm is not installed here ({error}): it has an environment of its own, which `headrace up "
+            "--engine vllm` makes, and an image of its own (docs/configuration.md)."
         ) from error
     adopt("vllm")
     logging.getLogger("vllm").setLevel(logging.WARNING)
