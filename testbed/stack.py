@@ -93,6 +93,10 @@ class Stack:
     redis_url: str
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    worker_python: str | Path = sys.executable
+    """Of the environment that has the workers' engine."""
+    start_seconds: float = 30
+    """Within which a process is ready."""
     apis: list[Process] = field(default_factory=list)
     workers: list[Process] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
@@ -127,7 +131,8 @@ class Stack:
         name = f"worker{next(self._numbers)}"
         port = free_port()
         env = self._env(services.settings(model_source=source, internal_port=port, worker_name=name) | extra)
-        process = Process(name, services.command("worker"), env, self.folder / f"{name}.log").start()
+        command = services.command("worker", python=self.worker_python)
+        process = Process(name, command, env, self.folder / f"{name}.log").start()
         self.workers.append(process)
         if ready:
             await self._until_answers(process, f"http://127.0.0.1:{port}/readyz")
@@ -142,7 +147,7 @@ class Stack:
                 return (await self.client.get(url)).status_code == 200
             return False
 
-        await until(answers, 30, f"{process.name} answers {url}")
+        await until(answers, self.start_seconds, f"{process.name} answers {url}")
 
     @property
     def faults(self) -> Path:
@@ -154,10 +159,13 @@ class Stack:
         reply = await self.client.post(f"{self.urls[replica]}/rpc", json=body)
         return dict(reply.json())
 
-    async def submit(self, text: str = "", *, words: int = 50, replica: int = 0, **params: Any) -> History:
-        """Starts a task whose answer has so many words, the same ones each time; `text` is for other directives."""
+    async def submit(self, text: str = "", *, words: int | None = 50, replica: int = 0, **params: Any) -> History:
+        """Starts a task whose answer has so many words, the same ones each time; `text` is for other directives.
+
+        A trained model gets the text alone: `words` is None.
+        """
         timeout = params.pop("timeoutSeconds", 60)
-        text = f"{text}\n!tokens {words}"
+        text = text if words is None else f"{text}\n!tokens {words}"
         message = {"message": text, "maxTokens": 8000, "seed": 7, "timeoutSeconds": timeout, **params}
         reply = await self.rpc("create_message", message, replica)
         assert "result" in reply, reply
@@ -171,9 +179,11 @@ class Stack:
     async def run(self, text: str = "hello", **params: Any) -> History:
         return await self.follow(await self.submit(text, **params))
 
-    async def until_tokens(self, history: History, count: int, seconds: float = 20) -> asyncio.Task[History]:
+    async def until_tokens(
+        self, history: History, count: int, seconds: float = 20, follow_seconds: float = 60
+    ) -> asyncio.Task[History]:
         """Follows in the background; returns once the client has seen `count` token events."""
-        task = asyncio.create_task(self.follow(history))
+        task = asyncio.create_task(self.follow(history, follow_seconds))
         await until(lambda: len(history.of("token")) >= count or task.done(), seconds, f"{count} tokens")
         return task
 

@@ -21,6 +21,6 @@ def test_a_part_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_model_without_a_name_is_named_after_its_source(source: str, name: str) -> None:
-    *workers, api = plan.services(Plan(model_source=source, workers=2), plan.Ports(1, 2, 3))
+    *workers, api = plan.services(Plan(model_source=source, workers=2), plan.Ports(1, 2, 3), "python")
     assert [worker.environment["HEADRACE_MODEL_NAME"] for worker in workers] == [name, name]
     assert api.environment["HEADRACE_MODELS"] == name

@@ -1,6 +1,7 @@
 """`headrace up`."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,13 @@ from headrace.errors import HeadraceError
 from headrace.local.plan import Plan
 
 DATA_HOME = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "headrace"
+
+
+class Engine(StrEnum):
+    """What can run a model."""
+
+    transformers = "transformers"
+    vllm = "vllm"
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -24,6 +32,10 @@ def up(
     port: Annotated[
         int, typer.Option(min=0, max=65534, help="Of the API; the next one is internal. 0: free ones.")
     ] = 8000,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="What runs the model; vllm gets an environment of its own first (some GB, minutes)."),
+    ] = Engine.transformers,
     model_source: Annotated[
         str | None,
         typer.Option(
@@ -52,6 +64,7 @@ def up(
         port=port,
         data_dir=data_dir,
         workers=workers,
+        engine=engine.value,
         model_source=model_source,
         model_name=model_name,
         environment=environment,

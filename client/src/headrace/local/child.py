@@ -1,4 +1,4 @@
-"""One process of the local stack: its start, its log, its end."""
+"""One process of the local stack, or of what it is made by: its start, its log, its end."""
 
 import contextlib
 import os
@@ -42,9 +42,14 @@ class Child:
         """Id of the process and of its group; None before the start."""
         return self._process.pid if self._process else None
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while the process runs, and before its start."""
+        return self._process.poll() if self._process else None
+
     def death(self) -> str | None:
         """How the process ended, None while it runs."""
-        code = self._process.poll() if self._process else None
+        code = self.exit_code
         if code is None:
             return None
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

