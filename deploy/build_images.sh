@@ -9,7 +9,8 @@
 #   BUILD_FLAGS=            more flags for the tool, for example "--isolation chroot --volume /wheels:/wheels:ro"
 #   SOURCE=                 address of the repository, for the label org.opencontainers.image.source
 #   BUILDER=                docker, podman, buildah or a path; else the first one found
-#   IMAGES="api worker"     which to build
+#   IMAGES="api worker"     which to build; worker-vllm is the worker with the engine vLLM, its tag ends in -vllm
+#                           (CPU=1: -vllm-cpu)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,8 +39,10 @@ tag=${TAG:-$(sed -n 's/^appVersion: *"\(.*\)"$/\1/p' charts/headrace/Chart.yaml)
 registry=${REGISTRY:-}
 suffix=
 worker=()
+vllm=(--build-arg TORCH_PACKAGES=worker-vllm-cuda --build-arg PACKAGES=worker-vllm --build-arg COMPILER=gcc)
 if [ "${CPU:-0}" = 1 ]; then
   worker=(--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1)
+  vllm=(--build-arg PACKAGES=worker-vllm-cpu)
   suffix=-cpu
 fi
 
@@ -55,6 +58,7 @@ for name in ${IMAGES:-api worker}; do
   case $name in
     api) build api "$tag" ;;
     worker) build worker "$tag$suffix" "${worker[@]}" ;;
-    *) echo "there is no image '$name': api or worker" >&2; exit 1 ;;
+    worker-vllm) build worker "$tag-vllm$suffix" "${worker[@]}" "${vllm[@]}" ;;
+    *) echo "there is no image '$name': api, worker or worker-vllm" >&2; exit 1 ;;
   esac
 done

@@ -13,7 +13,7 @@ CHART_SETS = {
     "host", "port", "internal_port", "internal_host", "shutdown_seconds", "models", "default_model", "tool_catalogue",
     "api_keys", "redis_url", "redis_sentinel_service", "installation", "capacity_selector", "model_name",
     "model_source", "model_revision", "offline", "cache_dir", "dtype", "quantization", "context_length", "slots",
-    "worker_name", "drain_seconds", "engine_start_seconds", "deletion_cost", "task_events",
+    "worker_name", "engine", "tensor_parallel", "drain_seconds", "engine_start_seconds", "deletion_cost", "task_events",
 }  # fmt: skip
 """Settings that follow from other values and cannot be written a second time."""
 
@@ -62,6 +62,7 @@ EXCEPTIONS: dict[str, Schema] = {
         "type": "string",
         "pattern": r"^$|^hf://[^/]+/[^/]+$|^pvc://[^/]+|^image://.+|^package://[^/]+/.+|^/.+|^scripted:",
     },
+    "modelDefaults.engine": _one_of("transformers", "vllm"),
     "modelDefaults.contextLength": _either("integer", "null", minimum=16),
     "modelDefaults.slots": {"type": "integer", "minimum": 1, "maximum": 1024},
     "modelDefaults.gpu.count": {"type": "integer", "minimum": 0},

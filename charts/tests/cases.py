@@ -22,6 +22,7 @@ CASES: dict[str, Json] = {
         "models": {"big": {**QWEN, "scaling": {"min": 1, "max": 4}}},
         "api": {"autoscaling": {"enabled": True}},
     },
+    "vllm on two GPUs": {"models": {"m": {**QWEN, "engine": "vllm", "gpu": {"count": 2}}}},
     "a claim as source": {"models": {"m": {"source": "pvc://claim/folder/model"}}},
     "ingress": {
         "ingress": {

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from charts.generate.chart_files import CHART
 from charts.tests.cases import QWEN
 from charts.tests.rendering import container, render_chart
+from deploy import pin_hashes
 
 ROOT = Path(__file__).parents[2]
 VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
@@ -73,10 +74,14 @@ def pinned_in(name: str) -> dict[str, str]:
     return {package.lower(): version for package, version in pins}
 
 
-@pytest.mark.parametrize("name", ["api", "worker", "worker-cuda", "tools", "model"])
+VLLM = ["worker-vllm", "worker-vllm-cuda", "worker-vllm-cpu"]
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "worker-cuda", "tools", "model", *VLLM])
 def test_checksums_are_those_of_the_pinned_versions(name: str) -> None:
     text, pins = (ROOT / f"deploy/hashes/{name}.txt").read_text(), pinned_in(name)
-    known = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text().lower(), re.M))
+    constraints = pin_hashes.constraints(name).read_text().lower()
+    known = dict(re.findall(r"^([\w.-]+)==(\S+)", constraints, re.M))
     assert {package for package in pins if pins[package] != known.get(package, pins[package])} == set()
     assert len(re.findall(r"^\S[^\n]*\\\n +--hash=sha256:[0-9a-f]{64}", text, re.M)) == len(pins)
     assert "://" not in text
@@ -143,6 +148,16 @@ def test_without_a_builder_the_script_says_what_to_install(tmp_path: Path) -> No
             "--build-arg CARRY_MODEL=1 -f worker/Dockerfile -t headrace-worker:1.2.3-cpu .",
         ),
         ({"TAG": "dev"}, "-f worker/Dockerfile -t headrace-worker:dev ."),
+        (
+            {"IMAGES": "api worker-vllm"},
+            "--build-arg TORCH_PACKAGES=worker-vllm-cuda --build-arg PACKAGES=worker-vllm --build-arg COMPILER=gcc "
+            "-f worker/Dockerfile -t headrace-worker:VERSION-vllm .",
+        ),
+        (
+            {"IMAGES": "api worker-vllm", "CPU": "1"},
+            "--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1 --build-arg PACKAGES=worker-vllm-cpu "
+            "-f worker/Dockerfile -t headrace-worker:VERSION-vllm-cpu .",
+        ),
     ],
 )
 def test_the_script_builds_both_images(tmp_path: Path, environment: dict[str, str], worker: str) -> None:
@@ -153,7 +168,12 @@ def test_the_script_builds_both_images(tmp_path: Path, environment: dict[str, st
 
 @pytest.mark.parametrize(
     ("environment", "model"),
-    [({"CPU": "1"}, {"source": "hf://a/b"}), ({}, QWEN), ({"CPU": "1", "TAG": VERSION}, {"source": "hf://a/b"})],
+    [
+        ({"CPU": "1"}, {"source": "hf://a/b"}),
+        ({}, QWEN),
+        ({"CPU": "1", "TAG": VERSION}, {"source": "hf://a/b"}),
+        ({"IMAGES": "api worker-vllm"}, {**QWEN, "engine": "vllm"}),
+    ],
 )
 def test_the_chart_asks_for_what_the_script_builds(
     tmp_path: Path, environment: dict[str, str], model: dict[str, str]
@@ -167,7 +187,8 @@ def test_the_chart_asks_for_what_the_script_builds(
 @pytest.mark.parametrize("page", ["docs/kubernetes.md", "k8s-tests/README.md"])
 def test_the_images_that_a_page_names_are_those_that_the_chart_asks_for(page: str) -> None:
     named = set(re.findall(r"headrace-(?:api|worker):[\w.-]*\w", (ROOT / page).read_text()))
-    assert named <= {f"headrace-api:{VERSION}", f"headrace-worker:{VERSION}", f"headrace-worker:{VERSION}-cpu"}
+    workers = {f"headrace-worker:{VERSION}{kind}" for kind in ("", "-cpu", "-vllm", "-vllm-cpu")}
+    assert named <= {f"headrace-api:{VERSION}", *workers}
 
 
 def _built(tmp_path: Path, environment: dict[str, str]) -> list[str]:

@@ -52,6 +52,8 @@ def test_every_fixed_object_of_the_schema_is_closed(chart_path: Path) -> None:
         ({"autoscaling": {"provider": "cron"}}, "/autoscaling/provider"),
         ({"models": {"m": {**QWEN, "quantization": "int4"}}}, "/models/m/quantization"),
         ({"models": {"m": {"source": "Qwen/Qwen2.5"}}}, "/models/m/source"),
+        ({"models": {"m": {**QWEN, "engine": "tgi"}}}, "/models/m/engine"),
+        ({"models": {"m": {**QWEN, "settings": {"tensorParallel": 2}}}}, "tensorParallel"),
     ],
 )
 def test_a_mistake_fails_with_its_name(values: Json, name: str) -> None:
@@ -68,6 +70,11 @@ def test_a_mistake_fails_with_its_name(values: Json, name: str) -> None:
         ({"models": {"m": {**QWEN, "gpu": {"count": 1, "profile": "tpu"}}}}, "not in gpuProfiles \\(default\\)"),
         ({"models": {"m": {"source": "hf://a/b", "quantization": "bitsandbytes-4bit"}}}, "bitsandbytes needs a GPU"),
         ({"models": {"m": {**QWEN, "source": "/m.gguf", "quantization": "bitsandbytes-4bit"}}}, "quantized already"),
+        ({"models": {"m": {"source": "hf://a/b", "engine": "vllm"}}}, "engine is vllm, but gpu.count is 0"),
+        (
+            {"models": {"m": {**QWEN, "engine": "vllm", "quantization": "bitsandbytes-4bit"}}},
+            "the engine vllm quantizes nothing",
+        ),
         ({"models": {"m": {**QWEN, "cache": {"enabled": True}, "scaling": {"min": 2}}}}, "ReadWriteOnce cache"),
         (
             {"models": {"m": {"source": "pvc://c/x", "cache": {"enabled": True}}}},

@@ -55,6 +55,24 @@ def test_ten_lines_give_a_gpu_model(render: Render, chart_path: Path) -> None:
     assert env(api)["HEADRACE_MODELS"] == "qwen2-5-14b-instruct"
 
 
+def test_vllm_has_an_image_of_its_own_and_all_gpus_of_its_worker(render: Render) -> None:
+    models = {"one": {**QWEN, "engine": "vllm"}, "two": {**QWEN, "engine": "vllm", "gpu": {"count": 2}}, "plain": QWEN}
+    manifests = render({"models": models})
+    one, two, plain = (container(manifests, "Deployment", f"worker-{name}", "worker") for name in models)
+    assert [each["image"].rpartition(":")[2] for each in (one, two, plain)] == ["0.1.0-vllm", "0.1.0-vllm", "0.1.0"]
+    assert [env(each).get("HEADRACE_ENGINE") for each in (one, two, plain)] == ["vllm", "vllm", None]
+    assert [env(each).get("HEADRACE_TENSOR_PARALLEL") for each in (one, two, plain)] == [None, "2", None]
+    assert two["resources"]["limits"]["nvidia.com/gpu"] == 2
+    shared = [{mount["name"] for mount in each["volumeMounts"]} & {"shm"} for each in (one, two, plain)]
+    assert shared == [set(), {"shm"}, set()], "processes that share a model share memory"
+
+
+def test_an_image_of_ones_own_runs_vllm_on_a_cpu(render: Render) -> None:
+    manifests = render({"models": {"m": {"source": "hf://a/b", "engine": "vllm", "image": "r/worker:vllm-cpu"}}})
+    worker = container(manifests, "Deployment", "worker-m", "worker")
+    assert (worker["image"], env(worker)["HEADRACE_ENGINE"]) == ("r/worker:vllm-cpu", "vllm")
+
+
 def test_zero_false_and_empty_lists_of_a_model_win_over_the_defaults(render: Render) -> None:
     manifests = render(
         {

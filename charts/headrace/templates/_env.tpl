@@ -90,6 +90,14 @@
 - name: HEADRACE_MODEL_REVISION
   value: {{ . | quote }}
 {{- end }}
+{{- if ne .model.engine "transformers" }}
+- name: HEADRACE_ENGINE
+  value: {{ .model.engine }}
+{{- end }}
+{{- with include "headrace.model.tensorParallel" .model }}
+- name: HEADRACE_TENSOR_PARALLEL
+  value: {{ . | quote }}
+{{- end }}
 - name: HEADRACE_DTYPE
   value: {{ .model.dtype }}
 - name: HEADRACE_QUANTIZATION

@@ -37,6 +37,13 @@
 {{- .Values.defaultModel | default (include "headrace.models" . | fromYaml | keys | sortAlpha | first) -}}
 {{- end -}}
 
+{{/* Over how many GPUs vLLM spreads each layer; empty: one holds all. Argument: the model. */}}
+{{- define "headrace.model.tensorParallel" -}}
+{{- if and (eq .engine "vllm") (gt (int .gpu.count) 1) -}}
+{{- int .gpu.count -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What the worker is told as model_source. Argument: the model's source. */}}
 {{- define "headrace.model.source" -}}
 {{- if hasPrefix "pvc://" . -}}

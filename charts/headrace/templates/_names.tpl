@@ -93,7 +93,9 @@ annotations:
 {{- define "headrace.worker.image" -}}
 {{- $image := .root.Values.image.worker -}}
 {{- $tag := $image.tag | default .root.Chart.AppVersion -}}
-{{- if not (int .spec.gpu.count) -}}
+{{- if eq .spec.engine "vllm" -}}
+{{- $tag = $image.vllmTag | default (printf "%s-vllm" .root.Chart.AppVersion) -}}
+{{- else if not (int .spec.gpu.count) -}}
 {{- $tag = $image.cpuTag | default $image.tag | default (printf "%s-cpu" .root.Chart.AppVersion) -}}
 {{- end -}}
 {{- .spec.image | default (include "headrace.image" (dict "root" .root "repository" $image.repository "tag" $tag)) -}}
