@@ -151,7 +151,6 @@ def bounded(characters: int) -> float:
 
 OPENED_BY_PATTERN = {**TEMPLATE, "fields": {"content": {}, "thinking": {"open_pattern": SLOW}}}
 CLOSED_BY_PATTERN = {**TEMPLATE, "fields": {"content": {}, "thinking": {"open": "<think>", "close_pattern": SLOW}}}
-STRINGS = with_call(content_args={"string_delims": [["<s>", "<e>"]]})
 
 
 @pytest.mark.parametrize(
@@ -164,10 +163,8 @@ STRINGS = with_call(content_args={"string_delims": [["<s>", "<e>"]]})
             f"<call>{BAIT}</call> so",
             f"{BAIT} so",
         ),
-        (STRINGS, f"<call>{'<s>' * 20_000}</call> so", "<s>" * 20_000 + " so"),
-        (STRINGS, f"<call>{'<s><e>' * 20_000}</call> so", "<s><e>" * 20_000 + " so"),
     ],
-    ids=["an opening", "an end", "a call's parts", "strings without an end", "many strings"],
+    ids=["an opening", "an end", "a call's parts"],
 )
 def test_patterns_that_take_too_long_leave_the_answer_as_text(template: dict[str, Any], text: str, shown: str) -> None:
     one = stream("<bot>", template)
