@@ -12,7 +12,7 @@ from api.anthropic.message_answer import Json, MessageEvents, message
 from api.anthropic.requests import Conversation, MessageRequest
 from api.errors import NoTokenizer, UnknownModel
 from api.http.answer_replies import Translation, answer_reply
-from api.http.dependencies import backend_of, caller_of_either, trace_context_of
+from api.http.dependencies import backend_of, caller_of, trace_context_of
 from api.http.lenient_body import checked, within_bounds
 from api.http.loop_prevention import loop_prevention_of
 from api.http.openapi import ENDING, READING, body_of, replies
@@ -55,7 +55,7 @@ COUNT: dict[str, Any] = {
 )
 async def create(request: Request) -> Response:
     """A message, as Anthropic's API makes it; docs/openai.md says what is supported."""
-    backend, caller = backend_of(request), caller_of_either(request)
+    backend, caller = backend_of(request), caller_of(request)
     body = await read_body(request)
     backend.readers.check(caller)
     wanted: MessageRequest
@@ -87,7 +87,7 @@ async def create(request: Request) -> Response:
 )
 async def count_tokens(request: Request) -> Json:
     """How many tokens the prompt of such a message would have."""
-    backend, caller = backend_of(request), caller_of_either(request)
+    backend, caller = backend_of(request), caller_of(request)
     wanted = await checked(Conversation, await read_body(request))
     model = backend.models.chosen(caller, wanted.model)
     ids = await backend.tokens.of_prompt(caller, model, within_bounds(_spoken, wanted, None))

@@ -19,20 +19,21 @@ def backend_of(request: Request) -> Backend:
 
 
 def caller_of(request: Request) -> Caller:
-    """By the header `Authorization: Bearer <key>`. Raises Unauthorized."""
-    scheme, _, key = _only(request, "authorization").partition(" ")
-    return backend_of(request).key_ring.caller(key.strip() if scheme.lower() == "bearer" else "")
-
-
-def caller_of_either(request: Request) -> Caller:
-    """As `caller_of`, or by the header `x-api-key`, which Anthropic's clients send; where both are there, both count.
-    Raises Unauthorized."""
+    """By the header `Authorization: Bearer <key>`, or by `x-api-key`, which Anthropic's clients send; where both are
+    there, both count. Raises Unauthorized.
+    """
+    key_ring = backend_of(request).key_ring
     if "x-api-key" not in request.headers:
-        return caller_of(request)
-    caller = backend_of(request).key_ring.caller(_only(request, "x-api-key").strip())
-    if "authorization" in request.headers and caller_of(request) != caller:
+        return key_ring.caller(_bearer(request))
+    caller = key_ring.caller(_only(request, "x-api-key").strip())
+    if "authorization" in request.headers and key_ring.caller(_bearer(request)) != caller:
         raise Unauthorized("Authorization and x-api-key name two different callers: send one of them.")
     return caller
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, key = _only(request, "authorization").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _only(request: Request, name: str) -> str:
@@ -41,9 +42,13 @@ def _only(request: Request, name: str) -> str:
     return sent[0] if len(sent) == 1 else ""
 
 
+def _sends_key(request: Request) -> bool:
+    return "authorization" in request.headers or "x-api-key" in request.headers
+
+
 async def caller_of_reader(request: Request, task_id: str) -> Caller:
     """As `caller_of`; who sets no headers, such as a browser's EventSource, sends `?stream_token=` instead."""
-    if "authorization" in request.headers or "stream_token" not in request.query_params:
+    if _sends_key(request) or "stream_token" not in request.query_params:
         return caller_of(request)
     backend = backend_of(request)
     caller = await backend.stream_tokens.caller(request.query_params["stream_token"], task_id)
@@ -57,7 +62,7 @@ async def caller_of_stream(request: Request, task_id: str) -> Caller:
     for that reason; proxies in front should not either.
     """
     query = request.query_params
-    if KEY_IN_QUERY in query and "stream_token" not in query and "authorization" not in request.headers:
+    if KEY_IN_QUERY in query and "stream_token" not in query and not _sends_key(request):
         return backend_of(request).key_ring.caller(query[KEY_IN_QUERY])
     return await caller_of_reader(request, task_id)
 

@@ -62,7 +62,11 @@ def thread_params(
 def refuse_unsupported(wanted: ResponseRequest) -> None:
     """Raises InvalidParams for a field whose meaning this server cannot keep, and for two that exclude each other."""
     refused: list[tuple[str, bool, str]] = [
-        ("background", bool(wanted.background) and not wanted.stored, "needs store: true, which is the default"),
+        (
+            "background",
+            bool(wanted.background) and not wanted.stored,
+            "needs what is stored: this request, or its key, stores nothing",
+        ),
         (
             "previous_response_id",
             wanted.previous_response_id is not None and wanted.conversation is not None,
