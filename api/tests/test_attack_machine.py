@@ -48,7 +48,7 @@ MORE_BYTES = 8 * 2**20
 """Resident memory, however much was asked."""
 SECRET = "secret-of-{}"
 """Is in all that the tenant writes, and must be in nothing that the other reads."""
-LASTING = re.compile(rb"headrace:(_kombu|done|janitor|model|order|served|stream_secret|usage|workers)\b")
+LASTING = re.compile(rb"headrace:(_kombu|done|janitor|model|order|served|stream_secret|usage|warm|workers)\b")
 """Keys of models, tenants and queues: there are as many as of these."""
 EXPIRING = re.compile(rb"headrace:(conversations?|resent)\b")
 """Those of a turn that was cancelled, and digests of requests, which may be sent again: gone within an hour."""
