@@ -61,6 +61,13 @@ def test_code_comes_after_dependencies(dockerfile: str) -> None:
     assert dockerfile.index("COPY --from=dependencies") < dockerfile.index("COPY --from=code")
 
 
+def test_what_becomes_a_wheel_is_copied_whole(dockerfile: str) -> None:
+    (built,) = re.findall(r"pip wheel [^\n\\]*", dockerfile)
+    for distribution in re.findall(r" \./(\w+)", built):
+        assert f"COPY {distribution}/pyproject.toml {distribution}/\n" in dockerfile
+        assert f"COPY {distribution}/src/ {distribution}/src/\n" in dockerfile
+
+
 def test_the_api_image_installs_neither_torch_nor_transformers() -> None:
     names = pinned_in("api").keys()
     assert {"fastapi", "kubernetes"} <= names
