@@ -63,7 +63,7 @@ def installed(python: Path) -> Mapping[str, str]:
     return found
 
 
-def test_it_is_made_once_by_the_pinned_versions_and_brought_up_to_date_when_they_change(
+def test_it_is_made_once_by_the_pinned_versions_and_anew_when_they_change(
     tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "engines" / "vllm"

