@@ -21,6 +21,7 @@ from bench.experiments.prefix import prefix
 from bench.experiments.scoring import scoring
 from bench.experiments.serving import serving
 from bench.experiments.telemetry import telemetry
+from bench.experiments.vllm import vllm
 from bench.experiments.whole_path import replaced, whole_path
 from bench.regression import compare
 from bench.results_file import RESULTS, Result
@@ -41,6 +42,7 @@ EXPERIMENTS = {
         growth,
         costs,
         telemetry,
+        vllm,
         demo,
     )
 }

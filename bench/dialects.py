@@ -56,17 +56,22 @@ class HeadraceDialect:
 
 
 class OpenAiDialect:
-    """`POST /v1/chat/completions` with `stream`; every piece with content counts as one token."""
+    """`POST /v1/chat/completions` with `stream`; every piece with content counts as one token.
+
+    `usage`: a server that puts several tokens into a piece says at the end how many there were.
+    """
 
     _CONTENT = re.compile(rb'"content": ?"(?!")')
+    _USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 
-    def __init__(self, model: str, path: str = "/v1/chat/completions") -> None:
+    def __init__(self, model: str, path: str = "/v1/chat/completions", *, usage: bool = False) -> None:
         self._model = model
         self._path = path
+        self._usage = {"stream_options": {"include_usage": True}} if usage else {}
 
     async def ask(self, connection: HttpConnection, turn: Turn, timeline: Timeline) -> None:
         body = {"model": self._model, "messages": turn.messages, "max_tokens": turn.max_tokens, "stream": True}
-        body |= {"temperature": 0, **({"tools": turn.tools} if turn.tools else {})}
+        body |= {"temperature": 0, **self._usage, **({"tools": turn.tools} if turn.tools else {})}
         tokens = 0
 
         def count(data: bytes, now: float) -> None:
@@ -74,6 +79,8 @@ class OpenAiDialect:
             if new := len(self._CONTENT.findall(data)):
                 tokens += new
                 timeline.arrivals.append((now, tokens))
+            if timeline.arrivals and (told := self._USAGE.search(data)):
+                timeline.arrivals[-1] = (timeline.arrivals[-1][0], int(told[1]))
 
         status = await connection.stream("POST", self._path, json.dumps(body).encode(), count)
         if status != 200:

