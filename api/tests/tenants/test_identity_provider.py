@@ -17,6 +17,7 @@ from api.errors import Unauthorized, Unavailable
 from api.tenants.caller import Policy
 from api.tenants.identity_provider import IdentityProvider, ProviderSettings
 from api.tenants.key_file import sha256_of
+from api.tenants.stream_tokens import AUDIENCE as STREAM_AUDIENCE
 from shared.store.limits import Limits
 from testbed.api_app import StartApp, rpc
 
@@ -192,8 +193,9 @@ async def test_before_any_key_was_fetched_a_token_is_to_come_again(
         provider.caller(token(), {})
 
 
-async def test_tokens_and_keys_open_the_same_doors(start_app: StartApp, published: Published) -> None:
-    settings = {
+def of_both(published: Published) -> dict[str, Any]:
+    """Settings of a server that takes the provider's tokens, and a key of the tenant b."""
+    return {
         "api_keys": {
             "keys": [{"id": "k", "tenant": "b", "sha256": sha256_of("hr_b")}],
             "policies": {"reader": {"scopes": ["read"]}},
@@ -201,7 +203,10 @@ async def test_tokens_and_keys_open_the_same_doors(start_app: StartApp, publishe
         "oidc_issuer": ISSUER, "oidc_audience": AUDIENCE, "oidc_jwks_url": published.url,
         "oidc_tenant_claim": "team", "oidc_policy_claim": "plan",
     }  # fmt: skip
-    async with start_app(**settings) as http:
+
+
+async def test_tokens_and_keys_open_the_same_doors(start_app: StartApp, published: Published) -> None:
+    async with start_app(**of_both(published)) as http:
         mine, reader = token(plan=None), token(plan="reader")
         task_id = (await rpc(http, "create_message", {"message": "hi"}, key=mine))["result"]["taskId"]
         assert "result" in await rpc(http, "get_message", {"taskId": task_id}, key=reader)
@@ -212,3 +217,31 @@ async def test_tokens_and_keys_open_the_same_doors(start_app: StartApp, publishe
             counted = await http.post("/v1/messages/count_tokens", json=body, headers=headers)
             assert counted.status_code == 503  # nobody is there to count, but the token was taken
         assert (await http.post("/rpc", json={}, headers={"Authorization": "Bearer a.b.c"})).status_code == 401
+
+
+async def test_a_token_and_a_key_together_or_in_each_other_s_place_open_nothing(
+    start_app: StartApp, published: Published
+) -> None:
+    async with start_app(**of_both(published)) as http:
+        mine = token(plan=None)
+        task_id = (await rpc(http, "create_message", {"message": "hi"}, key=mine))["result"]["taskId"]
+        issued = await rpc(http, "stream_token", {"taskId": task_id}, key=mine)
+        for_stream = issued["result"]["streamToken"]
+        mixed = [
+            {"Authorization": f"Bearer {mine}", "x-api-key": "hr_b"},
+            {"Authorization": "Bearer hr_b", "x-api-key": mine},
+            {"Authorization": f"Bearer {mine}", "x-api-key": for_stream},
+            {"Authorization": f"Bearer {mine} hr_b"},
+            {"Authorization": f"Bearer hr_b.{mine}"},
+            {"Authorization": f"Bearer {mine}.hr_b"},
+            {"Authorization": f"Bearer {for_stream}"},
+            {"x-api-key": f"Bearer {mine}"},
+        ]
+        for headers in mixed:
+            for path in ("/v1/models", f"/stream/{task_id}", f"/v1/streams/{task_id}?stream_token={for_stream}"):
+                assert (await http.get(path, headers=headers)).status_code == 401, (path, headers)
+            for path in ("/rpc", "/v1/messages", "/v1/responses"):
+                assert (await http.post(path, headers=headers, json={})).status_code == 401, (path, headers)
+        for wrong in (mine, "hr_b", token(aud=STREAM_AUDIENCE, task=task_id, tenant="a")):
+            assert (await http.get(f"/stream/{task_id}?stream_token={wrong}")).status_code == 401
+        assert (await http.head(f"/stream/{task_id}?stream_token={for_stream}")).status_code == 200
