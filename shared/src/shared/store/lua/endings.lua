@@ -18,8 +18,7 @@ local function finish(state, outcome_type, outcome, result)
   append(attempt, CLOSED + 2, 'status', state_event('status', state))
   append(attempt, CLOSED + 3, 'end', state_event('end', state))
   redis.call('HSET', task, 'state', 'ended', 'wire', state, 'ended_at', now, 'outcome', outcome, 'result', result)
-  redis.call('ZREM', key('waiting', model), id)
-  leave_order(model, field('flow'))
+  if redis.call('ZREM', key('waiting', model), id) == 1 then leave_order(model, field('flow')) end
   if r[4] then redis.call('ZREM', home_key(model, r[4]), id) end
   if redis.call('ZREM', key('running', model), id) == 1 and r[5] then change_load(model, r[5], -1) end
   redis.call('ZREM', prefix .. 'deadlines', id)

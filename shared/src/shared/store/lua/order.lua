@@ -1,7 +1,8 @@
 -- Which of a model's waiting tasks a free slot takes. A tenant's tasks of one class are a flow: first come, first served.
 -- Of all flows with waiting tasks the one is next whose clock is behind: a clock advances by the tokens that its flow is
 -- given, prompts and answers, divided by the flow's weight (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996). A
--- flow that comes back after a pause starts where the others are: nobody saves up, and where nobody waits nobody is behind. Tasks that were given back go first.
+-- flow that comes back after a pause starts where the others are: nobody saves up, and where nobody waits nobody is behind.
+-- Tasks that were given back go first.
 --   front:{model}   sorted set: given back, by acceptance     flows:{model}   sorted set: flows with waiting tasks, by clock
 --   flow:{model:flow}  sorted set: its tasks, by acceptance   served:{model}  sorted set: others that are ahead, by clock
 --   order:{model}   hash: weight of each flow that waits, and `now`: the clock of the flow that was served last
@@ -40,9 +41,17 @@ local function leave_order(model, flow)
   if clock and tonumber(clock) > order_now(model) then redis.call('ZADD', key('served', model), clock, flow) end
 end
 
+local function class_weight(flow) return CLASS_WEIGHTS[string.match(flow, '^[^:]*')] or 1 end
+
 local function weight_of(model, flow)
-  local class = string.match(flow, '^[^:]*')
-  return (CLASS_WEIGHTS[class] or 1) * tonumber(redis.call('HGET', key('order', model), 'weight ' .. flow) or 1)
+  return class_weight(flow) * tonumber(redis.call('HGET', key('order', model), 'weight ' .. flow) or 1)
+end
+
+-- The same for many flows, read at once.
+local function weights(model)
+  local fields, known = redis.call('HGETALL', key('order', model)), {}
+  for at = 1, #fields, 2 do known[fields[at]] = tonumber(fields[at + 1]) end
+  return function(flow) return class_weight(flow) * (known['weight ' .. flow] or 1) end
 end
 
 -- Prompt and answer tokens of the model's mean task.
@@ -54,8 +63,14 @@ local function mean_tokens(model)
 end
 
 -- The task at hand is taken out of its flow, which is charged for what the task will probably need: the mean answer, for
--- the longest would keep the others of the flow waiting until it ends. `settle_flow` corrects it.
+-- the longest would keep the others of the flow waiting until it ends. `settle_flow` corrects it. Where no other task waits,
+-- nobody is behind anybody.
 local function serve_flow(model, flow)
+  if redis.call('EXISTS', key('waiting', model)) == 0 then
+    redis.call('DEL', key('front', model), flow_key(model, flow), key('flows', model), key('served', model),
+      key('order', model))
+    return
+  end
   local r = redis.call('HMGET', task, 'prompt_expected', 'answer_expected')
   local _, mean_answer = mean_tokens(model)
   local cost = math.max(1, tonumber(r[1] or 0) + math.min(tonumber(r[2] or UNKNOWN_TOKENS), mean_answer))
@@ -111,15 +126,7 @@ end
 -- How many waiting tasks are to be taken up to this one, itself included, if none comes and all need the same tokens; nil
 -- for one that does not wait. `known`: what one script has read for another place of the same model.
 local function place_of(model, waiting_id, known)
-  known = known or {flows = {}}
-  local function read(flow)
-    local one = known.flows[flow]
-    if not one then
-      one = {weight = weight_of(model, flow), tasks = redis.call('ZCARD', flow_key(model, flow))}
-      known.flows[flow] = one
-    end
-    return one
-  end
+  known = known or {tasks = {}}
   local rank = redis.call('ZRANK', key('front', model), waiting_id)
   if rank then return rank + 1 end
   local flow = redis.pcall('HGET', key('task', waiting_id), 'flow')
@@ -129,17 +136,23 @@ local function place_of(model, waiting_id, known)
   if not known.mean then
     local prompt, answer = mean_tokens(model)
     known.mean = math.max(1, prompt + answer)
+    known.weights = weights(model)
+    known.front = redis.call('ZCARD', key('front', model))
   end
-  local turn = tonumber(clock) + rank * known.mean / read(flow).weight
-  local place = redis.call('ZCARD', key('front', model)) + rank + 1
+  local turn = tonumber(clock) + rank * known.mean / known.weights(flow)
+  local place = known.front + rank + 1
   local before = redis.call('ZRANGE', key('flows', model), '-inf', turn, 'BYSCORE', 'LIMIT', 0, MOST_FLOWS, 'WITHSCORES')
   for at = 1, #before, 2 do
     local other = before[at]
     if other ~= flow then
-      local ahead = (turn - tonumber(before[at + 1])) * read(other).weight / known.mean
+      local ahead = (turn - tonumber(before[at + 1])) * known.weights(other) / known.mean
       local count = math.ceil(ahead)
       if count == ahead and other < flow then count = count + 1 end
-      place = place + math.min(count, read(other).tasks)
+      if count > 1 then -- a flow has one at least
+        known.tasks[other] = known.tasks[other] or redis.call('ZCARD', flow_key(model, other))
+        count = math.min(count, known.tasks[other])
+      end
+      place = place + count
     end
   end
   return place
