@@ -165,6 +165,10 @@ async def test_a_warm_record_that_is_broken_keeps_nobody_waiting(ledger: TaskLed
     await run(ledger, "w1", "one")
     await wait(ledger)
     broken, well = [(await wait(ledger, "one")).task_id for _ in range(2)]
+    gone = (await wait(ledger, "one")).task_id
+    await redis.delete(keys.task(gone))
+    await redis.lpush(keys.task(gone), "not a record")
+    await redis.zadd(keys.home("m:w1"), {gone: 1})
     await redis.hdel(keys.task(broken), "v")
     with pytest.raises(Exception, match="nil"):
         await take(ledger, "w1")

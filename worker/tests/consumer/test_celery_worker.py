@@ -4,9 +4,10 @@ import time
 import pytest
 from celery.exceptions import TaskRevokedError
 
+from shared.celery_app import send_task
 from shared.store.task_record import Claim
 from shared.wire.schemas import ErrorEvent
-from testbed.task_client import TaskClient
+from testbed.task_client import SCRIPTED_MODEL, TaskClient
 from testbed.worker_process import StartWorker
 
 
@@ -41,6 +42,16 @@ async def test_a_failed_and_a_cancelled_task_raise_at_the_celery_client(
     for task_id in (endless, cancelled_while_queued):
         with pytest.raises(TaskRevokedError):
             await client.get(task_id)
+
+
+async def test_a_message_for_one_worker_alone_is_taken_by_it(client: TaskClient, start_worker: StartWorker) -> None:
+    for _ in range(2):
+        await start_worker()
+    for name in ("worker-1", "worker-2") * 3:
+        task_id = await client.accept("!say hello")
+        await asyncio.to_thread(send_task, client.app, task_id, SCRIPTED_MODEL, "normal", {}, name)
+        await client.result(task_id)
+        assert await client.redis.hget(client.keys.task(task_id), "worker") == name.encode()
 
 
 async def test_many_tasks_share_the_batch(client: TaskClient, start_worker: StartWorker) -> None:

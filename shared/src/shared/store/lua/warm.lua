@@ -83,7 +83,7 @@ local function next_at(model, worker)
   if redis.call('ZSCORE', home, id) then table.insert(warm, 1, id) end
   local prompt, answer = mean_tokens(model)
   for _, other in ipairs(warm) do
-    local waits = redis.call('HMGET', key('task', other), 'state', 'flow')
+    local waits = redis.pcall('HMGET', key('task', other), 'state', 'flow')
     if waits[1] ~= 'waiting' then
       redis.call('ZREM', home, other)
     else
