@@ -11,17 +11,21 @@ from pathlib import Path
 from bench.experiments import FULL, QUICK, Scale
 from bench.experiments.attention import engine
 from bench.experiments.chats import chats
+from bench.experiments.claims import claims
 from bench.experiments.costs import costs
 from bench.experiments.delivery import delivery
 from bench.experiments.demo import demo
 from bench.experiments.doors import doors
+from bench.experiments.fairness import fairness
 from bench.experiments.first_token import first_token
 from bench.experiments.growth import growth
+from bench.experiments.placement import placement
 from bench.experiments.prefix import prefix
 from bench.experiments.scoring import scoring
 from bench.experiments.serving import serving
 from bench.experiments.telemetry import telemetry
 from bench.experiments.vllm import vllm
+from bench.experiments.warmth import warmth
 from bench.experiments.whole_path import replaced, whole_path
 from bench.regression import compare
 from bench.results_file import RESULTS, Result
@@ -37,6 +41,10 @@ EXPERIMENTS = {
         delivery,
         serving,
         prefix,
+        warmth,
+        placement,
+        fairness,
+        claims,
         scoring,
         chats,
         growth,

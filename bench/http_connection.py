@@ -20,8 +20,10 @@ class Disconnected(Exception):
 class HttpConnection(asyncio.Protocol):
     """One keep-alive connection, one request at a time; opens itself again when the server has closed it."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, key: str = "") -> None:
+        """`key`: an API key; empty for none."""
         self._host, self._port = host, port
+        self._key = key
         self._transport: asyncio.Transport | None = None
         self._reset()
 
@@ -57,6 +59,8 @@ class HttpConnection(asyncio.Protocol):
         self._on_data = on_data
         self._done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n"
+        if self._key:
+            head += f"Authorization: Bearer {self._key}\r\n"
         if body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self._transport.write(head.encode() + b"\r\n" + body)

@@ -40,12 +40,12 @@ class Load:
 class HttpClients:
     """Keep-alive connections to one server, opened as they are needed."""
 
-    def __init__(self, dialect: Dialect, port: int, host: str = "127.0.0.1") -> None:
-        self._dialect, self._host, self._port = dialect, host, port
+    def __init__(self, dialect: Dialect, port: int, host: str = "127.0.0.1", key: str = "") -> None:
+        self._dialect, self._host, self._port, self._key = dialect, host, port, key
         self._idle: list[HttpConnection] = []
 
     async def ask(self, turn: Turn) -> Timeline:
-        connection = self._idle.pop() if self._idle else HttpConnection(self._host, self._port)
+        connection = self._idle.pop() if self._idle else HttpConnection(self._host, self._port, self._key)
         timeline = await timed(self._dialect, connection, turn)
         self._idle.append(connection)
         return timeline
