@@ -59,7 +59,6 @@ class Arena:
 
     def __init__(self, folder: Path) -> None:
         self.sent = 0
-        self.accepted = 0
         self.statuses: defaultdict[int, int] = defaultdict(int)
         self._stack = contextlib.ExitStack()
         self.valkey = self._stack.enter_context(Valkey(folder / "valkey"))
@@ -330,9 +329,9 @@ class Attack(RuleBasedStateMachine):
         reply = self._call(tenant, replica, "usage", {"days": days, "tenant": other})
         assert other == tenant or "error" in reply, reply
 
-    @rule(tenant=tenants, replica=replicas, first=tenants, which=numbers, name=strange_ids)
-    def come_with_two_keys(self, tenant: str, replica: int, first: str, which: int, name: str) -> None:
-        """In one header, in two, in the query, or with what is none."""
+    @rule(tenant=tenants, replica=replicas, which=numbers, name=strange_ids)
+    def come_with_two_keys(self, tenant: str, replica: int, which: int, name: str) -> None:
+        """In one header, in two, in the query, or with what is none: as nobody."""
         other = {"alpha": "beta", "beta": "alpha"}[tenant]
         path, headers = [
             ("/v1/models", {"Authorization": f"Bearer hr_{tenant}, Bearer hr_{other}"}),
