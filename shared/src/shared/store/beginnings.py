@@ -14,8 +14,8 @@ from shared.wire.schemas import InferenceRequest
 
 FIRST_BYTES = 512
 """About 128 tokens. A shorter prompt is computed sooner than it is sent anywhere."""
-STEPS = 8
-"""Beginnings of 512 bytes, 1 KiB, … 64 KiB: of what prompts share, a document or a system prompt."""
+STEPS = 12
+"""Beginnings of 512 bytes, 1 KiB, … 1 MiB: of what prompts share, a document or a system prompt."""
 ENDS = 8
 """Of the newest messages: in a conversation's next turn the last one of this turn is among them."""
 DIGEST_BYTES = 9
