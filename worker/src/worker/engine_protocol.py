@@ -12,6 +12,8 @@ KILL_SECONDS = 4.0
 """After `Stop` one that has not left is killed: later than the engine's own bound, so that the two never race, and
 early enough that the worker still says good-bye within its hand-over."""
 
+LinearLayers = Literal["packed", "plain"]
+
 FinishReason = Literal["stop", "length"]
 """`stop`: an end-of-sequence token, or the grammar is complete; `length`: `max_new_tokens` reached."""
 
@@ -126,6 +128,8 @@ class Ready:
     continues_draws: bool
     """Whether token i of a sampled answer depends on model, prompt, seed and i alone: then an answer that another
     process goes on with is the one that an undisturbed process would have given. Greedy ones are so in any case."""
+    linear_layers: LinearLayers | None = None
+    """How they keep their weights, where the engine has chosen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,8 @@ class Engine:
             case Loading():
                 self.progress = message
             case Ready():
-                log.info("The engine is ready after %.1f s on %s.", message.load_seconds, message.device)
+                layers = f", its linear layers {message.linear_layers}" if message.linear_layers else ""
+                log.info("The engine is ready after %.1f s on %s%s.", message.load_seconds, message.device, layers)
                 self.info, self._heard = message, time.monotonic()
                 self._resolve(message)
                 self._on_change()

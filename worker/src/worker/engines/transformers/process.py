@@ -39,6 +39,7 @@ def _load(options: TransformersOptions, send: Send) -> "Loaded[Answer]":
     from worker.engines.checkpoint.tokenizer import load_tokenizer
     from worker.engines.grammar import grammars_of
     from worker.engines.transformers.batch import Batch
+    from worker.engines.transformers.linear_layers import arrange
     from worker.engines.transformers.sizing import batch_config, context_length
     from worker.engines.transformers.weights import load_weights
 
@@ -47,6 +48,7 @@ def _load(options: TransformersOptions, send: Send) -> "Loaded[Answer]":
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     model = load_weights(options, lambda detail, fraction: send(Loading(detail, 0.1 + 0.6 * fraction)))
+    linear_layers = arrange(model) if model.device.type == "cpu" and options.device_map is None else None
     tokenizer = load_tokenizer(options)
     configured = model.generation_config or GenerationConfig()
     eos = eos_token_ids(configured, tokenizer)
@@ -68,5 +70,6 @@ def _load(options: TransformersOptions, send: Send) -> "Loaded[Answer]":
         sampling=sampling_defaults(configured),
         grammars=grammars is not None,
         continues_draws=True,
+        linear_layers=linear_layers,
     )
     return Loaded(ready, batch, grammars)

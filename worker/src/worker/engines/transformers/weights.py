@@ -43,20 +43,7 @@ def load_weights(options: TransformersOptions, progress: Progress) -> "PreTraine
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ModelUnavailable(f"The model {options.model_source} cannot be loaded: {error}") from error
     model.eval()
-    if model.device.type == "cpu" and dtype == torch.float32:
-        _store_by_input(model)
     return model
-
-
-def _store_by_input(model: "PreTrainedModel") -> None:
-    """Stores linear weights input by input, their shape as before: MKL multiplies a few rows with such a matrix
-    a quarter faster than with PyTorch's own order (187 -> 144 ms for 32 rows through the 135M model, one thread)."""
-    import torch
-
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.weight.data = module.weight.data.t().contiguous().t()
 
 
 def _device(options: TransformersOptions) -> "torch.device":
