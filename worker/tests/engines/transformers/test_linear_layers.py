@@ -1,5 +1,7 @@
 """Linear layers with packed weights, and which form a machine gets."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -64,6 +66,20 @@ def test_the_faster_form_is_chosen_and_no_other_copy_is_kept(
     assert sum(parameter.ndim == 2 for parameter in model.parameters()) == 1, "the embeddings alone"
     with torch.no_grad():
         assert torch.allclose(model(ids).logits, before, atol=1e-5)
+
+
+def test_no_more_than_one_layer_is_there_twice(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [weakref.ref(module) for module in model.modules() if type(module) is nn.Linear]
+    monkeypatch.setattr(linear_layers, "_faster", lambda weights: "packed")
+    pack, left = linear_layers._packed, []
+
+    def packed(weight: torch.Tensor) -> torch.Tensor:
+        left.append(sum(layer() is not None for layer in layers))
+        return pack(weight)
+
+    monkeypatch.setattr(linear_layers, "_packed", packed)
+    arrange(model)
+    assert left == list(range(len(layers), 0, -1))
 
 
 def test_both_forms_are_measured_here(model: LlamaForCausalLM) -> None:

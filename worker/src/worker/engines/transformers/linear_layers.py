@@ -51,10 +51,12 @@ class PackedLinear(nn.Module):
 
 def arrange(model: "PreTrainedModel") -> LinearLayers:
     """Gives the linear layers of a model that is on a CPU the faster form, and says which."""
-    layers = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     with torch.no_grad():
-        chosen = _faster([layer.weight.detach() for layer in layers.values()])
-        for name, layer in layers.items():
+        chosen = _faster([model.get_parameter(f"{name}.weight").detach() for name in names])
+        for name in names:  # nothing else holds a layer: its weights go before the next one's are packed
+            layer = model.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
             if chosen == "packed":
                 model.set_submodule(name, PackedLinear(layer))
             else:
