@@ -1,5 +1,6 @@
-"""The Lua scripts that change tasks: each is what they share and a file of its own; arguments go by name."""
+"""The Lua scripts that change tasks: each is a file and what it uses of what they share; arguments go by name."""
 
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -13,7 +14,24 @@ Argument = str | bytes | int | None
 
 
 SHARED = ("prelude", "order", "warm", "accounts", "endings")
-"""In front of every script."""
+"""What scripts may use; each of these what is in those before it."""
+
+
+def joined(shared: str, script: str) -> str:
+    """The script behind the definitions that it uses: Redis makes each function anew in every run.
+
+    A definition begins with `local` at the beginning of a line, and uses only those before it.
+    """
+    shared, script = (re.sub("--.*", "", text) for text in (shared, script))
+    for definition in reversed(re.split("^(?=local )", shared, flags=re.MULTILINE)[1:]):
+        names = re.match(r"local (?:function )?([\w, ]+)", definition)
+        assert names is not None, definition
+        if {*_words(names[1])} & {*_words(script)}:
+            script = definition + script
+    return script
+
+
+_words = re.compile(r"\w+").findall
 
 
 class Scripts:
@@ -23,7 +41,9 @@ class Scripts:
         lua = files("shared.store") / "lua"
         shared = "".join((lua / f"{name}.lua").read_text() for name in SHARED)
         self._prefix = keys.prefix
-        self._scripts = {name: redis.register_script(shared + (lua / f"{name}.lua").read_text()) for name in names}
+        self._scripts = {
+            name: redis.register_script(joined(shared, (lua / f"{name}.lua").read_text())) for name in names
+        }
 
     async def run(self, name: str, task_id: str, **arguments: Argument) -> list[Any]:
         """The script's reply."""
