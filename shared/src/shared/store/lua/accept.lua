@@ -45,7 +45,7 @@ if home then
   redis.call('ZADD', home_key(model, home), arrived, id)
   redis.call('PEXPIRE', home_key(model, home), orphan_ms)
 end
-local place = length == 0 and 1 or place_of(model, id)
+local place = length == 0 and 1 or place_in_flow(model, flow, id, {tasks = {}})
 append(0, 1, 'status', state_event('status', 'PENDING', ',"position":' .. place .. args.guard))
 redis.call('PEXPIRE', task, orphan_ms)
 redis.call('PEXPIRE', events, orphan_ms)

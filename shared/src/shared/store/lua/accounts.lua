@@ -81,9 +81,8 @@ local function charge(tenant, now, orphan_ms) -- without orphan_ms there is no t
   return refusal, left
 end
 
--- The task at hand waits again, or no more.
-local function count_waiting(waits)
-  local name = field('account')
+-- The task at hand, of this account if of any, waits again, or no more.
+local function count_waiting(name, waits)
   if not name then return end
   local unfinished, waiting = key('account_tasks', name), key('account_waiting', name)
   local until_ms = waits and redis.call('ZSCORE', unfinished, id)

@@ -9,7 +9,7 @@ local function claim()
   local revision = args.revision
   local context = args.context -- of this attempt's span; empty where nobody traces
   local r = redis.call('HMGET', task, 'state', 'v', 'model', 'attempt', 'revision', 'deadline', 'tokens', 'void', 'flow',
-    'home', 'hints')
+    'home', 'hints', 'prompt_expected', 'answer_expected', 'flow_cost', 'account', 'attempt_context')
   local state, model, attempt = r[1], r[3], tonumber(r[4])
   if not state then return {'missing', id} end
   if tonumber(r[2]) > tonumber(args.version) then return {'version', id} end
@@ -25,11 +25,11 @@ local function claim()
   redis.call('HSET', task, 'state', 'running', 'wire', 'STARTED', 'attempt', attempt, 'worker', args.worker,
     'revision', revision, 'started_at', now)
   redis.call('ZREM', key('waiting', model), id)
-  if r[9] then serve_flow(model, r[9]) end
+  if r[9] then serve_flow(model, r[9], r[12], r[13], r[14]) end
   if r[10] then redis.call('ZREM', home_key(model, r[10]), id) end
   if r[11] then note_warm(model, r[11], args.worker) end
   change_load(model, args.worker, 1)
-  count_waiting(false)
+  count_waiting(r[15], false)
   redis.call('ZADD', key('running', model), now + tonumber(args.lease_ms), id)
   append(attempt, 0, 'status', state_event('status', 'STARTED',
     ',"attempt":' .. attempt .. (restart and ',"restart":true' or '')))
@@ -37,7 +37,7 @@ local function claim()
   -- in the trace of the message's task: of another one it says afterwards which it is.
   local record = redis.call('HGETALL', task)
   if id ~= own then
-    redis.call('HDEL', task, 'attempt_context')
+    if r[16] then redis.call('HDEL', task, 'attempt_context') end
   elseif context ~= '' then
     redis.call('HSET', task, 'attempt_context', context)
   end

@@ -3,14 +3,14 @@
 -- `retention_ms` and `unstored_ms`.
 local function finish(state, outcome_type, outcome, result)
   local retention_ms = tonumber(args.retention_ms)
-  local unstored = field('unstored') -- the name under which the request's bytes are remembered, or empty
-  local kept_ms = unstored and tonumber(args.unstored_ms) or retention_ms
   local now = now_ms()
-  local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at', 'home', 'worker')
-  local model, tenant = r[1], r[2]
+  local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at', 'home', 'worker', 'context', 'idempotency',
+    'unstored')
+  local model, tenant, context, idempotency = r[1], r[2], r[6], r[7]
+  local unstored = r[8] -- the name under which the request's bytes are remembered, or empty
+  local kept_ms = unstored and tonumber(args.unstored_ms) or retention_ms
   local prompt, answer = settle(model, tenant, now)
   local attempt = top()
-  local context = field('context')
   if outcome_type == 'error' and context and context ~= '' then -- traceparent: 00-<trace id>-...
     outcome = string.format('%s,"traceId":"%s"}', string.sub(outcome, 1, -2), string.sub(context, 4, 35))
   end
@@ -37,7 +37,6 @@ local function finish(state, outcome_type, outcome, result)
   end
   redis.call('PEXPIRE', task, kept_ms)
   redis.call('PEXPIRE', events, kept_ms)
-  local idempotency = field('idempotency')
   if idempotency then redis.call('PEXPIRE', idempotency, kept_ms) end
 end
 

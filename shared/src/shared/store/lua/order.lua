@@ -13,14 +13,21 @@ local MOST_FLOWS = 1000 -- looked at for one place in the queue
 
 local function flow_key(model, flow) return key('flow', model .. ':' .. flow) end
 
-local function order_now(model) return tonumber(redis.call('HGET', key('order', model), 'now') or 0) end
+local function class_weight(flow) return CLASS_WEIGHTS[string.match(flow, '^[^:]*')] or 1 end
+
+-- The clock of the flow that was served last, and the weight of this one.
+local function read_order(model, flow)
+  local r = redis.call('HMGET', key('order', model), 'now', 'weight ' .. flow)
+  return tonumber(r[1] or 0), class_weight(flow) * tonumber(r[2] or 1)
+end
 
 -- The task at hand begins to wait in its flow.
 local function enter_flow(model, flow, at, weight)
   redis.call('ZADD', flow_key(model, flow), at, id)
   if weight then redis.call('HSET', key('order', model), 'weight ' .. flow, weight) end
   if not redis.call('ZSCORE', key('flows', model), flow) then
-    local clock = math.max(order_now(model), tonumber(redis.call('ZSCORE', key('served', model), flow) or 0))
+    local now = read_order(model, flow)
+    local clock = math.max(now, tonumber(redis.call('ZSCORE', key('served', model), flow) or 0))
     redis.call('ZADD', key('flows', model), clock, flow)
     redis.call('ZREM', key('served', model), flow)
   end
@@ -28,8 +35,10 @@ end
 
 -- The task at hand waits no more, in its flow or in front of all.
 local function leave_order(model, flow)
-  redis.call('ZREM', key('front', model), id)
-  if not flow or redis.call('ZREM', flow_key(model, flow), id) == 0 then return end
+  if not flow or redis.call('ZREM', flow_key(model, flow), id) == 0 then
+    redis.call('ZREM', key('front', model), id)
+    return
+  end
   if redis.call('EXISTS', flow_key(model, flow)) == 1 then return end
   local clock = redis.call('ZSCORE', key('flows', model), flow)
   redis.call('ZREM', key('flows', model), flow)
@@ -37,21 +46,16 @@ local function leave_order(model, flow)
     redis.call('DEL', key('served', model), key('order', model))
     return
   end
+  local now = read_order(model, flow)
   redis.call('HDEL', key('order', model), 'weight ' .. flow)
-  if clock and tonumber(clock) > order_now(model) then redis.call('ZADD', key('served', model), clock, flow) end
+  if clock and tonumber(clock) > now then redis.call('ZADD', key('served', model), clock, flow) end
 end
 
-local function class_weight(flow) return CLASS_WEIGHTS[string.match(flow, '^[^:]*')] or 1 end
-
-local function weight_of(model, flow)
-  return class_weight(flow) * tonumber(redis.call('HGET', key('order', model), 'weight ' .. flow) or 1)
-end
-
--- The same for many flows, read at once.
+-- The weights of all of them, read at once.
 local function weights(model)
   local fields, known = redis.call('HGETALL', key('order', model)), {}
-  for at = 1, #fields, 2 do known[fields[at]] = tonumber(fields[at + 1]) end
-  return function(flow) return class_weight(flow) * (known['weight ' .. flow] or 1) end
+  for at = 1, #fields, 2 do known[string.sub(fields[at], #'weight ' + 1)] = tonumber(fields[at + 1]) end
+  return function(flow) return class_weight(flow) * (known[flow] or 1) end
 end
 
 -- Prompt and answer tokens of the model's mean task.
@@ -64,33 +68,36 @@ end
 
 -- The task at hand is taken out of its flow, which is charged for what the task will probably need: the mean answer, for
 -- the longest would keep the others of the flow waiting until it ends. `settle_flow` corrects it. Where no other task waits,
--- nobody is behind anybody.
-local function serve_flow(model, flow)
+-- nobody is behind anybody. One that was given back is paid for, with its `flow_cost`.
+local function serve_flow(model, flow, prompt_expected, answer_expected, flow_cost)
   if redis.call('EXISTS', key('waiting', model)) == 0 then
     redis.call('DEL', key('front', model), flow_key(model, flow), key('flows', model), key('served', model),
       key('order', model))
     return
   end
-  local r = redis.call('HMGET', task, 'prompt_expected', 'answer_expected')
-  local _, mean_answer = mean_tokens(model)
-  local cost = math.max(1, tonumber(r[1] or 0) + math.min(tonumber(r[2] or UNKNOWN_TOKENS), mean_answer))
-  local weight = weight_of(model, flow)
-  local clock = redis.call('ZSCORE', key('flows', model), flow)
-  if clock and not field('flow_cost') then -- one that was given back is paid for
-    local behind = redis.call('ZRANGE', key('flows', model), 0, 0, 'WITHSCORES')[2] -- another flow's, where it is passed by
-    if tonumber(behind) > order_now(model) then redis.call('HSET', key('order', model), 'now', behind) end
+  local behind = not flow_cost and redis.call('ZRANGE', key('flows', model), 0, 0, 'WITHSCORES')
+  -- Another flow is behind where it is passed by.
+  if behind and (behind[1] == flow or redis.call('ZSCORE', key('flows', model), flow)) then
+    local _, mean_answer = mean_tokens(model)
+    local cost = math.max(1, tonumber(prompt_expected or 0) +
+      math.min(tonumber(answer_expected or UNKNOWN_TOKENS), mean_answer))
+    local now, weight = read_order(model, flow)
+    if tonumber(behind[2]) > now then
+      redis.call('HSET', key('order', model), 'now', behind[2])
+      redis.call('ZREMRANGEBYSCORE', key('served', model), '-inf', behind[2]) -- as good as forgotten
+    end
     redis.call('ZINCRBY', key('flows', model), cost / weight, flow)
     redis.call('HSET', task, 'flow_cost', cost, 'flow_weight', weight)
   end
   leave_order(model, flow)
-  redis.call('ZREMRANGEBYSCORE', key('served', model), '-inf', order_now(model)) -- as good as forgotten
 end
 
 -- The task at hand has ended, after so many tokens.
 local function settle_flow(model, tokens)
   local r = redis.call('HMGET', task, 'flow', 'flow_cost', 'flow_weight')
   if not r[2] or redis.call('EXISTS', key('flows', model)) == 0 then return end
-  local flow, more, now = r[1], (tokens - tonumber(r[2])) / tonumber(r[3]), order_now(model)
+  local flow, more = r[1], (tokens - tonumber(r[2])) / tonumber(r[3])
+  local now = read_order(model, flow)
   local clock = redis.call('ZSCORE', key('flows', model), flow)
   if clock then
     redis.call('ZADD', key('flows', model), math.max(now, tonumber(clock) + more), flow)
@@ -123,14 +130,9 @@ local function next_waiting(model)
   end
 end
 
--- How many waiting tasks are to be taken up to this one, itself included, if none comes and all need the same tokens; nil
--- for one that does not wait. `known`: what one script has read for another place of the same model.
-local function place_of(model, waiting_id, known)
-  known = known or {tasks = {}}
-  local rank = redis.call('ZRANK', key('front', model), waiting_id)
-  if rank then return rank + 1 end
-  local flow = redis.pcall('HGET', key('task', waiting_id), 'flow')
-  rank = type(flow) == 'string' and redis.call('ZRANK', flow_key(model, flow), waiting_id)
+-- `place_of` a task of this flow.
+local function place_in_flow(model, flow, waiting_id, known)
+  local rank = redis.call('ZRANK', flow_key(model, flow), waiting_id)
   local clock = rank and redis.call('ZSCORE', key('flows', model), flow)
   if not clock then return end
   if not known.mean then
@@ -156,4 +158,13 @@ local function place_of(model, waiting_id, known)
     end
   end
   return place
+end
+
+-- How many waiting tasks are to be taken up to this one, itself included, if none comes and all need the same tokens; nil
+-- for one that does not wait. `known`: what one script has read for other places of the same model; a table of `tasks` first.
+local function place_of(model, waiting_id, known)
+  local rank = redis.call('ZRANK', key('front', model), waiting_id)
+  if rank then return rank + 1 end
+  local flow = redis.pcall('HGET', key('task', waiting_id), 'flow')
+  return type(flow) == 'string' and place_in_flow(model, flow, waiting_id, known) or nil
 end

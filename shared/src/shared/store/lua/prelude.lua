@@ -68,17 +68,23 @@ local function forget_conversation(conversation, tenant)
   return redis.call('DEL', conversation)
 end
 
+local newest_attempt, newest_sequence -- of the task's stream, once somebody has looked
+
 -- The id of the newest entry of the task's stream, as attempt and sequence. Something else under the stream's name has
 -- taken its place: it is lost, and what the task still has to say needs a stream.
 local function top()
+  if newest_attempt then return newest_attempt, newest_sequence end
+  newest_attempt, newest_sequence = 0, 0
   if redis.call('TYPE', events).ok ~= 'stream' then
     redis.call('DEL', events)
     return 0, 0
   end
   local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-  if not newest then return 0, 0 end
-  local attempt, sequence = string.match(newest[1], '^(%d+)-(%d+)$')
-  return tonumber(attempt), tonumber(sequence)
+  if newest then
+    local attempt, sequence = string.match(newest[1], '^(%d+)-(%d+)$')
+    newest_attempt, newest_sequence = tonumber(attempt), tonumber(sequence)
+  end
+  return newest_attempt, newest_sequence
 end
 
 -- True when Redis no longer has the entry that a worker says it wrote last, given as its id.
@@ -94,6 +100,7 @@ local function append(attempt, sequence, kind, data)
   local before_attempt, before_sequence = top()
   local entry = string.format('%d-%d', attempt, sequence)
   redis.call('XADD', events, entry, 't', kind, 'd', data)
+  newest_attempt, newest_sequence = attempt, sequence
   redis.call('PUBLISH', events,
     string.format('%d-%d %s %s %s', before_attempt, before_sequence, entry, kind, data))
 end

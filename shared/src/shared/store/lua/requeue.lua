@@ -4,7 +4,7 @@
 -- The worker that holds the task names its attempt; a lease that ran out is anybody's to close.
 local attempt, cause, limit = tonumber(args.attempt), args.cause, tonumber(args.limit)
 local r = redis.call('HMGET', task, 'state', 'attempt', 'model', 'accepted_at', 'cancel', 'crashes', 'losses',
-  'worker')
+  'worker', 'account')
 if r[1] ~= 'running' then return {'not_running'} end
 local model = r[3]
 local running = key('running', model)
@@ -43,5 +43,5 @@ redis.call('ZREM', running, id)
 if r[8] then change_load(model, r[8], -1) end
 redis.call('ZADD', key('waiting', model), r[4], id)
 redis.call('ZADD', key('front', model), r[4], id)
-count_waiting(true)
+count_waiting(r[9], true)
 return {'requeued'}

@@ -88,7 +88,8 @@ local function next_at(model, worker)
       redis.call('ZREM', home, other)
     else
       local ahead = tonumber(redis.call('ZSCORE', key('flows', model), waits[2]) or math.huge) - tonumber(clock)
-      if ahead <= REACH * (prompt + answer) / weight_of(model, waits[2]) then
+      local _, weight = read_order(model, waits[2])
+      if ahead <= REACH * (prompt + answer) / weight then
         redis.call('HINCRBY', key('task', first), 'passed', 1)
         return other
       end
