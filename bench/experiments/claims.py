@@ -1,14 +1,17 @@
 """What the ledger's choice costs Redis: a task's acceptance, claim and end, with few and with many others waiting."""
 
 import asyncio
+import contextlib
 import random
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from redis.asyncio import Redis
 
 from bench.experiments import Scale
+from bench.interleave import interleaved
 from bench.measures import Metrics, spread
 from bench.results_file import Result
 from shared.store.beginnings import Beginnings
@@ -25,7 +28,10 @@ WORKERS = [f"worker{number}" for number in range(8)]
 TENANTS = 20
 CONVERSATIONS = 200
 DIGESTS = 12
+WARM_UP = 100
 TASKS, BATCH = 800, 80
+REPETITIONS = 3
+"""Of one measurement, for one of an experiment: it is short, and the machine's caches are others' too."""
 AT_ONCE = 32
 FOREVER = 1e15
 KINDS = {"warm prompts": True, "short prompts": False}
@@ -37,17 +43,16 @@ async def claims(scale: Scale) -> Result:
     """Redis's CPU time per task, and a claim's, at 100, 10,000 and 100,000 waiting tasks; with and without digests."""
     result = Result("claims", "python -m bench run claims")
     depths = (100, 10_000, 100_000) if scale.size >= 1 else (100, 5_000)
-    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+    async with contextlib.AsyncExitStack() as stack:
+        arms = {}
         for name, digests in KINDS.items():
-            with Valkey(Path(folder) / name.replace(" ", "-"), durable=False) as valkey:
-                async with Redis.from_url(valkey.url) as redis:
-                    work = _Work(redis, digests=digests)
-                    await redis.zadd(work.keys.workers(MODEL), dict.fromkeys(WORKERS, FOREVER))
-                    for depth in depths:
-                        await work.fill(depth)
-                        found = [await work.measure() for _ in range(scale.repetitions)]
-                        result.add_arm(f"{name}, {depth:,} waiting", found)
-                        print(f"  {name}, {depth:,}: {result.arms[f'{name}, {depth:,} waiting']}", flush=True)
+            for depth in depths:
+                work = await stack.enter_async_context(_work(digests=digests))
+                await work.fill(depth)
+                arms[f"{name}, {depth:,} waiting"] = work.measure
+        found = await interleaved(arms, REPETITIONS * scale.repetitions)
+    for arm, repetitions in found.items():
+        result.add_arm(arm, repetitions)
     for name in KINDS:
         few, many = (result.arms[f"{name}, {depth:,} waiting"]["claim_redis_us"] for depth in (depths[0], depths[-1]))
         what = f"Redis's CPU of a claim, {depths[-1]:,} waiting over {depths[0]}, {name}"
@@ -55,6 +60,21 @@ async def claims(scale: Scale) -> Result:
     warm, short = (result.arms[f"{name}, {depths[0]:,} waiting"]["task_redis_us"] for name in KINDS)
     result.add_ratio("Redis's CPU of a task, warm prompts over short ones", warm / short, 1.2, at_least=False)
     return result
+
+
+@contextlib.asynccontextmanager
+async def _work(*, digests: bool) -> AsyncIterator["_Work"]:
+    with (
+        tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder,
+        Valkey(Path(folder), durable=False) as valkey,
+    ):
+        async with Redis.from_url(valkey.url) as redis:
+            work = _Work(redis, digests=digests)
+            await redis.zadd(work.keys.workers(MODEL), dict.fromkeys(WORKERS, FOREVER))
+            # So that the beginnings of all that then comes are known.
+            await work.fill(WARM_UP)
+            await work.measure(0)
+            yield work
 
 
 class _Work:
@@ -93,7 +113,7 @@ class _Work:
             slots=64,
         )
 
-    async def measure(self) -> Metrics:
+    async def measure(self, number: int) -> Metrics:
         """Of tasks that go while as many come."""
         times: list[float] = []
         of_claims = of_tasks = 0.0
