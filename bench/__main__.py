@@ -24,6 +24,7 @@ from bench.experiments.prefix import prefix
 from bench.experiments.scoring import scoring
 from bench.experiments.serving import serving
 from bench.experiments.telemetry import telemetry
+from bench.experiments.unrelated import unrelated
 from bench.experiments.vllm import vllm
 from bench.experiments.warmth import warmth
 from bench.experiments.whole_path import replaced, whole_path
@@ -44,6 +45,7 @@ EXPERIMENTS = {
         warmth,
         placement,
         fairness,
+        unrelated,
         claims,
         scoring,
         chats,

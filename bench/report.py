@@ -27,6 +27,7 @@ COLUMNS: dict[str, Sequence[str]] = {
     "placement": ("cached_share", "first_token_ms_p50", "first_token_ms_p95", "most_tasks_over_mean", "tasks"),
     "fairness": ("tokens_per_s", "jain", "small_share", "small_first_token_ms_p50", "small_first_token_ms_p95",
                  "large_first_token_ms_p50", "large_first_token_ms_p95"),
+    "unrelated": ("tokens_per_s", "first_token_ms_p50", "first_token_ms_p95", "submit_ms_p50"),
     "claims": ("claim_redis_us", "task_redis_us", "claim_ms_p50", "claim_ms_p95"),
     "scoring": ("alone_ms_p50", "alone_ms_p99", "per_token_ms_p50", "per_token_ms_p99", "prompt_s", "errors"),
     "chats": ("tokens_per_s", "first_token_ms_p50", "first_token_ms_p95", "per_token_ms_p50", "per_token_ms_p99",

@@ -50,6 +50,7 @@ async def headrace(
     api_cpus: Sequence[set[int] | None] = (None,),
     worker_cpus: Sequence[set[int] | None] = (None,),
     worker_python: str | Path = sys.executable,
+    api_command: Sequence[str] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
     """Valkey with its append-only file, API processes and workers; the first API process is asked."""
@@ -82,7 +83,7 @@ async def headrace(
         for number, cpus in enumerate(api_cpus):
             log, port, internal = folder / f"api{number}.log", free_port(), free_port()
             ours = services.settings(port=port, internal_port=internal)
-            process = stack.enter_context(running(services.command("api"), log, common | ours, cpus))
+            process = stack.enter_context(running(api_command or services.command("api"), log, common | ours, cpus))
             pids["api" if number == 0 else f"api{number}"] = process.pid
             waiting.append(until_listening(process, internal, log, "/readyz"))
             ports.append(port)
