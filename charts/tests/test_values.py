@@ -1,6 +1,7 @@
 """Values: what is misspelt, contradictory or renamed is refused in words; schema and README follow from values.yaml."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from helm_python import HelmError, HelmRenderError, HelmValuesError
 from charts.generate.chart_files import generated
 from charts.tests.cases import QWEN
 from charts.tests.rendering import Json, render_chart
+from worker.engine_options import TransformersOptions, VllmOptions
 
 
 def test_schema_and_readme_are_up_to_date() -> None:
@@ -94,6 +96,25 @@ def test_a_mistake_fails_with_its_name(values: Json, name: str) -> None:
 def test_contradictions_are_refused_with_what_to_do(values: Json, sentence: str) -> None:
     with pytest.raises(HelmRenderError, match=sentence):
         render_chart(values)
+
+
+OF_TRANSFORMERS = sorted(set(TransformersOptions.model_fields) - set(VllmOptions.model_fields) - {"quantization"})
+"""Settings; quantization is a value of its own, and refused above."""
+
+
+@pytest.mark.parametrize("setting", OF_TRANSFORMERS)
+def test_no_setting_of_transformers_comes_to_workers_on_vllm(setting: str) -> None:
+    values = {"attention": "sdpa", "cuda_graphs": False, "device": "cuda", "device_map": "auto", "page_size": 16}
+    name = re.sub("_(.)", lambda found: found[1].upper(), setting)
+    settings = {name: values[setting]}
+    vllm = {**QWEN, "engine": "vllm"}
+    for given in (
+        {"models": {"m": {**vllm, "settings": settings}}},
+        {"models": {"m": vllm, "other": QWEN}, "modelDefaults": {"settings": settings}},
+    ):
+        with pytest.raises(HelmRenderError, match=f"models.m.settings.{name} is a setting of the engine transformers"):
+            render_chart(given)
+    render_chart({"models": {"m": vllm, "other": {**QWEN, "settings": settings}}})
 
 
 @pytest.mark.parametrize(
