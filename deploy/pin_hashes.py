@@ -27,8 +27,8 @@ WITHOUT_DEPENDENCIES = {"model"}
 VLLM = Path(__file__).parents[1] / "worker/src/worker/engines/vllm/constraints.txt"
 CUDA = re.compile(r"(?:torch|bitsandbytes|triton|cuda-\w+|nvidia-(?!ml-py\b)[\w-]+)==")
 
-TORCH = re.compile(r"(?:torch(?:vision|audio|codec)?|cuda-\w+|nvidia-(?!ml-py\b)[\w-]+)==")
-"""Not in an image without CUDA: its torch comes from another index."""
+TORCH = re.compile(r"(?:torch(?:vision|audio|codec)?|triton|cuda-\w+|nvidia-(?!ml-py\b)[\w-]+)==")
+"""Not in an image without CUDA: its torch comes from another index, and triton compiles for GPUs."""
 
 
 def main(uv: str) -> None:

