@@ -10,10 +10,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from api.repair.lost_messages import MISSED_SECONDS
+from shared.celery_app import close_celery, make_celery, send_task
+from shared.settings import SharedSettings
+from shared.store.beginnings import beginnings_of
 from shared.store.keys import Keys
+from shared.store.task_id import new_task_id
+from shared.store.task_ledger import TaskLedger
+from shared.wire.schemas import InferenceRequest
 from testbed.history import History, follow
 from testbed.stack import LEASE, MODEL, Process, Stack
 from testbed.waiting import until
@@ -99,6 +106,31 @@ async def test_a_replica_that_dies_behind_its_message_to_a_frozen_worker_loses_n
     await headrace.follow(history, replicas=headrace.urls[1:])
     assert history.state == "SUCCESS"
     assert history.of("token")[0].at - sent_at < MISSED_SECONDS + LEASE + SOON
+
+
+@pytest.mark.slow
+async def test_a_task_whose_only_message_a_frozen_worker_has_swallowed_is_found_by_the_janitor(
+    headrace: Stack, redis: Redis, keys: Keys
+) -> None:
+    """What a replica leaves behind that dies between its two messages; here nobody sends the second one."""
+    warm = await two_workers(headrace)
+    warm.freeze()
+    message = {"role": "user", "content": f"{conversation(1)}\n!tokens 20"}
+    request = InferenceRequest.model_validate({"model": MODEL, "messages": [message]})
+    accepted = await TaskLedger(redis, keys, retention_seconds=60, max_failures=3).accept(
+        new_task_id(), request, tenant="default", timeout_seconds=60, max_waiting=10, max_tenant_tasks=10,
+        beginnings=beginnings_of(request, "default"), slots=8,
+    )  # fmt: skip
+    assert accepted.home == warm.name
+    app = make_celery(SharedSettings(redis_url=SecretStr(headrace.redis_url)))
+    await asyncio.to_thread(send_task, app, accepted.task_id, MODEL, "normal", {}, warm.name)
+    close_celery(app)
+    sent_at = time.monotonic()
+    history = History(accepted.task_id, sent_at + 60)
+    headrace.histories.append(history)
+    await headrace.follow(history)
+    assert history.state == "SUCCESS"
+    assert MISSED_SECONDS < history.of("token")[0].at - sent_at < MISSED_SECONDS + LEASE + SOON
 
 
 @pytest.mark.slow
