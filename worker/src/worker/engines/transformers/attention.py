@@ -39,7 +39,7 @@ class Decodes:
     """Decoding requests of similar length, padded to the longest."""
 
     rows: torch.Tensor
-    """Their positions in the step's queries; shape (requests,)."""
+    """Their positions in the step's queries, in order; shape (requests,)."""
     pages: torch.Tensor
     """Their pages one after another; shape (requests * pages of the longest,)."""
     mask: torch.Tensor
@@ -108,21 +108,24 @@ class PerRequestAttention:
         plan = self._plan
         key_pages, value_pages = allocator.get_cache_for_block_table(layer)
         new_keys, new_values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-        key_pages.flatten(0, 1)[plan.writes] = new_keys
-        value_pages.flatten(0, 1)[plan.writes] = new_values
+        key_pages.flatten(0, 1).index_copy_(0, plan.writes, new_keys)
+        value_pages.flatten(0, 1).index_copy_(0, plan.writes, new_values)
 
         heads, tokens, dim = query.shape[1:]
         key_heads = key.shape[1]
+        by_token = query[0].transpose(0, 1)
         output = query.new_empty(tokens, heads, dim)
         for decodes in plan.decodes:
             count = len(decodes.rows)
-            queries = query[0].transpose(0, 1)[decodes.rows].view(count, key_heads, heads // key_heads, dim)
+            queries = by_token if count == tokens else by_token.index_select(0, decodes.rows)
             keys, values = (
                 pages.index_select(0, decodes.pages).view(count, -1, key_heads, dim).transpose(1, 2)
                 for pages in (key_pages, value_pages)
             )
-            attended = scaled_dot_product_attention(queries, keys, values, decodes.mask, scale=scaling)
-            output[decodes.rows] = attended.reshape(count, heads, dim)
+            # Query heads of one key head stand as rows of one call: the keys are not repeated.
+            folded = queries.reshape(count, key_heads, -1, dim)
+            attended = scaled_dot_product_attention(folded, keys, values, decodes.mask, scale=scaling)
+            output.index_copy_(0, decodes.rows, attended.reshape(count, heads, dim))
         for piece in plan.prefills:
             queries = query[:, :, piece.begin : piece.end]
             if piece.pages is None or piece.mask is None:
@@ -136,7 +139,6 @@ class PerRequestAttention:
                     pages.index_select(0, piece.pages).view(1, -1, key_heads, dim)[:, :length].transpose(1, 2)
                     for pages in (key_pages, value_pages)
                 )
-                # Query heads of one key head stand as rows of one call: the keys are not repeated.
                 folded = queries.reshape(1, key_heads, -1, dim)
                 attended = scaled_dot_product_attention(folded, keys, values, piece.mask, scale=scaling)
                 attended = attended.view(1, heads, -1, dim)
@@ -205,6 +207,7 @@ def _similar(
     result = []
     for group in groups:
         pages = sizes[group[0]]
+        group.sort()
         padded = torch.zeros(len(group), pages, dtype=torch.long)
         for place, i in enumerate(group):
             padded[place, : sizes[i]] = tables[i][: sizes[i]]
