@@ -1,6 +1,8 @@
-"""How the linear layers of a model on a CPU keep their weights: packed by oneDNN, or in the order that suits MKL.
+"""How the linear layers of a model on a CPU are computed: those with one input as one matrix, in the faster form.
 
-Which is faster depends on the machine (docs/decisions/0003-engine.md), so it is measured where the model is loaded.
+A step of a small model waits for its threads at every matrix, so fewer and larger ones are faster. Their weights are
+packed by oneDNN, or in the order that suits MKL; which is faster depends on the machine
+(docs/decisions/0003-engine.md), so it is measured where the model is loaded.
 """
 
 import time
@@ -17,11 +19,13 @@ from worker.engine_protocol import LinearLayers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Layer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(rows, weight) -> rows."""
+Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""(rows, weight, bias) -> rows."""
 Pass = Callable[[Sequence[torch.Tensor]], None]
-"""Rows for each of some layers, through their weights."""
+"""Rows for each of some matrices, through their weights."""
 
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers of one module that multiply the same rows, by the names that transformers' models have for them."""
 MEASURED_BYTES = 128 << 20
 """Of weights: more than two cores' caches keep from one pass to the next."""
 MEASURED_ROWS = (1, 8, 32)
@@ -32,49 +36,98 @@ WORTH = {torch.float32: 1.1}
 """So much of the others' time packed weights may take where they make an answer independent of its neighbours."""
 
 
-class PackedLinear(nn.Module):
-    """A linear layer without gradients. In float32 a row comes out the same, bit for bit, whatever stands beside it."""
+class Joined:
+    """One matrix for linear layers that multiply the same rows.
 
-    def __init__(self, plain: nn.Linear) -> None:
+    Packed, in float32, a row comes out the same, bit for bit, whatever stands beside it.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], form: LinearLayers) -> None:
+        """`layers`: with as many inputs each, all with a bias or none."""
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        arranged, self._multiply = FORMS[form]
+        self._weight = arranged(_one(layers))
+        self._bias = torch.cat(biases) if biases else None
+        self._sizes = [layer.out_features for layer in layers]
+        self._inputs: torch.Tensor | None = None
+        self._outputs: dict[int, torch.Tensor] = {}
+        """Not yet taken, of these inputs."""
+
+    def output(self, at: int, inputs: torch.Tensor) -> torch.Tensor:
+        """Of one of the layers; the others' are kept until they are asked for with the same tensor."""
+        if inputs is not self._inputs or at not in self._outputs:
+            made = self._multiply(inputs, self._weight, self._bias)
+            self._inputs, self._outputs = inputs, dict(enumerate(torch.split(made, self._sizes, -1)))
+        output = self._outputs.pop(at)
+        if not self._outputs:
+            self._inputs = None
+        return output
+
+
+class JoinedLinear(nn.Module):
+    """A linear layer without gradients whose weights stand in a matrix with others'."""
+
+    def __init__(self, joined: Joined, at: int) -> None:
         super().__init__()
-        self.in_features, self.out_features = plain.in_features, plain.out_features
-        self._weight = _packed(plain.weight)
-        self._bias = None if plain.bias is None else plain.bias.detach()
+        self._joined, self._at = joined, at
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(…, in_features) -> (…, out_features)."""
-        rows = inputs.reshape(-1, self.in_features)
-        # One row alone is multiplied in another way than one among others.
-        outputs = _multiplied(rows.expand(2, -1) if len(rows) == 1 else rows, self._weight, self._bias)
-        return outputs[: len(rows)].view(*inputs.shape[:-1], self.out_features)
+        """(…, inputs) -> (…, outputs)."""
+        return self._joined.output(self._at, inputs)
 
 
 def arrange(model: "PreTrainedModel") -> LinearLayers:
     """Gives the linear layers of a model that is on a CPU the faster form, and says which."""
-    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    groups = _groups(model)
     with torch.no_grad():
-        chosen = _faster([model.get_parameter(f"{name}.weight").detach() for name in names])
-        for name in names:  # nothing else holds a layer: its weights go before the next one's are packed
-            layer = model.get_submodule(name)
-            assert isinstance(layer, nn.Linear)
-            if chosen == "packed":
-                model.set_submodule(name, PackedLinear(layer))
-            else:
-                layer.weight.data = _plain(layer.weight)
+        chosen = _faster([[_linear(model, name) for name in names] for names in groups])
+        for names in groups:  # nothing else holds these layers: their weights go before the next ones are arranged
+            joined = Joined([_linear(model, name) for name in names], chosen)
+            for at, name in enumerate(names):
+                model.set_submodule(name, JoinedLinear(joined, at))
     return chosen
 
 
-def _faster(weights: Sequence[torch.Tensor]) -> LinearLayers:
+def _groups(model: nn.Module) -> list[list[str]]:
+    """The names of all linear layers, those together that can be one matrix."""
+    groups: list[list[str]] = []
+    for parent, module in model.named_modules():
+        layers = {name: layer for name, layer in module.named_children() if type(layer) is nn.Linear}
+        for names in SAME_INPUT:
+            kinds = {(layers[name].in_features, layers[name].bias is None) for name in names if name in layers}
+            if len(kinds) == 1 and layers.keys() >= {*names}:
+                groups.append([f"{parent}.{name}" for name in names])
+                layers = {name: layer for name, layer in layers.items() if name not in names}
+        groups += [[f"{parent}.{name}" if parent else name] for name in layers]
+    return groups
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def _one(layers: Sequence[nn.Linear]) -> torch.Tensor:
+    """(outputs of all, inputs)."""
+    weights = [layer.weight.detach() for layer in layers]
+    return torch.cat(weights) if len(weights) > 1 else weights[0]
+
+
+def _faster(groups: Sequence[Sequence[nn.Linear]]) -> LinearLayers:
     """By some passes through as many of the weights as there is time for."""
     some: list[torch.Tensor] = []
-    for weight in weights:
-        if sum(one.nbytes for one in some) + weight.nbytes <= MEASURED_BYTES:
-            some.append(weight)
+    room = MEASURED_BYTES
+    for layers in groups:
+        size = sum(layer.weight.nbytes for layer in layers)
+        if size <= room:
+            room -= size
+            some.append(_one(layers))
     if not some or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "plain"
     ways: dict[LinearLayers, Pass] = {
-        "plain": partial(_through, linear, [_plain(weight) for weight in some]),
-        "packed": partial(_through, _multiplied, [_packed(weight) for weight in some]),
+        form: partial(_through, multiply, [arranged(weight) for weight in some])
+        for form, (arranged, multiply) in FORMS.items()
     }
     seconds: dict[LinearLayers, float] = dict.fromkeys(ways, 0.0)
     for rows in MEASURED_ROWS:
@@ -84,9 +137,9 @@ def _faster(weights: Sequence[torch.Tensor]) -> LinearLayers:
     return "packed" if seconds["packed"] <= WORTH.get(some[0].dtype, 1.0) * seconds["plain"] else "plain"
 
 
-def _through(layer: Layer, weights: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+def _through(multiply: Multiply, weights: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
     for rows, weight in zip(inputs, weights, strict=True):
-        layer(rows, weight)
+        multiply(rows, weight, None)
 
 
 def _least_seconds(ways: Mapping[LinearLayers, Pass], inputs: Sequence[torch.Tensor]) -> dict[LinearLayers, float]:
@@ -110,6 +163,16 @@ def _plain(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach().t().contiguous().t() if weight.dtype == torch.float32 else weight.detach()
 
 
-def _multiplied(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    outputs: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
-    return outputs
+def _multiplied(inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    # One row alone is multiplied in another way than one among others.
+    twice = rows.expand(2, -1) if len(rows) == 1 else rows
+    outputs: torch.Tensor = torch.ops.mkldnn._linear_pointwise(twice, packed, bias, "none", [], "")
+    return outputs[: len(rows)].view(*inputs.shape[:-1], -1)
+
+
+FORMS: dict[LinearLayers, tuple[Callable[[torch.Tensor], torch.Tensor], Multiply]] = {
+    "plain": (_plain, linear),
+    "packed": (_packed, _multiplied),
+}
+"""How the weights of a matrix are stored, and how rows are multiplied with it."""
