@@ -20,7 +20,8 @@ from bench.trace import WORDS, Turn
 from shared.wire.task_view import TaskView
 
 TURNS = 4
-FIRST_WORDS, LATER_WORDS, ANSWER_TOKENS = 1000, 30, 16
+FIRST_WORDS, LATER_WORDS, ANSWER_TOKENS = 1350, 30, 16
+"""Some 1,500 tokens, then some 40."""
 AT_ONCE = 8
 """Conversations that are open at the same time; which of them goes on next is drawn."""
 SLOTS = 32
