@@ -92,13 +92,14 @@ def _groups(model: nn.Module) -> list[list[str]]:
     """The names of all linear layers, those together that can be one matrix."""
     groups: list[list[str]] = []
     for parent, module in model.named_modules():
+        path = f"{parent}." if parent else ""
         layers = {name: layer for name, layer in module.named_children() if type(layer) is nn.Linear}
         for names in SAME_INPUT:
             kinds = {(layers[name].in_features, layers[name].bias is None) for name in names if name in layers}
             if len(kinds) == 1 and layers.keys() >= {*names}:
-                groups.append([f"{parent}.{name}" for name in names])
+                groups.append([path + name for name in names])
                 layers = {name: layer for name, layer in layers.items() if name not in names}
-        groups += [[f"{parent}.{name}" if parent else name] for name in layers]
+        groups += [[path + name] for name in layers]
     return groups
 
 
@@ -154,13 +155,13 @@ def _least_seconds(ways: Mapping[LinearLayers, Pass], inputs: Sequence[torch.Ten
 
 
 def _packed(weight: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS_HINT)
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS_HINT)
     return packed
 
 
 def _plain(weight: torch.Tensor) -> torch.Tensor:
     """The same shape; float32 stored input by input: MKL multiplies a few rows with such a matrix a quarter faster."""
-    return weight.detach().t().contiguous().t() if weight.dtype == torch.float32 else weight.detach()
+    return weight.t().contiguous().t() if weight.dtype == torch.float32 else weight
 
 
 def _multiplied(inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
