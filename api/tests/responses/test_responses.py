@@ -256,14 +256,16 @@ async def test_who_waits_hears_its_place_again_under_the_same_number(
         events = aiter(stream)
         queued = [await anext(events) for _ in range(2)][1]
         assert queued.type == "response.queued"
-        assert (queued.response.metadata or {})["headrace.position"] == "2"
-        await worker.claim(ahead)
-        while True:
-            again = await anext(events)
-            assert again.type == "response.queued"
-            assert again.sequence_number == queued.sequence_number
-            if (again.response.metadata or {})["headrace.position"] == "1":
-                break
+        assert "headrace.position" not in (queued.response.metadata or {})
+        for place in ("2", "1"):
+            while True:
+                again = await anext(events)
+                assert again.type == "response.queued"
+                assert again.sequence_number == queued.sequence_number
+                if (again.response.metadata or {})["headrace.position"] == place:
+                    break
+            if place == "2":
+                await worker.claim(ahead)
         await answered(replica, worker, "done")
         rest = [event async for event in events]
     assert rest[0].sequence_number == queued.sequence_number + 1

@@ -45,8 +45,9 @@ if home then
   redis.call('ZADD', home_key(model, home), arrived, id)
   redis.call('PEXPIRE', home_key(model, home), orphan_ms)
 end
-local place = length == 0 and 1 or place_in_flow(model, flow, id, {tasks = {}})
-append(0, 1, 'status', state_event('status', 'PENDING', ',"position":' .. place .. args.guard))
+-- Where others wait, its place is told to those who read its stream (`places`): here each task would pay for it, by as many
+-- commands as there are flows.
+append(0, 1, 'status', state_event('status', 'PENDING', (length == 0 and ',"position":1' or '') .. args.guard))
 redis.call('PEXPIRE', task, orphan_ms)
 redis.call('PEXPIRE', events, orphan_ms)
 if conversation then

@@ -130,9 +130,14 @@ local function next_waiting(model)
   end
 end
 
--- `place_of` a task of this flow.
-local function place_in_flow(model, flow, waiting_id, known)
-  local rank = redis.call('ZRANK', flow_key(model, flow), waiting_id)
+-- How many waiting tasks are to be taken up to this one, itself included, if none comes and all need the same tokens; nil
+-- for one that does not wait. `known`: what one script has read for other places of the same model; a table of `tasks` first.
+local function place_of(model, waiting_id, known)
+  local rank = redis.call('ZRANK', key('front', model), waiting_id)
+  if rank then return rank + 1 end
+  local flow = redis.pcall('HGET', key('task', waiting_id), 'flow')
+  if type(flow) ~= 'string' then return end
+  rank = redis.call('ZRANK', flow_key(model, flow), waiting_id)
   local clock = rank and redis.call('ZSCORE', key('flows', model), flow)
   if not clock then return end
   if not known.mean then
@@ -158,13 +163,4 @@ local function place_in_flow(model, flow, waiting_id, known)
     end
   end
   return place
-end
-
--- How many waiting tasks are to be taken up to this one, itself included, if none comes and all need the same tokens; nil
--- for one that does not wait. `known`: what one script has read for other places of the same model; a table of `tasks` first.
-local function place_of(model, waiting_id, known)
-  local rank = redis.call('ZRANK', key('front', model), waiting_id)
-  if rank then return rank + 1 end
-  local flow = redis.pcall('HGET', key('task', waiting_id), 'flow')
-  return type(flow) == 'string' and place_in_flow(model, flow, waiting_id, known) or nil
 end
