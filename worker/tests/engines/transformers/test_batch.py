@@ -9,12 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.generation.continuous_batching import continuous_api, requests
 
 from worker.engine_options import TransformersOptions
 from worker.engine_protocol import Generate, Logprobs, Step
 from worker.engines.transformers.batch import Batch
+from worker.engines.transformers.linear_layers import arrange
+from worker.engines.transformers.llama_layers import LlamaLayers
 from worker.engines.transformers.scheduling import SCORED_AT_ONCE
 from worker.engines.transformers.sizing import batch_config, context_length
 from worker.engines.transformers.weights import load_weights
@@ -32,6 +46,8 @@ class Driver:
         self._ended: set[str] = set()
         model = load_weights(options, lambda detail, fraction: None)
         self.model = model
+        if options.attention != "sdpa":  # which is what ours is compared with
+            arrange(model)
         config = batch_config(options, model)
         generation = GenerationConfig(do_sample=False, eos_token_id=[2])
         self.batch = Batch(model, generation, config, options.slots, options.attention, self._on_step)
@@ -185,6 +201,50 @@ def test_per_request_attention_gives_stocks_tokens_in_mixed_batches(stock: Drive
     assert ours.tokens(*varied(seed)) == stock.tokens(*varied(seed))
     # Once more: now the prompts' pages come from the prefix cache.
     assert ours.tokens(*varied(seed)) == stock.tokens(*varied(seed))
+
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 96,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.2,
+}
+ROPE = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+ROPE["original_max_position_embeddings"] = 64
+MODELS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig]] = {
+    "llama": (LlamaForCausalLM, LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True, rope_parameters=ROPE)),
+    "mistral": (MistralForCausalLM, MistralConfig(**SHAPE, sliding_window=None)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SHAPE)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SHAPE)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_pass_gives_the_tokens_of_transformers_layers(start_batch: StartBatch, tmp_path: Path, name: str) -> None:
+    kind, config = MODELS[name]
+    torch.manual_seed(1)
+    made = kind(config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 1:  # norms and biases: one and zero as they are made
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    made.save_pretrained(tmp_path)
+    stock, ours = (start_batch(model_source=str(tmp_path), attention=each) for each in ("sdpa", "auto"))
+    assert [type(layer) for layer in ours.model.get_decoder().layers] == [LlamaLayers]
+    for seed in range(2):
+        assert ours.tokens(*varied(seed)) == stock.tokens(*varied(seed))
+
+
+def test_layers_that_compute_something_else_stay_as_they_are(start_batch: StartBatch, tmp_path: Path) -> None:
+    LlamaForCausalLM(LlamaConfig(**SHAPE, hidden_act="gelu")).save_pretrained(tmp_path)
+    stock, ours = (start_batch(model_source=str(tmp_path), attention=each) for each in ("sdpa", "auto"))
+    assert len(ours.model.get_decoder().layers) == SHAPE["num_hidden_layers"]
+    assert ours.tokens(*varied(0)) == stock.tokens(*varied(0))
 
 
 def test_per_request_attention_replaces_the_mask_and_its_memory(stock: Driver, ours: Driver) -> None:

@@ -116,8 +116,8 @@ def test_layers_that_differ_stay_apart(model: LlamaForCausalLM) -> None:
         before = model(ids).logits
         arrange(model)
         assert torch.allclose(model(ids).logits, before, atol=1e-5)
-    assert attention.q_proj._joined is not attention.k_proj._joined
-    assert model.model.layers[1].self_attn.q_proj._joined is model.model.layers[1].self_attn.v_proj._joined
+    assert attention.q_proj.joined is not attention.k_proj.joined
+    assert model.model.layers[1].self_attn.q_proj.joined is model.model.layers[1].self_attn.v_proj.joined
 
 
 def test_both_forms_are_measured_here(model: LlamaForCausalLM) -> None:

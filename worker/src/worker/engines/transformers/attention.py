@@ -69,8 +69,12 @@ class Plan:
     prefills: list[Prefill]
 
 
+Pages = tuple[torch.Tensor, torch.Tensor]
+"""A layer's cached keys and values, each (pages, tokens per page, key heads, dim)."""
+
+
 class PerRequestAttention:
-    """The attention function; keeps the plan of the running step."""
+    """The attention function of transformers' layers; keeps the plan of the running step."""
 
     def __init__(self) -> None:
         self._plan: Plan
@@ -85,65 +89,85 @@ class PerRequestAttention:
         scaling: float | None = None,
         *,
         cache: "PagedAttentionCache",
-        block_table: torch.Tensor | None,
-        cu_seq_lens_q: torch.Tensor,
-        cu_seq_lens_k: dict[str, torch.Tensor],
-        read_index: list[torch.Tensor],
-        write_index: list[torch.Tensor],
-        **_: Any,
+        **step: Any,
     ) -> tuple[torch.Tensor, None]:
         """Writes keys and values of shape (1, key heads, tokens, dim), returns (1, tokens, heads, dim)."""
         layer: int = module.layer_idx  # type: ignore[assignment]  # every attention module has its number
         allocator = cache.layer_to_allocator[layer]
         assert isinstance(allocator, FullAttentionCacheAllocator)
         if layer == allocator.layer_indices[0]:
-            groups = query.shape[1] // key.shape[1]
-            lengths_q = cu_seq_lens_q.diff().tolist()
-            lengths_k = cu_seq_lens_k[allocator.layer_type].diff().tolist()
-            if block_table is not None:
-                self._plan = _plan_decodes(allocator, block_table[allocator.index], lengths_k, query.dtype)
-            else:
-                reads, writes = read_index[allocator.index], write_index[allocator.index]
-                self._plan = _plan_mixed(allocator, reads, writes, lengths_q, lengths_k, groups, query.dtype)
-        plan = self._plan
-        key_pages, value_pages = allocator.get_cache_for_block_table(layer)
-        new_keys, new_values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-        key_pages.flatten(0, 1).index_copy_(0, plan.writes, new_keys)
-        value_pages.flatten(0, 1).index_copy_(0, plan.writes, new_values)
+            self._plan = plan(allocator, query.shape[1] // key.shape[1], query.dtype, **step)
+        pages = allocator.get_cache_for_block_table(layer)
+        queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
+        return attend(self._plan, pages, queries, keys, values, scaling).unsqueeze(0), None
 
-        heads, tokens, dim = query.shape[1:]
-        key_heads = key.shape[1]
-        by_token = query[0].transpose(0, 1)
-        output = query.new_empty(tokens, heads, dim)
-        for decodes in plan.decodes:
-            count = len(decodes.rows)
-            queries = by_token if count == tokens else by_token.index_select(0, decodes.rows)
-            keys, values = (
-                pages.index_select(0, decodes.pages).view(count, -1, key_heads, dim).transpose(1, 2)
-                for pages in (key_pages, value_pages)
+
+def plan(
+    allocator: FullAttentionCacheAllocator,
+    groups: int,
+    dtype: torch.dtype,
+    *,
+    block_table: torch.Tensor | None,
+    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_k: dict[str, torch.Tensor],
+    read_index: list[torch.Tensor],
+    write_index: list[torch.Tensor],
+    **_: Any,
+) -> Plan:
+    """Of what transformers says about a step; `groups`: heads for each key head."""
+    lengths_k = cu_seq_lens_k[allocator.layer_type].diff().tolist()
+    if block_table is not None:
+        return _plan_decodes(allocator, block_table[allocator.index], lengths_k, dtype)
+    reads, writes = read_index[allocator.index], write_index[allocator.index]
+    return _plan_mixed(allocator, reads, writes, cu_seq_lens_q.diff().tolist(), lengths_k, groups, dtype)
+
+
+def attend(
+    plan: Plan,
+    cached: Pages,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Writes a layer's keys and values of shape (tokens, key heads, dim), returns (tokens, heads, dim)."""
+    tokens, heads, dim = queries.shape
+    key_heads = keys.shape[1]
+    key_pages, value_pages = cached
+    key_pages.view(-1, key_heads, dim).index_copy_(0, plan.writes, keys)
+    value_pages.view(-1, key_heads, dim).index_copy_(0, plan.writes, values)
+
+    def seen(pages: torch.Tensor, numbers: torch.Tensor, requests: int) -> torch.Tensor:
+        return pages.index_select(0, numbers).view(requests, -1, key_heads, dim).transpose(1, 2)
+
+    output = queries.new_empty(tokens, heads, dim)
+    for decodes in plan.decodes:
+        count = len(decodes.rows)
+        chosen = queries if count == tokens else queries.index_select(0, decodes.rows)
+        # Query heads of one key head stand as rows of one call: the keys are not repeated.
+        folded = chosen.reshape(count, key_heads, -1, dim)
+        seen_keys, seen_values = seen(key_pages, decodes.pages, count), seen(value_pages, decodes.pages, count)
+        attended = scaled_dot_product_attention(folded, seen_keys, seen_values, decodes.mask, scale=scaling)
+        attended = attended.reshape(count, heads, dim)
+        if count == tokens:
+            return attended
+        output.index_copy_(0, decodes.rows, attended)
+    for piece in plan.prefills:
+        chosen, own_keys, own_values = (
+            states[piece.begin : piece.end].transpose(0, 1)[None] for states in (queries, keys, values)
+        )
+        if piece.pages is None or piece.mask is None:
+            attended = scaled_dot_product_attention(
+                chosen, own_keys, own_values, is_causal=True, scale=scaling, enable_gqa=True
             )
-            # Query heads of one key head stand as rows of one call: the keys are not repeated.
-            folded = queries.reshape(count, key_heads, -1, dim)
-            attended = scaled_dot_product_attention(folded, keys, values, decodes.mask, scale=scaling)
-            output.index_copy_(0, decodes.rows, attended.reshape(count, heads, dim))
-        for piece in plan.prefills:
-            queries = query[:, :, piece.begin : piece.end]
-            if piece.pages is None or piece.mask is None:
-                keys, values = (states[:, :, piece.begin : piece.end] for states in (key, value))
-                attended = scaled_dot_product_attention(
-                    queries, keys, values, is_causal=True, scale=scaling, enable_gqa=True
-                )
-            else:
-                length = piece.mask.shape[-1]
-                keys, values = (
-                    pages.index_select(0, piece.pages).view(1, -1, key_heads, dim)[:, :length].transpose(1, 2)
-                    for pages in (key_pages, value_pages)
-                )
-                folded = queries.reshape(1, key_heads, -1, dim)
-                attended = scaled_dot_product_attention(folded, keys, values, piece.mask, scale=scaling)
-                attended = attended.view(1, heads, -1, dim)
-            output[piece.begin : piece.end] = attended[0].transpose(0, 1)
-        return output.unsqueeze(0), None
+        else:
+            length = piece.mask.shape[-1]
+            seen_keys, seen_values = (seen(pages, piece.pages, 1)[:, :, :length] for pages in (key_pages, value_pages))
+            folded = chosen.reshape(1, key_heads, -1, dim)
+            attended = scaled_dot_product_attention(folded, seen_keys, seen_values, piece.mask, scale=scaling)
+            attended = attended.view(1, heads, -1, dim)
+        output[piece.begin : piece.end] = attended[0].transpose(0, 1)
+    return output
 
 
 def _plan_decodes(

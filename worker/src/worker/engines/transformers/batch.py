@@ -12,7 +12,7 @@ from transformers.generation.continuous_batching.continuous_api import Continuou
 from worker.engine_options import Attention
 from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, Generate, Output, Stats, Step
 from worker.engines.transformers import attention as per_request
-from worker.engines.transformers import kv_placement
+from worker.engines.transformers import kv_placement, llama_layers
 from worker.engines.transformers.sampling import Sampler
 from worker.engines.transformers.scoring import ScoringRunner
 from worker.engines.transformers.sequence import Answer, Sequence
@@ -48,6 +48,7 @@ class Batch(ContinuousBatchingManager):
         # Only now: the manager's constructor knows no attention but sdpa, eager and flash.
         if attention in ("auto", "per_request"):
             if per_request.install(model):
+                llama_layers.rewrite(model)
                 pages = -(-self.model.config.get_text_config().max_position_embeddings // config.page_size)
                 self.continuous_batching_config.max_blocks_per_request = pages
             elif attention == "per_request":

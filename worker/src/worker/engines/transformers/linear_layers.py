@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""(rows, weight, bias) -> rows."""
+"""(rows, weight, bias) -> rows; rows are (rows, inputs) and (rows, outputs)."""
 Pass = Callable[[Sequence[torch.Tensor]], None]
 """Rows for each of some matrices, through their weights."""
 
@@ -48,16 +48,21 @@ class Joined:
         arranged, self._multiply = FORMS[form]
         self._weight = arranged(_one(layers))
         self._bias = torch.cat(biases) if biases else None
-        self._sizes = [layer.out_features for layer in layers]
+        self.sizes = [layer.out_features for layer in layers]
         self._inputs: torch.Tensor | None = None
         self._outputs: dict[int, torch.Tensor] = {}
         """Not yet taken, of these inputs."""
 
+    def outputs(self, rows: torch.Tensor) -> torch.Tensor:
+        """Of all the layers, side by side: (rows, inputs) -> (rows, sum of `sizes`)."""
+        return self._multiply(rows, self._weight, self._bias)
+
     def output(self, at: int, inputs: torch.Tensor) -> torch.Tensor:
         """Of one of the layers; the others' are kept until they are asked for with the same tensor."""
         if inputs is not self._inputs or at not in self._outputs:
-            made = self._multiply(inputs, self._weight, self._bias)
-            self._inputs, self._outputs = inputs, dict(enumerate(torch.split(made, self._sizes, -1)))
+            made = torch.split(self.outputs(inputs.reshape(-1, inputs.shape[-1])), self.sizes, -1)
+            shaped = (outputs.view(*inputs.shape[:-1], -1) for outputs in made)
+            self._inputs, self._outputs = inputs, dict(enumerate(shaped))
         output = self._outputs.pop(at)
         if not self._outputs:
             self._inputs = None
@@ -69,11 +74,11 @@ class JoinedLinear(nn.Module):
 
     def __init__(self, joined: Joined, at: int) -> None:
         super().__init__()
-        self._joined, self._at = joined, at
+        self.joined, self._at = joined, at
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, inputs) -> (…, outputs)."""
-        return self._joined.output(self._at, inputs)
+        return self.joined.output(self._at, inputs)
 
 
 def arrange(model: "PreTrainedModel") -> LinearLayers:
@@ -164,12 +169,11 @@ def _plain(weight: torch.Tensor) -> torch.Tensor:
     return weight.t().contiguous().t() if weight.dtype == torch.float32 else weight
 
 
-def _multiplied(inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    rows = inputs.reshape(-1, inputs.shape[-1])
+def _multiplied(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     # One row alone is multiplied in another way than one among others.
     twice = rows.expand(2, -1) if len(rows) == 1 else rows
     outputs: torch.Tensor = torch.ops.mkldnn._linear_pointwise(twice, packed, bias, "none", [], "")
-    return outputs[: len(rows)].view(*inputs.shape[:-1], -1)
+    return outputs if twice is rows else outputs[:1]
 
 
 FORMS: dict[LinearLayers, tuple[Callable[[torch.Tensor], torch.Tensor], Multiply]] = {
