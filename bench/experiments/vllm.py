@@ -10,9 +10,17 @@ from bench.measures import ratio
 from bench.results_file import Result
 from bench.servers import headrace, vllm_python, vllm_serve
 
-OURS, TRANSFORMERS = "headrace, vLLM", "headrace, transformers"
+OURS, AWAKE, TRANSFORMERS = "headrace, vLLM", "headrace, vLLM, awake", "headrace, transformers"
+"""Awake: as docs/configuration.md says for an engine whose cores are its own."""
 THEIRS = {"vllm serve": False, "vllm serve, all cores": True}
 """Whether its model gets them all; its own choice leaves a core to its other processes."""
+COMPARED: list[tuple[str, str, float | None]] = [
+    (OURS, "vllm serve", 1.0),
+    (AWAKE, "vllm serve, all cores", 1.0),
+    (OURS, "vllm serve, all cores", None),
+    (OURS, TRANSFORMERS, None),
+]
+"""Which is divided by which; the target. With all cores the threads of vLLM's server never sleep between two steps."""
 
 
 async def vllm(scale: Scale) -> Result:
@@ -22,6 +30,9 @@ async def vllm(scale: Scale) -> Result:
         on_vllm = {"HEADRACE_ENGINE": "vllm"}
         servers = {
             OURS: await stack.enter_async_context(headrace(worker_python=vllm_python(), env=on_vllm)),
+            AWAKE: await stack.enter_async_context(
+                headrace(worker_python=vllm_python(), env={**on_vllm, "GOMP_SPINCOUNT": "20000"})
+            ),
             **{name: await stack.enter_async_context(vllm_serve(all_cores=all_)) for name, all_ in THEIRS.items()},
             TRANSFORMERS: await stack.enter_async_context(headrace()),
         }
@@ -32,11 +43,10 @@ async def vllm(scale: Scale) -> Result:
             found = await interleaved(arms, scale.repetitions)
             for name, repetitions in found.items():
                 result.add_arm(f"{name}, {count}", repetitions)
-            for name in (*THEIRS, TRANSFORMERS):
-                target = 1.0 if name in THEIRS else None
-                over = ratio(found[OURS], found[name], "tokens_per_s")
-                result.add_ratio(f"tokens/s over {name}, {count} requests", over, target)
-                if all(each["good_requests_per_s"] for each in found[name]):
-                    over = ratio(found[OURS], found[name], "good_requests_per_s")
-                    result.add_ratio(f"requests in time over {name}, {count} requests", over, target)
+            for ours, theirs, target in COMPARED:
+                over = ratio(found[ours], found[theirs], "tokens_per_s")
+                result.add_ratio(f"tokens/s of {ours} over {theirs}, {count} requests", over, target)
+                if all(each["good_requests_per_s"] for each in found[theirs]):
+                    over = ratio(found[ours], found[theirs], "good_requests_per_s")
+                    result.add_ratio(f"requests in time, {ours} over {theirs}, {count}", over, target)
     return result
