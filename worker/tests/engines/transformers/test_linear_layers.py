@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from worker.engine_protocol import LinearLayers
 from worker.engines.transformers import linear_layers
-from worker.engines.transformers.linear_layers import FORMS, Joined, JoinedLinear, arrange
+from worker.engines.transformers.linear_layers import FORMS, Joined, JoinedLinear, Multiply, arrange
 
 SHAPES = [(576, [576, 192, 192]), (576, [576]), (576, [1536, 1536]), (1536, [576]), (576, [49_152])]
 """Of the packaged model: inputs, outputs of each layer."""
@@ -89,17 +89,19 @@ def test_layers_with_the_same_input_are_multiplied_once(
 ) -> None:
     layers = [weakref.ref(module) for module in model.modules() if type(module) is nn.Linear]
     monkeypatch.setattr(linear_layers, "_faster", lambda groups: "packed")
-    (pack, multiply), left, multiplied = FORMS["packed"], [], []
+    pack, left, multiplied = FORMS["packed"], [], []
 
-    def packed(weight: torch.Tensor) -> torch.Tensor:
+    def packed(weight: torch.Tensor) -> tuple[torch.Tensor, Multiply]:
         left.append(sum(layer() is not None for layer in layers))
-        return pack(weight)
+        stored, multiply = pack(weight)
 
-    def counted(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        multiplied.append(weight)
-        return multiply(rows, weight, bias)
+        def counted(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            multiplied.append(weight)
+            return multiply(rows, weight, bias)
 
-    monkeypatch.setitem(FORMS, "packed", (packed, counted))
+        return stored, counted
+
+    monkeypatch.setitem(FORMS, "packed", packed)
     arrange(model)
     # The head; of each layer q, k, v; o; gate, up; down. Only those that are being joined are there twice.
     assert left == [15, 14, 11, 10, 8, 7, 4, 3, 1]

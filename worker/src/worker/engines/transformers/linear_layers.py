@@ -45,8 +45,7 @@ class Joined:
     def __init__(self, layers: Sequence[nn.Linear], form: LinearLayers) -> None:
         """`layers`: with as many inputs each, all with a bias or none."""
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        arranged, self._multiply = FORMS[form]
-        self._weight = arranged(_one(layers))
+        self._weight, self._multiply = FORMS[form](_one(layers))
         self._bias = torch.cat(biases) if biases else None
         self.sizes = [layer.out_features for layer in layers]
         self._inputs: torch.Tensor | None = None
@@ -132,8 +131,7 @@ def _faster(groups: Sequence[Sequence[nn.Linear]]) -> LinearLayers:
     if not some or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "plain"
     ways: dict[LinearLayers, Pass] = {
-        form: partial(_through, multiply, [arranged(weight) for weight in some])
-        for form, (arranged, multiply) in FORMS.items()
+        form: partial(_through, [arranged(weight) for weight in some]) for form, arranged in FORMS.items()
     }
     seconds: dict[LinearLayers, float] = dict.fromkeys(ways, 0.0)
     for rows in MEASURED_ROWS:
@@ -143,8 +141,8 @@ def _faster(groups: Sequence[Sequence[nn.Linear]]) -> LinearLayers:
     return "packed" if seconds["packed"] <= WORTH.get(some[0].dtype, 1.0) * seconds["plain"] else "plain"
 
 
-def _through(multiply: Multiply, weights: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
-    for rows, weight in zip(inputs, weights, strict=True):
+def _through(matrices: Sequence[tuple[torch.Tensor, Multiply]], inputs: Sequence[torch.Tensor]) -> None:
+    for rows, (weight, multiply) in zip(inputs, matrices, strict=True):
         multiply(rows, weight, None)
 
 
@@ -159,25 +157,34 @@ def _least_seconds(ways: Mapping[LinearLayers, Pass], inputs: Sequence[torch.Ten
     return {name: min(seconds) for name, seconds in found.items()}
 
 
-def _packed(weight: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS_HINT)
-    return packed
-
-
-def _plain(weight: torch.Tensor) -> torch.Tensor:
+def _plain(weight: torch.Tensor) -> tuple[torch.Tensor, Multiply]:
     """The same shape; float32 stored input by input: MKL multiplies a few rows with such a matrix a quarter faster."""
-    return weight.t().contiguous().t() if weight.dtype == torch.float32 else weight
+    return weight.t().contiguous().t() if weight.dtype == torch.float32 else weight, linear
+
+
+def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, Multiply]:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS_HINT)
+    # With many inputs oneDNN adds them up in another order for one row alone; data of any values shows it.
+    rows = torch.rand(ROWS_HINT, weight.shape[1]).to(weight.dtype)
+    together = _multiplied(rows, packed, None)
+    same = all(
+        torch.equal(_multiplied(row[None], packed, None)[0], both) for row, both in zip(rows, together, strict=True)
+    )
+    return packed, _multiplied if same else _multiplied_never_alone
 
 
 def _multiplied(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    # One row alone is multiplied in another way than one among others.
-    twice = rows.expand(2, -1) if len(rows) == 1 else rows
-    outputs: torch.Tensor = torch.ops.mkldnn._linear_pointwise(twice, packed, bias, "none", [], "")
-    return outputs if twice is rows else outputs[:1]
+    outputs: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+    return outputs
 
 
-FORMS: dict[LinearLayers, tuple[Callable[[torch.Tensor], torch.Tensor], Multiply]] = {
-    "plain": (_plain, linear),
-    "packed": (_packed, _multiplied),
+def _multiplied_never_alone(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """One row goes as two: a third longer."""
+    return _multiplied(rows.expand(2, -1), packed, bias)[:1] if len(rows) == 1 else _multiplied(rows, packed, bias)
+
+
+FORMS: dict[LinearLayers, Callable[[torch.Tensor], tuple[torch.Tensor, Multiply]]] = {
+    "plain": _plain,
+    "packed": _packed,
 }
 """How the weights of a matrix are stored, and how rows are multiplied with it."""
