@@ -2,8 +2,8 @@
 
 transformers' sdpa path lays all requests of a step side by side under one dense mask: with n decoding requests every
 query is multiplied with the keys of all n. Here a decoding request meets its own pages only; requests of similar length
-share one padded call. It enters through transformers' AttentionInterface and reads the block table that transformers
-prepares for flash attention's `flash_attn_with_kvcache`.
+share one padded call. It enters through transformers' AttentionInterface, or is called by `llama_layers.py`, and reads
+the block table that transformers prepares for flash attention's `flash_attn_with_kvcache`.
 """
 
 from dataclasses import dataclass
