@@ -14,8 +14,8 @@ from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, Generate, Output, Stats
 from worker.engines.transformers import attention as per_request
 from worker.engines.transformers import kv_placement, llama_layers
 from worker.engines.transformers.sampling import Sampler
-from worker.engines.transformers.scoring import ScoringRunner
 from worker.engines.transformers.sequence import Answer, Sequence
+from worker.engines.transformers.step_runner import StepRunner
 from worker.model_files import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Batch(ContinuousBatchingManager):
         made = self.batch_processor is None
         processor = super()._create_batch_processor()
         if made:
-            processor.model_runner = ScoringRunner(processor, self._sampler)
+            processor.model_runner = StepRunner(processor, self._sampler)
             kv_placement.spread(processor.cache, kv_placement.layer_devices(self.model))
         return processor
 

@@ -14,7 +14,7 @@ from transformers.generation.continuous_batching.utils import stream_context
 from worker.engines.transformers.sampling import Sampler
 
 
-class ScoringRunner(ModelRunner):
+class StepRunner(ModelRunner):
     """transformers' runner, for steps without a prompt to be scored; the others are computed without a CUDA graph."""
 
     def __init__(self, processor: Any, sampler: Sampler) -> None:
