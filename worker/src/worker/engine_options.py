@@ -80,7 +80,8 @@ class TransformersOptions(EngineOptions):
     """accelerate's placement over several GPUs (`auto`, `balanced`, ...); `None`: all on `device`, or `auto` when
     `device` is `auto` and there are several GPUs."""
     attention: Attention = "auto"
-    """`auto`: `per_request` on a CPU; on a GPU flash attention where it is installed, else `sdpa`."""
+    """`auto`: `per_request` on a CPU; on a GPU flash attention where a package of it is installed, else torch's own,
+    and `sdpa` where that is not for the model (float32, large heads, soft caps) or the GPU."""
     page_size: Annotated[int, Field(ge=1)] | None = None
     """Tokens per page of the KV cache, the grain of prefix caching; `None`: chosen for the device."""
     cuda_graphs: bool | None = None

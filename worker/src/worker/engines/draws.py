@@ -16,9 +16,6 @@ from worker.engine_protocol import Generate
 
 CANDIDATES = 256
 """Most likely tokens looked at first for top-k and top-p; eight times more while the nucleus is larger."""
-FIXED_CANDIDATES = 1024
-"""The fixed number where shapes cannot depend on data; a larger nucleus is cut there."""
-
 ROWS = 5
 """Of the argument tensor, which has one column per request; int32, the first two rows hold float32 bits."""
 TEMPERATURE, TOP_P, TOP_K, KEY_LOW, KEY_HIGH = range(ROWS)
@@ -48,19 +45,6 @@ class Draws:
     def add_filtered(self, scores: torch.Tensor, rows: list[int], arguments: torch.Tensor) -> None:
         """The same for rows with top-k or top-p."""
         scores[rows, self._drawn(scores[rows], arguments[:, rows])] = torch.inf
-
-    def all_rows(self, scores: torch.Tensor, arguments: torch.Tensor) -> torch.Tensor:
-        """The same for all rows with fixed shapes and no branch on data, as a CUDA graph needs it."""
-        temperature = _temperature(arguments)
-        sampled = temperature > 0
-        scaled = _scaled(scores, torch.where(sampled, temperature, 1.0))
-        values, _ = scaled.topk(min(FIXED_CANDIDATES, scaled.shape[1]))
-        kept, _ = _kept(values, scaled.logsumexp(-1, keepdim=True), arguments)
-        lowest = torch.where(kept, values, torch.inf).amin(-1, keepdim=True)
-        top_p = arguments[TOP_P].view(torch.float32)[:, None]
-        filtered = sampled & ((arguments[TOP_K, :, None] > 0) | (top_p < 1))
-        scaled = scaled.masked_fill(filtered & (scaled < lowest), -torch.inf)
-        return torch.where(sampled, scaled + self._noise(arguments), scaled)
 
     def _noise(self, arguments: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Standard Gumbel noise per row and vocabulary entry; of `tokens` alone (rows, n) where given."""

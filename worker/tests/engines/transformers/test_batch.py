@@ -1,6 +1,7 @@
 """The batch in this process, with a tiny random model; and what it needs of transformers' insides."""
 
 import dataclasses
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     GenerationConfig,
     LlamaConfig,
@@ -22,15 +24,18 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from transformers.generation.continuous_batching import continuous_api, requests
+from transformers.generation.continuous_batching import continuous_api, model_runner, requests
 
 from worker.engine_options import TransformersOptions
 from worker.engine_protocol import Generate, Logprobs, Step
+from worker.engines.transformers import attention as per_request
+from worker.engines.transformers import torch_flash
 from worker.engines.transformers.batch import Batch
 from worker.engines.transformers.linear_layers import arrange
 from worker.engines.transformers.llama_layers import LlamaLayers
 from worker.engines.transformers.scheduling import SCORED_AT_ONCE
 from worker.engines.transformers.sizing import batch_config, context_length
+from worker.engines.transformers.step_runner import StepRunner
 from worker.engines.transformers.weights import load_weights
 
 PAGE = 4
@@ -245,6 +250,83 @@ def test_layers_that_compute_something_else_stay_as_they_are(start_batch: StartB
     stock, ours = (start_batch(model_source=str(tmp_path), attention=each) for each in ("sdpa", "auto"))
     assert len(ours.model.get_decoder().layers) == SHAPE["num_hidden_layers"]
     assert ours.tokens(*varied(0)) == stock.tokens(*varied(0))
+
+
+def packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What torch's `varlen_attn` computes, which exists on GPUs alone; rows of no request are left as they were."""
+    left, right = window_size
+    assert right == 0
+    output = torch.full_like(query, torch.nan)
+    for (q, q_end), (k, k_end) in zip(itertools.pairwise(cu_seq_q), itertools.pairwise(cu_seq_k), strict=True):
+        if q == q_end:
+            continue
+        assert q_end - q <= max_q
+        assert k_end - k <= max_k
+        seen = torch.ones(int(q_end - q), int(k_end - k), dtype=torch.bool).tril(int(k_end - k - q_end + q))
+        if left >= 0:
+            seen = seen.triu(int(k_end - k - q_end + q) - left)
+        own = query[q:q_end].transpose(0, 1)[None]
+        keys, values = (states[k:k_end].transpose(0, 1)[None] for states in (key, value))
+        attended = scaled_dot_product_attention(own, keys, values, seen, scale=scale, enable_gqa=enable_gqa)
+        output[q:q_end] = attended[0].transpose(0, 1)
+    return output
+
+
+class Replayed:
+    """In the place of a CUDA graph: computes again what was recorded, from the same memory."""
+
+    def __init__(self, forward: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self._forward, self._arguments = forward, arguments
+        self.replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        self._forward(*self._arguments)
+
+    def reset(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("window", [None, 12])
+@pytest.mark.parametrize("graphs", [False, True])
+def test_flash_attention_and_graphs_of_a_gpu_give_stocks_tokens(
+    start_batch: StartBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool, window: int | None
+) -> None:
+    """All around the kernels, which need a GPU: sizes are padded, and the sampler stands behind what is recorded."""
+    recorded: list[Replayed] = []
+
+    def record(runner: StepRunner, forward: Callable[..., None], _: object, *arguments: Any) -> None:
+        forward(*arguments)
+        recorded.append(Replayed(forward, arguments))
+        runner.inputs_and_outputs.set_graph(recorded[-1])  # type: ignore[arg-type]
+
+    config = MistralConfig(**SHAPE, sliding_window=window)
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    stock = start_batch(model_source=str(tmp_path), attention="sdpa")
+    monkeypatch.setitem(globals(), "arrange", lambda _: None)  # packed weights are a CPU's, too
+    monkeypatch.setattr(per_request, "install", lambda _: False)
+    monkeypatch.setattr(torch_flash, "suits", lambda _: True)
+    monkeypatch.setattr(torch_flash, "varlen_attn", packed_attention)
+    monkeypatch.setattr(StepRunner, "_capture_graph", record)
+    monkeypatch.setattr(model_runner, "get_memory_pools", lambda: (None, None))
+    ours = start_batch(model_source=str(tmp_path), attention="auto", cuda_graphs=None if graphs else False)
+    assert attention_mask(ours) is None
+    drawn = [dataclasses.replace(one, temperature=1.0, seed=7, top_p=0.9, logprobs=1) for one in varied(1)]
+    for requests_ in (varied(0), varied(0), drawn):  # the second time behind cached prefixes
+        assert ours.tokens(*requests_) == stock.tokens(*requests_)
+    assert (sum(one.replays for one in recorded) > 20) == graphs
 
 
 def test_per_request_attention_replaces_the_mask_and_its_memory(stock: Driver, ours: Driver) -> None:

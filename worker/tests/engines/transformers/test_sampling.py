@@ -27,8 +27,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def sampler(vocabulary: int, slots: int = 64, captured: bool = False) -> Sampler:
-    return Sampler(vocabulary, slots, torch.device("cpu"), captured)
+def sampler(vocabulary: int) -> Sampler:
+    return Sampler(vocabulary, torch.device("cpu"))
 
 
 def future(generate: Generate, position: int = 0, constraint: Constraint | None = None) -> FutureRequestState:
@@ -50,11 +50,10 @@ def random_scores(rows: int, vocabulary: int, scale: float = 2.0) -> torch.Tenso
     return torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(1)) * scale
 
 
-@pytest.mark.parametrize("captured", [False, True])
-def test_draws_follow_the_softmax_at_the_temperature(captured: bool) -> None:
+def test_draws_follow_the_softmax_at_the_temperature() -> None:
     scores, temperature, draws = random_scores(1, 12), 1.5, 20_000
     counts = np.zeros(12)
-    one = sampler(12, 200, captured)
+    one = sampler(12)
     for position in range(0, draws, 200):
         requests = [future(replace(GREEDY, temperature=temperature, seed=9), position + i) for i in range(200)]
         counts += np.bincount(draw(one, scores.expand(200, -1), requests), minlength=12)
@@ -64,8 +63,7 @@ def test_draws_follow_the_softmax_at_the_temperature(captured: bool) -> None:
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (0, 0.7), (40, 0.9), (1, 1.0), (0, 0.01), (600, 0.99)])
-@pytest.mark.parametrize("captured", [False, True])
-def test_top_k_and_top_p_leave_the_tokens_that_transformers_leaves(top_k: int, top_p: float, captured: bool) -> None:
+def test_top_k_and_top_p_leave_the_tokens_that_transformers_leaves(top_k: int, top_p: float) -> None:
     scores = random_scores(1, 800)
     left = TemperatureLogitsWarper(0.8)(torch.zeros(0), scores)
     if top_k:
@@ -74,7 +72,7 @@ def test_top_k_and_top_p_leave_the_tokens_that_transformers_leaves(top_k: int, t
         left = TopPLogitsWarper(top_p)(torch.zeros(0), left)
     allowed = set(left[0].isfinite().nonzero()[:, 0].tolist())
     asked = replace(GREEDY, temperature=0.8, top_k=top_k, top_p=top_p)
-    one = sampler(800, captured=captured)
+    one = sampler(800)
     drawn: set[int] = set()
     for position in range(0, 2048, 64):
         requests = [future(asked, position + i) for i in range(64)]
@@ -83,7 +81,6 @@ def test_top_k_and_top_p_leave_the_tokens_that_transformers_leaves(top_k: int, t
     assert len(drawn) >= min(len(allowed), 5)
 
 
-@pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize(
     "near_greedy",
     [
@@ -93,11 +90,11 @@ def test_top_k_and_top_p_leave_the_tokens_that_transformers_leaves(top_k: int, t
         {"temperature": 1.0, "top_k": 1},
     ],
 )
-def test_next_to_no_temperature_or_top_p_is_greedy(near_greedy: dict[str, Any], captured: bool) -> None:
+def test_next_to_no_temperature_or_top_p_is_greedy(near_greedy: dict[str, Any]) -> None:
     """float32 has no such number, or a score divided by it is infinite."""
     scores = random_scores(64, 800, scale=20.0)
     requests = [future(replace(GREEDY, **near_greedy), position) for position in range(64)]
-    assert draw(sampler(800, captured=captured), scores, requests) == scores.argmax(-1).tolist()
+    assert draw(sampler(800), scores, requests) == scores.argmax(-1).tolist()
 
 
 def test_a_nucleus_larger_than_the_first_candidates_is_drawn_from_whole() -> None:
@@ -138,19 +135,6 @@ def test_other_seeds_and_positions_give_independent_draws(change: dict[str, int]
     assert sum(a == b for a, b in zip(first, second, strict=True)) <= 1
 
 
-def test_a_captured_step_draws_what_a_plain_one_draws() -> None:
-    """The form for CUDA graphs computes everything for every row; it must choose the same tokens."""
-    hot = replace(GREEDY, temperature=0.9, seed=5)
-    requests = [
-        future(GREEDY),
-        *(future(hot, position) for position in range(8)),
-        *(future(replace(hot, top_p=0.8), position) for position in range(8)),
-        *(future(replace(hot, top_k=20, top_p=0.9), position) for position in range(8)),
-    ]
-    scores = random_scores(len(requests), 3000)
-    assert draw(sampler(3000, captured=True), scores, requests) == draw(sampler(3000), scores, requests)
-
-
 class OnlyToken(Constraint):
     """A grammar that allows one token."""
 
@@ -162,10 +146,9 @@ class OnlyToken(Constraint):
         return self._bits.view(np.int32)
 
 
-@pytest.mark.parametrize("captured", [False, True])
-def test_a_grammar_binds_its_own_row(captured: bool) -> None:
+def test_a_grammar_binds_its_own_row() -> None:
     scores = random_scores(3, 100)
-    one = sampler(100, captured=captured)
+    one = sampler(100)
     hot = replace(GREEDY, temperature=2.0, top_k=3)
     bound = draw(one, scores, [future(GREEDY), future(hot, constraint=OnlyToken(95, 4)), future(GREEDY)])
     assert bound == [scores[0].argmax().item(), 95, scores[2].argmax().item()]

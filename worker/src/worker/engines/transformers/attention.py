@@ -24,14 +24,18 @@ NAME = "per_request"
 
 def install(model: "PreTrainedModel") -> bool:
     """Makes the model attend per request; False, with nothing changed, for a model it was not made for."""
-    config = model.config.get_text_config()
-    sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
-    softcap = getattr(config, "attn_logit_softcapping", None)
-    if model.device.type != "cpu" or set(group_layers_by_attn_type(config)) != {FULL_ATTENTION} or sinks or softcap:
+    kinds = set(group_layers_by_attn_type(model.config.get_text_config()))
+    if model.device.type != "cpu" or kinds != {FULL_ATTENTION} or changes_scores(model):
         return False
     AttentionInterface.register(NAME, PerRequestAttention())
     model.set_attn_implementation(NAME)
     return True
+
+
+def changes_scores(model: "PreTrainedModel") -> bool:
+    """Whether it has attention sinks or caps its scores, which is computed by transformers alone."""
+    sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
+    return sinks or bool(getattr(model.config.get_text_config(), "attn_logit_softcapping", None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 
 from worker.engine_options import Attention
 from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, Generate, Output, Stats, Step
 from worker.engines.transformers import attention as per_request
-from worker.engines.transformers import kv_placement, llama_layers
+from worker.engines.transformers import kv_placement, llama_layers, torch_flash
 from worker.engines.transformers.sampling import Sampler
 from worker.engines.transformers.sequence import Answer, Sequence
 from worker.engines.transformers.step_runner import StepRunner
@@ -45,24 +46,12 @@ class Batch(ContinuousBatchingManager):
         send: Callable[[Step], None],
     ) -> None:
         super().__init__(model, generation_config, config)  # type: ignore[arg-type]  # its prototype of a model
-        # Only now: the manager's constructor knows no attention but sdpa, eager and flash.
-        if attention in ("auto", "per_request"):
-            if per_request.install(model):
-                llama_layers.rewrite(model)
-                pages = -(-self.model.config.get_text_config().max_position_embeddings // config.page_size)
-                self.continuous_batching_config.max_blocks_per_request = pages
-            elif attention == "per_request":
-                raise ModelUnavailable(
-                    "The attention per_request is for models with plain full attention on a CPU, and this is none: "
-                    "set the attention to auto."
-                )
+        self._choose_attention(model, attention, config)
         self.output_router = Discarding()
-        self._sampler = self.logit_processor = Sampler(
-            model.config.get_text_config().vocab_size,
-            slots,
-            model.device,
-            captured=any(self.continuous_batching_config.cuda_graph_booleans),
-        )
+        vocabulary = model.config.get_text_config().vocab_size
+        self._sampler = self.logit_processor = Sampler(vocabulary, model.device)
+        captured = any(self.continuous_batching_config.cuda_graph_booleans)
+        self._kept = torch.empty(slots, vocabulary, device=model.device) if captured else None
         self._send = send
         self._answers: dict[str, Answer] = {}
         self._answers_lock = threading.Lock()
@@ -70,6 +59,25 @@ class Batch(ContinuousBatchingManager):
         self._sequences_made = 0
         self._preemptions = 0
         self._last_sent = time.monotonic()
+
+    def _choose_attention(
+        self, model: "PreTrainedModel", attention: Attention, asked: ContinuousBatchingConfig
+    ) -> None:
+        """Only now: the manager's constructor knows no attention but sdpa, eager and flash."""
+        config = self.continuous_batching_config
+        if attention in ("auto", "per_request"):
+            if per_request.install(model):
+                llama_layers.rewrite(model)
+                pages = -(-model.config.get_text_config().max_position_embeddings // config.page_size)
+                config.max_blocks_per_request = pages
+            elif attention == "per_request":
+                raise ModelUnavailable(
+                    "The attention per_request is for models with plain full attention on a CPU, and this is none: "
+                    "set the attention to auto."
+                )
+            elif model.config._attn_implementation == "sdpa" and torch_flash.install(model):
+                config.use_cuda_graph = (asked.use_cuda_graph is not False,) * 2  # as transformers with flash attention
+                config.kv_padding_interval_size = torch_flash.KV_PADDING
 
     @property
     def kv_tokens(self) -> int:
@@ -83,7 +91,7 @@ class Batch(ContinuousBatchingManager):
         made = self.batch_processor is None
         processor = super()._create_batch_processor()
         if made:
-            processor.model_runner = StepRunner(processor, self._sampler)
+            processor.model_runner = StepRunner(processor, self._sampler, self._kept)
             kv_placement.spread(processor.cache, kv_placement.layer_devices(self.model))
         return processor
 

@@ -33,17 +33,16 @@ class Scored(NamedTuple):
 class Sampler(ContinuousBatchingLogitsProcessorList):
     """Takes the place of transformers' logits processors: temperature, top-k, top-p, seed and grammar in one pass."""
 
-    def __init__(self, vocabulary: int, slots: int, device: torch.device, captured: bool) -> None:
-        """`captured`: steps are recorded in CUDA graphs, so that every operation runs for every row."""
+    def __init__(self, vocabulary: int, device: torch.device) -> None:
         super().__init__(LogitsProcessorList())
         self.tensors_required = ROWS
         self.do_processing = True
-        self._captured = captured
         self._draws = Draws(vocabulary, device)
         self._bits = torch.arange(32, dtype=torch.int32, device=device)
-        self._allowed = torch.full((slots, (vocabulary + 31) // 32), -1, dtype=torch.int32, device=device)
         self._constrained: list[int] = []
         """Rows of this step that follow a grammar."""
+        self._allowed = torch.empty(0, (vocabulary + 31) // 32, dtype=torch.int32)
+        """A bit for each token that those rows allow."""
         self._plain: list[int] = []
         """Rows of this step that sample from the whole vocabulary."""
         self._filtered: list[int] = []
@@ -51,12 +50,14 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         self._told: dict[str, int] = {}
         """Requests of this step whose logprobs are wanted, and their places in `_told_rows`."""
         self._told_rows: list[int] = []
-        self._raw = torch.zeros((slots, vocabulary) if captured else (0, 0), device=device)
-        """Scores as the model made them: of those rows; where a CUDA graph keeps them, of all."""
+        self._raw = torch.empty(0, vocabulary)
+        """Scores of those rows, as the model made them."""
         self._step_logprobs: StepLogprobs | None = None
         """Made of them when the first request asks."""
         self._scored: list[Scored] = []
         """Requests of this step whose prompt is scored."""
+        self.only_decodes = False
+        """Whether this step computes no prompt."""
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """Greedy: zero in every row."""
@@ -68,6 +69,7 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         """Before a step, on the generation thread: writes each request's column and its grammar's tokens."""
         sequences = []
         self._scored, begin = [], 0
+        self.only_decodes = all(future.query_length == 1 for future in requests_in_batch)
         for future in requests_in_batch:
             if isinstance(future.state, Sequence):  # the manager's warm-up has states of its own
                 if not future.state.answer.sent:
@@ -122,40 +124,32 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
     def told(self, answer: Answer, token_id: int) -> Logprobs:
         """How likely the token was that the last step chose for this request."""
         if self._step_logprobs is None:
-            self._step_logprobs = StepLogprobs(self._raw[self._told_rows] if self._captured else self._raw)
+            self._step_logprobs = StepLogprobs(self._raw)
         place = self._told[answer.generate.request_id]
         return self._step_logprobs.of(place, token_id, answer.generate.logprobs or 0)
 
     def _fill_allowed(self, answers: list[Answer]) -> None:
-        if self._captured and self._constrained:
-            self._allowed[self._constrained] = -1
-        self._constrained = []
+        self._constrained, rows = [], []
         for row, answer in enumerate(answers):
             if answer.constraint is None or answer.error is not None:
                 continue
             try:
-                allowed = answer.constraint.allowed(answer.generate.max_new_tokens - answer.tokens)
+                rows.append(answer.constraint.allowed(answer.generate.max_new_tokens - answer.tokens)[0])
             except InvalidGrammar as error:
                 answer.error = f"The grammar failed: {error}"
                 continue
-            self._allowed[row] = torch.from_numpy(allowed[0])
             self._constrained.append(row)
-        if self._constrained and self._allowed.is_cuda:
-            # The step runs on a stream of its own, which does not wait for this one.
-            torch.cuda.current_stream().synchronize()
+        if rows:
+            self._allowed = torch.from_numpy(np.stack(rows))
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor
     ) -> torch.Tensor:
         """Scores of shape (requests, vocabulary) whose arg max is each request's next token; changed in place."""
-        if self._captured:
-            self._raw[: len(scores)].copy_(scores)
-            masked = self._masked(scores, self._allowed[: len(scores)])
-            return self._draws.all_rows(masked, logits_processor_args)
         if self._told_rows:
             self._raw = scores[self._told_rows]
         if self._constrained:
-            scores[self._constrained] = self._masked(scores[self._constrained], self._allowed[self._constrained])
+            scores[self._constrained] = self._masked(scores[self._constrained], self._allowed.to(scores.device))
         if self._plain:
             self._draws.add_plain(scores, self._plain, logits_processor_args)
         if self._filtered:

@@ -1,9 +1,12 @@
-"""A step that also scores prompts: the model is asked for the scores of more rows than those of the new tokens.
+"""How a step is computed: the model's forward pass, which a CUDA graph may hold, and what is made of its scores.
 
-transformers' runner keeps the scores of new tokens alone. Those of a prompt are reduced at once to what its request
-asks for: what is in memory of them is bounded by the rows of one step (`scheduling.SCORED_AT_ONCE`).
+transformers' runner records both in the graph, so that every operation of the sampler would run for every row of every
+step. It also keeps the scores of new tokens alone; a step that scores prompts asks the model for more rows. Those are
+reduced at once to what their request asks for: what is in memory of them is bounded by the rows of one step
+(`scheduling.SCORED_AT_ONCE`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +18,13 @@ from worker.engines.transformers.sampling import Sampler
 
 
 class StepRunner(ModelRunner):
-    """transformers' runner, for steps without a prompt to be scored; the others are computed without a CUDA graph."""
+    """transformers' runner, with the sampler behind the graph; steps that score a prompt are computed without one."""
 
-    def __init__(self, processor: Any, sampler: Sampler) -> None:
-        """In the place of the runner that the batch processor has made for itself."""
+    def __init__(self, processor: Any, sampler: Sampler, kept: torch.Tensor | None) -> None:
+        """In the place of the runner that the batch processor has made for itself.
+
+        `kept`: where the graphs leave their scores, shape (slots, vocabulary); None where there are no graphs.
+        """
         super().__init__(
             logit_processor=sampler,
             cb_config=processor.cb_config,
@@ -28,23 +34,52 @@ class StepRunner(ModelRunner):
             return_logprobs=processor.return_logprobs,
         )
         self._sampler = sampler
+        self._kept = kept
+        self._scores = torch.empty(0)
+        """Of the new tokens of the last step; shape (requests, vocabulary)."""
 
     def compute_batch(self, model: nn.Module, batch_data: dict[str, Any]) -> None:
         """One step."""
+        _, _, output_ids = self.inputs_and_outputs.get_cb_kwargs()
+        drawn: torch.Tensor = batch_data["logits_indices"]
         scored = self._sampler.scored_rows
         if not scored:
             super().compute_batch(model, batch_data)
-            self._sampler.score(torch.empty(0, 0))
-            return
-        _, _, output_ids = self.inputs_and_outputs.get_cb_kwargs()
+            if self._kept is not None:
+                self._scores = self._kept[: len(drawn)]
         with stream_context(self.inputs_and_outputs.compute_stream):
-            drawn: torch.Tensor = batch_data["logits_indices"]
-            wanted = torch.cat([drawn, torch.tensor(scored, dtype=drawn.dtype, device=drawn.device)])
-            if self.supports_logits_to_keep(model):
-                logits = model(**batch_data, logits_to_keep=wanted).logits[0]
+            if scored:
+                wanted = torch.cat([drawn, torch.tensor(scored, dtype=drawn.dtype, device=drawn.device)])
+                logits = self._logits(model, batch_data, wanted)
+                self._sampler.score(logits[len(drawn) :])
+                self._scores = logits[: len(drawn)].float()
             else:
-                logits = model(**batch_data).logits[0, wanted]
-            self._sampler.score(logits[len(drawn) :])
+                self._sampler.score(torch.empty(0, 0))
             arguments = batch_data["logits_processor_args"]
-            scores = self._sampler(batch_data["input_ids"][0, drawn], logits[: len(drawn)].float(), arguments)
+            scores = self._sampler(batch_data["input_ids"][0, drawn], self._scores, arguments)
             self._sample(scores[None], output_ids)
+
+    def _get_forward_fn(self, use_block_table: bool) -> tuple[Callable[..., None], bool]:
+        """The forward pass, and whether a graph of it is replayed, or recorded where there is none of this size.
+
+        Only for steps without a prompt: sizes of those with one hardly come twice, and recording costs a step or two.
+        """
+        forward, use_graph = super()._get_forward_fn(use_block_table)
+        return forward, use_graph and self._sampler.only_decodes
+
+    def _forward_process_and_sample(self, model: nn.Module, batch_data: dict[str, Any], *_: torch.Tensor) -> None:
+        """What is recorded in a graph: the forward pass alone."""
+        logits = self._logits(model, batch_data, batch_data["logits_indices"])
+        if self._kept is None:
+            self._scores = logits.float()
+        else:
+            self._kept[: len(logits)].copy_(logits)
+
+    def _logits(self, model: nn.Module, batch_data: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
+        """Shape (rows, vocabulary)."""
+        logits: torch.Tensor
+        if self.supports_logits_to_keep(model):
+            logits = model(**batch_data | {"logits_to_keep": rows}).logits[0]
+        else:
+            logits = model(**batch_data).logits[0, rows]
+        return logits
