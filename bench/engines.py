@@ -48,7 +48,7 @@ async def direct_engine(source: str = REAL_MODEL, slots: int = 32, **options: An
         for output in step.outputs:
             _note(output, now, *waiting[output.request_id])
 
-    kind = EngineOptions(model_source=source).engine
+    kind = options.get("engine") or EngineOptions(model_source=source).engine
     given = OPTIONS[kind](model_source=source, slots=slots, **options)
     engine = Engine(given, LogOptions(), LIMITS, on_step=take, on_change=lambda: None)
     await engine.start()

@@ -1,21 +1,29 @@
-"""Target 10, for a machine with a GPU: a Qwen2.5-14B-shaped model with random weights through the worker's engine.
+"""Target 10, for a machine with a GPU: a Qwen2.5-14B-shaped model with random weights through the worker's engines.
 
-    python -m bench.experiments.gpu   # bf16, then 4-bit by bitsandbytes; about 30 minutes and 40 GB of disk
+    python -m bench.experiments.gpu                 # the engine on transformers; about 30 minutes, 40 GB of disk
+    python -m bench.experiments.gpu --engine vllm   # the engine on vLLM, by the Python of its environment
     python -m bench.experiments.gpu --layers 4 --tokens 32   # a small one, to see that it runs
 
-Batches of 1, 64 and 128, through the engine process, through the whole path, and through transformers' own manager.
-Writes bench/results/gpu.json.
+Batches of 1, 64 and 128, through the engine process, through the whole path, and through what the engine is made of:
+transformers' own manager, or `vllm serve`. Writes bench/results/gpu.json or gpu_vllm.json.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from bench.dialects import OpenAiDialect
 from bench.engines import direct_engine, raw_manager
 from bench.environments import CACHE, converted_model
 from bench.experiments import FULL
@@ -23,8 +31,8 @@ from bench.interleave import observed
 from bench.load import closed_loop
 from bench.measures import Metrics, ratio, summary
 from bench.results_file import Result
-from bench.servers import Server, headrace
-from bench.trace import stories
+from bench.servers import Server, headrace, peer
+from bench.trace import Turn, stories
 
 QWEN_14B = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -45,6 +53,7 @@ QWEN_14B = {
 BANDWIDTH = {"H200": 4.8e12, "H100 PCIe": 2.0e12, "H100": 3.35e12, "A100": 2.0e12, "L40": 0.864e12, "L4": 0.3e12}
 """Bytes per second of the device's memory by its data sheet; the first name that the device's contains."""
 BATCHES = (1, 64, 128)
+CONTEXT = 4096
 MAKE_MODEL = """
 import json, sys, torch
 from pathlib import Path
@@ -63,19 +72,23 @@ model.generation_config.eos_token_id = 151645
 model.save_pretrained(folder, max_shard_size="4GB")
 """
 
+Run = Callable[[list[Turn], int], Awaitable[Metrics]]
+"""A closed loop of so many users."""
+Start = Callable[[], contextlib.AbstractAsyncContextManager[Run]]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     parser.add_argument("--layers", type=int, default=QWEN_14B["num_hidden_layers"])
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--repetitions", type=int, default=FULL.repetitions)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--arms", nargs="+", help="some of them; default: all")
     options = parser.parse_args()
     device = json.loads(_in_torch("import torch, json; print(json.dumps(torch.cuda.get_device_name(0)))"))
     folder = random_model(options.layers)
-    weight_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    result = asyncio.run(measure(options, device, folder, weight_bytes))
-    result.machine["device"] = device
+    result = asyncio.run(measure(options, device, folder))
     print(json.dumps([ratio_.__dict__ for ratio_ in result.ratios], indent=1))
     print(result.save())
 
@@ -98,66 +111,125 @@ def random_model(layers: int) -> Path:
     return folder
 
 
-async def measure(options: argparse.Namespace, device: str, folder: Path, weight_bytes: int) -> Result:
-    """Engines are started one after another: two do not fit into one GPU's memory with a KV cache each."""
-    result = Result("gpu", "python -m bench.experiments.gpu")
-    bandwidth = next((bytes_ for name, bytes_ in BANDWIDTH.items() if name in device), None)
-    for quantization in ("none", "bitsandbytes-4bit"):
-        label = "bf16" if quantization == "none" else "4-bit"
-        found: dict[str, list[Metrics]] = {}
-        for _ in range(options.repetitions if quantization == "none" else 1):
-            for arm, repetition in (await _once(options, str(folder), quantization)).items():
-                found.setdefault(f"{arm}, {label}", []).append(repetition)
-        for arm, repetitions in found.items():
-            result.add_arm(arm, repetitions)
-        for batch in options.batches:
-            engine, raw = found[f"engine, batch {batch}, {label}"], found.get(f"raw manager, batch {batch}, {label}")
-            path = found[f"headrace, batch {batch}, {label}"]
-            if raw:
-                target = 0.95 if quantization == "none" else None
-                over = ratio(engine, raw, "tokens_per_s")
-                result.add_ratio(f"engine's tokens/s over the raw manager, batch {batch}, {label}", over, target)
-            over = ratio(path, engine, "tokens_per_s")
-            result.add_ratio(f"whole path's tokens/s over the engine alone, batch {batch}, {label}", over, 0.95)
-        if quantization == "none" and bandwidth and 1 in options.batches:
-            step = result.arms[f"engine, batch 1, {label}"]["per_token_ms_p50"] / 1000
-            # Every step reads all weights once, save the embedding's one row.
-            embedding = 2 * QWEN_14B["vocab_size"] * QWEN_14B["hidden_size"]  # type: ignore[operator]  # both numbers
-            share = (weight_bytes - embedding) / bandwidth / step
-            result.add_ratio("decode at batch 1 over the memory bandwidth's limit, bf16", share, 0.6)
+def arms(engine: str, folder: str, slots: int) -> dict[str, Start]:
+    """By name. Started one after another: two do not fit into one GPU's memory with a KV cache each."""
+    ours = partial(_engine, folder, slots, engine=engine)
+    path = partial(_path, folder, slots, engine=engine)
+    if engine == "vllm":
+        return {
+            "engine": ours,
+            "headrace": path,
+            "vllm serve": partial(_vllm_serve, folder, slots),
+            "engine, batch-invariant": partial(ours, env={"VLLM_BATCH_INVARIANT": "1"}),
+        }
+    return {
+        "engine": ours,
+        "headrace": path,
+        "raw manager": partial(_raw, folder),
+        "engine, sdpa": partial(ours, attention="sdpa"),
+        "engine, 4-bit": partial(ours, quantization="bitsandbytes-4bit"),
+        "headrace, 4-bit": partial(path, quantization="bitsandbytes-4bit"),
+    }
+
+
+COMPARED: list[tuple[str, str, float | None]] = [
+    ("engine", "raw manager", 0.95),
+    ("headrace", "engine", 0.95),
+    ("headrace", "vllm serve", 1.0),
+    ("headrace, 4-bit", "engine, 4-bit", 0.95),
+    ("engine, sdpa", "engine", None),
+    ("engine, batch-invariant", "engine", None),
+]
+"""Which is divided by which; the target."""
+
+
+async def measure(options: argparse.Namespace, device: str, folder: Path) -> Result:
+    """Every arm at every batch; what is found is saved behind each arm."""
+    name = "gpu" if options.engine == "transformers" else f"gpu_{options.engine}"
+    result = Result(name, "python -m bench.experiments.gpu " + " ".join(sys.argv[1:]))
+    result.machine["device"] = device
+    result.notes.append(f"{options.layers} of the 48 layers, {options.tokens} tokens per answer")
+    found: dict[str, list[Metrics]] = {}
+    chosen = arms(options.engine, str(folder), max(options.batches))
+    for number in range(options.repetitions):
+        for arm in options.arms or chosen:
+            begin = time.perf_counter()
+            try:
+                async with chosen[arm]() as run:
+                    start = time.perf_counter() - begin
+                    for batch in options.batches:
+                        await run(stories(f"warm {number} {batch}", batch, 8), batch)
+                        metrics = await run(stories(f"gpu {number} {batch}", 2 * batch, options.tokens), batch)
+                        metrics["start_s"] = round(start, 1)
+                        found.setdefault(f"{arm}, batch {batch}", []).append(metrics)
+                        print(arm, batch, metrics, flush=True)
+            except Exception as error:  # the other arms can still be measured
+                result.notes.append(f"{arm}: {type(error).__name__}: {error}")
+                print(result.notes[-1], flush=True)
+            _save(result, found, options, folder)
     return result
 
 
-async def _once(options: argparse.Namespace, folder: str, quantization: str) -> dict[str, Metrics]:
-    """One repetition of every arm."""
-    slots = max(options.batches)
-    found: dict[str, Metrics] = {}
-    flags: dict[str, Any] = {"quantization": quantization, "cuda_graphs": True, "context_length": 4096}
-    async with direct_engine(folder, slots, **flags) as server:
+def _save(result: Result, found: dict[str, list[Metrics]], options: argparse.Namespace, folder: Path) -> None:
+    result.arms.clear()
+    result.ratios.clear()
+    for arm, repetitions in found.items():
+        result.add_arm(arm, repetitions)
+    for over, under, target in COMPARED:
         for batch in options.batches:
-            found[f"engine, batch {batch}"] = await _load(server, batch, options.tokens)
-    env = {
-        "HEADRACE_QUANTIZATION": quantization,
-        "HEADRACE_CUDA_GRAPHS": "true",
-        "HEADRACE_CONTEXT_LENGTH": "4096",
-    }
+            above, below = found.get(f"{over}, batch {batch}"), found.get(f"{under}, batch {batch}")
+            if above and below and len(above) == len(below):
+                value = ratio(above, below, "tokens_per_s")
+                result.add_ratio(f"tokens/s of {over} over {under}, batch {batch}", value, target)
+    bandwidth = next((bytes_ for name, bytes_ in BANDWIDTH.items() if name in str(result.machine["device"])), None)
+    if bandwidth and "engine, batch 1" in result.arms:
+        # Every step reads all weights once, save the embedding's one row.
+        embedding = 2 * QWEN_14B["vocab_size"] * QWEN_14B["hidden_size"]  # type: ignore[operator]  # both numbers
+        weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        step = result.arms["engine, batch 1"]["per_token_ms_p50"] / 1000
+        result.add_ratio(
+            "decode at batch 1 over the memory bandwidth's limit", (weights - embedding) / bandwidth / step, 0.6
+        )
+    result.save()
+
+
+def _served(server: Server) -> Run:
+    return lambda turns, users: observed(server, lambda: closed_loop(server.ask, turns, users))
+
+
+@contextlib.asynccontextmanager
+async def _engine(folder: str, slots: int, env: dict[str, str] | None = None, **options: Any) -> AsyncIterator[Run]:
+    with mock.patch.dict(os.environ, env or {}):  # which the engine's process inherits
+        async with direct_engine(folder, slots, context_length=CONTEXT, **options) as server:
+            yield _served(server)
+
+
+@contextlib.asynccontextmanager
+async def _path(folder: str, slots: int, **options: Any) -> AsyncIterator[Run]:
+    env = {f"HEADRACE_{name.upper()}": str(value) for name, value in {"context_length": CONTEXT, **options}.items()}
     async with headrace(folder, slots=slots, env=env) as server:
-        for batch in options.batches:
-            found[f"headrace, batch {batch}"] = await _load(server, batch, options.tokens)
-    if quantization == "none":
-        async with raw_manager(folder) as raw:
-            for batch in options.batches:
-                await raw.closed_loop(stories(f"warm {batch}", batch, 8), batch)
-                turns = stories(f"gpu {batch}", 2 * batch, options.tokens)
-                timelines, elapsed = await raw.closed_loop(turns, batch)
-                found[f"raw manager, batch {batch}"] = summary(timelines, elapsed)
-    return found
+        yield _served(server)
 
 
-async def _load(server: Server, batch: int, tokens: int) -> Metrics:
-    await closed_loop(server.ask, stories(f"warm {batch}", batch, 8), batch)
-    turns = stories(f"gpu {batch}", 2 * batch, tokens)
-    return await observed(server, lambda: closed_loop(server.ask, turns, batch))
+@contextlib.asynccontextmanager
+async def _raw(folder: str) -> AsyncIterator[Run]:
+    async with raw_manager(folder) as raw:
+
+        async def run(turns: list[Turn], users: int) -> Metrics:
+            return summary(*await raw.closed_loop(turns, users))
+
+        yield run
+
+
+@contextlib.asynccontextmanager
+async def _vllm_serve(folder: str, slots: int) -> AsyncIterator[Run]:
+    command = ["{python}", "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", "{port}"]
+    command += ["--host", "127.0.0.1", "--served-model-name", "model", "--max-model-len", str(CONTEXT)]
+    command += ["--max-num-seqs", str(slots), "--max-num-batched-tokens", "8192"]
+    env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CACHE_ROOT": str(CACHE / "vllm")}
+    dialect = OpenAiDialect("model", usage=True)
+    async with peer("vllm-serve", command, dialect, path="/health", env=env, python=Path(sys.executable)) as server:
+        yield _served(server)
 
 
 if __name__ == "__main__":
