@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     GenerationConfig,
@@ -261,7 +262,7 @@ def packed_attention(
     max_q: int,
     max_k: int,
     *,
-    scale: float | None,
+    scale: float | None = None,
     window_size: tuple[int, int],
     enable_gqa: bool,
 ) -> torch.Tensor:
@@ -317,7 +318,7 @@ def test_flash_attention_and_graphs_of_a_gpu_give_stocks_tokens(
     stock = start_batch(model_source=str(tmp_path), attention="sdpa")
     monkeypatch.setitem(globals(), "arrange", lambda _: None)  # packed weights are a CPU's, too
     monkeypatch.setattr(per_request, "install", lambda _: False)
-    monkeypatch.setattr(torch_flash, "suits", lambda _: True)
+    monkeypatch.setattr(torch_flash, "suits", lambda _: True)  # `works` is asked, of the kernels in their place
     monkeypatch.setattr(torch_flash, "varlen_attn", packed_attention)
     monkeypatch.setattr(StepRunner, "_capture_graph", record)
     monkeypatch.setattr(model_runner, "get_memory_pools", lambda: (None, None))
@@ -327,6 +328,30 @@ def test_flash_attention_and_graphs_of_a_gpu_give_stocks_tokens(
     for requests_ in (varied(0), varied(0), drawn):  # the second time behind cached prefixes
         assert ours.tokens(*requests_) == stock.tokens(*requests_)
     assert (sum(one.replays for one in recorded) > 20) == graphs
+
+
+@pytest.mark.parametrize(
+    ("kernels", "said"),
+    [
+        (packed_attention, None),
+        (lambda query, *_, **__: torch.zeros_like(query), "is wrong here"),
+        (lambda query, *_, **__: torch.full_like(query, torch.nan), "is wrong here"),
+        (
+            lambda query, keys, values, q, _, *rest, **named: packed_attention(
+                query, keys, values, q, q, *rest, **named
+            ),
+            "is wrong here",
+        ),
+        (varlen_attn, "does not run here"),
+    ],
+)
+def test_flash_attention_that_fails_or_errs_on_a_machine_is_not_used(
+    stock: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kernels: Any, said: str | None
+) -> None:
+    monkeypatch.setattr(torch_flash, "varlen_attn", kernels)
+    assert torch_flash.works(stock.model) == (said is None)
+    assert (said or "") in caplog.text
+    assert not torch_flash.suits(stock.model), "no GPU"
 
 
 def test_per_request_attention_replaces_the_mask_and_its_memory(stock: Driver, ours: Driver) -> None:

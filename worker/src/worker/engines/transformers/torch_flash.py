@@ -4,10 +4,12 @@ transformers' sdpa path multiplies every query with the keys of all requests of 
 gigabytes for a large KV cache. Here each request meets its own keys only, and there is no mask.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from worker.engines.transformers.attention import changes_scores
@@ -16,10 +18,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
+log = logging.getLogger(__name__)
+
 NAME = "torch_varlen"
 """Without the word flash, by which transformers takes an attention for one of the packages'."""
 LARGEST_HEAD = 256
 """Entries of a head that the kernels can hold."""
+TOLERANCE = 0.05
+"""Of values around one: bfloat16 is wrong by a hundredth, another mask by a half."""
 KV_PADDING = 4096
 """Tokens: a step in a CUDA graph copies the cached keys of up to so many more than it has. transformers' own 16,384 are
 3 GB for a model of 14B; less makes more graphs, each recorded when its size is first met."""
@@ -27,7 +33,7 @@ KV_PADDING = 4096
 
 def install(model: "PreTrainedModel") -> bool:
     """Makes the model attend by them; False, with nothing changed, for a model or a GPU that they are not for."""
-    if not suits(model):
+    if not suits(model) or not works(model):
         return False
     AttentionInterface.register(NAME, attend)
     model.set_attn_implementation(NAME)
@@ -35,13 +41,60 @@ def install(model: "PreTrainedModel") -> bool:
 
 
 def suits(model: "PreTrainedModel") -> bool:
-    """Whether the kernels compute what the model needs, on the device that it is on."""
+    """Whether they are for such a model on such a device."""
     devices = {parameter.device for parameter in model.parameters()}  # on several, the lengths are only on the first
     if len(devices) > 1 or model.device.type != "cuda" or torch.cuda.get_device_capability(model.device) < (8, 0):
         return False
+    _, _, head = _heads(model)
+    if head > LARGEST_HEAD or head % 8 or getattr(model.config.get_text_config(), "v_head_dim", head) != head:
+        return False
+    return model.dtype in (torch.bfloat16, torch.float16) and not changes_scores(model)
+
+
+def works(model: "PreTrainedModel") -> bool:
+    """Tries them on this machine: a prompt of three tokens beside a request that decodes its seventh."""
+    heads, key_heads, head = _heads(model)
+    query = torch.randn(3 + 1, heads, head)
+    keys, values = torch.randn(2, 3 + 7, key_heads, head)
+
+    def expected(queries: slice, seen: slice) -> torch.Tensor:
+        q, k, v = (states.transpose(0, 1)[None] for states in (query[queries], keys[seen], values[seen]))
+        attended = scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=True)
+        return attended[0].transpose(0, 1)
+
+    def there(states: torch.Tensor) -> torch.Tensor:
+        return states.to(model.device, model.dtype)
+
+    try:
+        attended = varlen_attn(
+            there(query),
+            there(keys),
+            there(values),
+            torch.tensor([0, 3, 4], dtype=torch.int32, device=model.device),
+            torch.tensor([0, 3, 10], dtype=torch.int32, device=model.device),
+            3,
+            7,
+            window_size=(-1, 0),
+            enable_gqa=True,
+        )
+    except (RuntimeError, ValueError, NotImplementedError) as failure:
+        log.warning("torch's flash attention does not run here; the attention is sdpa, which is slow: %s", failure)
+        return False
+    assert isinstance(attended, torch.Tensor)  # only who asks for it gets more
+    right = torch.cat([expected(slice(3), slice(3)), expected(slice(3, 4), slice(3, 10))])
+    error = (attended.cpu().float() - right).abs().max().item()
+    if not error < TOLERANCE:  # nan is no number below
+        log.warning("torch's flash attention is wrong here by %s; the attention is sdpa, which is slow.", error)
+        return False
+    return True
+
+
+def _heads(model: "PreTrainedModel") -> tuple[int, int, int]:
+    """Query heads, key heads, and the entries of one."""
     config = model.config.get_text_config()
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return model.dtype in (torch.bfloat16, torch.float16) and head <= LARGEST_HEAD and not changes_scores(model)
+    heads: int = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads, getattr(config, "num_key_value_heads", None) or heads, head
 
 
 def attend(
@@ -72,5 +125,5 @@ def attend(
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
         enable_gqa=True,
     )
-    assert isinstance(attended, torch.Tensor)  # only who asks for it gets more
+    assert isinstance(attended, torch.Tensor)
     return attended.unsqueeze(0), None
