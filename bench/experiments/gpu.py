@@ -86,6 +86,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--arms", nargs="+", help="some of them; default: all")
     options = parser.parse_args()
+    if unknown := set(options.arms or ()) - set(arms(options.engine, "", 1)):
+        parser.error(f"no arms of {options.engine}: {', '.join(sorted(unknown))}")
     device = json.loads(_in_torch("import torch, json; print(json.dumps(torch.cuda.get_device_name(0)))"))
     folder = random_model(options.layers)
     result = asyncio.run(measure(options, device, folder))
