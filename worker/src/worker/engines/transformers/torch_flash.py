@@ -37,6 +37,7 @@ def install(model: "PreTrainedModel") -> bool:
         return False
     AttentionInterface.register(NAME, attend)
     model.set_attn_implementation(NAME)
+    log.info("The model attends by torch's own flash kernels.")
     return True
 
 
