@@ -42,12 +42,16 @@ class StepRunner(ModelRunner):
         """One step."""
         _, _, output_ids = self.inputs_and_outputs.get_cb_kwargs()
         drawn: torch.Tensor = batch_data["logits_indices"]
+        stream = self.inputs_and_outputs.compute_stream
+        if stream is not None:
+            # A step's inputs were written on the default stream, for which this one does not wait by itself.
+            stream.wait_stream(torch.cuda.current_stream(drawn.device))
         scored = self._sampler.scored_rows
         if not scored:
             super().compute_batch(model, batch_data)
             if self._kept is not None:
                 self._scores = self._kept[: len(drawn)]
-        with stream_context(self.inputs_and_outputs.compute_stream):
+        with stream_context(stream):
             if scored:
                 wanted = torch.cat([drawn, torch.tensor(scored, dtype=drawn.dtype, device=drawn.device)])
                 logits = self._logits(model, batch_data, wanted)
