@@ -144,12 +144,11 @@ async def test_a_turn_that_builds_on_what_has_expired_is_refused(ledger: TaskLed
         await begin(ledger, version)
 
 
-@pytest.mark.parametrize("ending", ["cancelled", "cancelled while it ran", "failed", "overdue", "poisoned", "vanished"])
-async def test_a_turn_that_ends_without_an_answer_leaves_the_conversation_free_at_once_and_as_it_was(
-    ledger: TaskLedger, conversations: Conversations, redis: Redis, keys: Keys, ending: str
-) -> None:
-    version = await answered(ledger, asking("a"), saying("A"))
-    turn = await begin(ledger, version)
+ENDINGS = ["cancelled", "cancelled while it ran", "failed", "overdue", "poisoned"]
+"""Without an answer."""
+
+
+async def end(ledger: TaskLedger, turn: str, ending: str) -> None:
     match ending:
         case "cancelled":
             await ledger.cancel(turn, "t")
@@ -157,7 +156,7 @@ async def test_a_turn_that_ends_without_an_answer_leaves_the_conversation_free_a
             await claim(ledger, turn)
             await ledger.cancel(turn, "t")
             with pytest.raises(ConversationBusy):
-                await begin(ledger, version)
+                await begin(ledger)
             assert await ledger.end(turn, 1, "REVOKED", None)
         case "failed":
             await claim(ledger, turn)
@@ -168,12 +167,41 @@ async def test_a_turn_that_ends_without_an_answer_leaves_the_conversation_free_a
             for attempt in (1, 2, 3):
                 await claim(ledger, turn)
                 await ledger.requeue(turn, attempt, "crash")
-        case "vanished":
-            await redis.delete(keys.task(turn))
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, "vanished"])
+async def test_a_turn_that_ends_without_an_answer_leaves_the_conversation_free_at_once_and_as_it_was(
+    ledger: TaskLedger, conversations: Conversations, redis: Redis, keys: Keys, ending: str
+) -> None:
+    version = await answered(ledger, asking("a"), saying("A"))
+    turn = await begin(ledger, version)
+    if ending == "vanished":
+        await redis.delete(keys.task(turn))
+    else:
+        await end(ledger, turn, ending)
     stored = StoredConversation([asking("a"), saying("A")], version)
     assert await conversations.load("t", "c") == stored
     again = await begin(ledger, version)
     assert await conversations.load("t", "c") == StoredConversation(stored.messages, version, open_turn=again)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_a_first_turn_that_ends_without_an_answer_leaves_no_conversation_that_counts(
+    ledger: TaskLedger, redis: Redis, keys: Keys, ending: str
+) -> None:
+    for _ in range(3):
+        turn = await begin(ledger, max_conversations=1)
+        await end(ledger, turn, ending)
+        assert await redis.exists(keys.conversation("t", "c")) == 0
+        assert await redis.zcard(keys.conversations("t")) == 0
+
+
+async def test_a_conversation_without_messages_that_a_client_made_outlives_a_turn_that_fails(
+    ledger: TaskLedger, conversations: Conversations
+) -> None:
+    made = await conversations.save("t", "c", [], seconds=60)
+    await end(ledger, await begin(ledger, made.version), "failed")
+    assert await conversations.load("t", "c") == made
 
 
 async def test_a_turn_stays_open_while_its_task_goes_from_worker_to_worker(

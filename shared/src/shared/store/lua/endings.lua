@@ -5,7 +5,7 @@ local function finish(state, outcome_type, outcome, result)
   local retention_ms = tonumber(args.retention_ms)
   local now = now_ms()
   local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at', 'home', 'worker', 'context', 'idempotency',
-    'unstored')
+    'unstored', 'conversation')
   local model, tenant, context, idempotency = r[1], r[2], r[6], r[7]
   local unstored = r[8] -- the name under which the request's bytes are remembered, or empty
   local kept_ms = unstored and tonumber(args.unstored_ms) or retention_ms
@@ -30,6 +30,10 @@ local function finish(state, outcome_type, outcome, result)
     redis.call('HINCRBY', key('done', model), 'busy_ms', now - tonumber(r[3]))
     redis.call('HINCRBY', key('done', model), 'prompt_tokens', prompt)
     redis.call('HINCRBY', key('done', model), 'answer_tokens', answer)
+  end
+  local begun = state ~= 'SUCCESS' and r[9] and redis.call('HMGET', r[9], 'turn', 'messages')
+  if begun and begun[1] == id and not begun[2] then -- its first turn brought nothing: no conversation that would count
+    forget_conversation(r[9], tenant)
   end
   if unstored then
     redis.call('HSET', task, 'request', '') -- nobody reads it any more
