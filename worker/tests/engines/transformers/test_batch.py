@@ -343,6 +343,7 @@ def test_flash_attention_and_graphs_of_a_gpu_give_stocks_tokens(
             "is wrong here",
         ),
         (varlen_attn, "does not run here"),
+        (lambda query, *_, window_size: query, "does not run here"),
     ],
 )
 def test_flash_attention_that_fails_or_errs_on_a_machine_is_not_used(
