@@ -16,6 +16,7 @@ from worker.engine_protocol import Generate
 
 CANDIDATES = 256
 """Most likely tokens looked at first for top-k and top-p; eight times more while the nucleus is larger."""
+
 ROWS = 5
 """Of the argument tensor, which has one column per request; int32, the first two rows hold float32 bits."""
 TEMPERATURE, TOP_P, TOP_K, KEY_LOW, KEY_HIGH = range(ROWS)

@@ -307,10 +307,12 @@ def test_flash_attention_and_graphs_of_a_gpu_give_stocks_tokens(
 ) -> None:
     """All around the kernels, which need a GPU: sizes are padded, and the sampler stands behind what is recorded."""
     recorded: list[Replayed] = []
+    longest: list[int] = []
 
     def record(runner: StepRunner, forward: Callable[..., None], _: object, *arguments: Any) -> None:
         forward(*arguments)
         recorded.append(Replayed(forward, arguments))
+        longest.append(max(each.query_length for each in runner.inputs_and_outputs.requests_in_batch))  # type: ignore[union-attr]  # not the asynchronous ones
         runner.inputs_and_outputs.set_graph(recorded[-1])  # type: ignore[arg-type]
 
     config = MistralConfig(**SHAPE, sliding_window=window)
@@ -328,6 +330,7 @@ def test_flash_attention_and_graphs_of_a_gpu_give_stocks_tokens(
     for requests_ in (varied(0), varied(0), drawn):  # the second time behind cached prefixes
         assert ours.tokens(*requests_) == stock.tokens(*requests_)
     assert (sum(one.replays for one in recorded) > 20) == graphs
+    assert set(longest) == ({1} if graphs else set()), "no graph of a step with a prompt"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,14 @@ def install(model: "PreTrainedModel") -> bool:
     return True
 
 
+def attention_heads(model: "PreTrainedModel") -> tuple[int, int, int]:
+    """Query heads, key heads, and the entries of one."""
+    config = model.config.get_text_config()
+    queries: int = config.num_attention_heads
+    keys = getattr(config, "num_key_value_heads", None) or queries
+    return queries, keys, getattr(config, "head_dim", None) or config.hidden_size // queries
+
+
 def changes_scores(model: "PreTrainedModel") -> bool:
     """Whether it has attention sinks or caps its scores, which is computed by transformers alone."""
     sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())

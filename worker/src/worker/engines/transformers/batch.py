@@ -51,6 +51,7 @@ class Batch(ContinuousBatchingManager):
         vocabulary = model.config.get_text_config().vocab_size
         self._sampler = self.logit_processor = Sampler(vocabulary, model.device)
         captured = any(self.continuous_batching_config.cuda_graph_booleans)
+        # Before the KV cache, which takes its share of what is free then.
         self._kept = torch.empty(slots, vocabulary, device=model.device) if captured else None
         self._send = send
         self._answers: dict[str, Answer] = {}

@@ -56,8 +56,6 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         """Made of them when the first request asks."""
         self._scored: list[Scored] = []
         """Requests of this step whose prompt is scored."""
-        self.only_decodes = False
-        """Whether this step computes no prompt."""
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """Greedy: zero in every row."""
@@ -69,7 +67,6 @@ class Sampler(ContinuousBatchingLogitsProcessorList):
         """Before a step, on the generation thread: writes each request's column and its grammar's tokens."""
         sequences = []
         self._scored, begin = [], 0
-        self.only_decodes = all(future.query_length == 1 for future in requests_in_batch)
         for future in requests_in_batch:
             if isinstance(future.state, Sequence):  # the manager's warm-up has states of its own
                 if not future.state.answer.sent:

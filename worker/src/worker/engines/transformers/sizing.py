@@ -8,6 +8,7 @@ from transformers import ContinuousBatchingConfig
 
 from worker.engine_options import TransformersOptions
 from worker.engines.transformers import scheduling
+from worker.engines.transformers.attention import attention_heads
 from worker.engines.transformers.kv_placement import layer_devices
 
 if TYPE_CHECKING:
@@ -54,10 +55,8 @@ def batch_config(options: TransformersOptions, model: "PreTrainedModel") -> Cont
 
 def _bytes_per_token(model: "PreTrainedModel") -> int:
     """Bytes of the keys and values of one token over all layers."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize)
+    _, key_heads, head = attention_heads(model)
+    return int(2 * model.config.get_text_config().num_hidden_layers * key_heads * head * model.dtype.itemsize)
 
 
 def context_length(options: TransformersOptions, model: "PreTrainedModel", kv_tokens: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingIOs
 from transformers.generation.continuous_batching.model_runner import ModelRunner
 from transformers.generation.continuous_batching.utils import stream_context
 
@@ -47,18 +48,18 @@ class StepRunner(ModelRunner):
             # A step's inputs were written on the default stream, for which this one does not wait by itself.
             stream.wait_stream(torch.cuda.current_stream(drawn.device))
         scored = self._sampler.scored_rows
-        if not scored:
+        of_prompts = torch.empty(0, 0)
+        if scored:
+            with stream_context(stream):
+                wanted = torch.cat([drawn, torch.tensor(scored, dtype=drawn.dtype, device=drawn.device)])
+                logits = self._logits(model, batch_data, wanted)
+                self._scores, of_prompts = logits[: len(drawn)].float(), logits[len(drawn) :]
+        else:
             super().compute_batch(model, batch_data)
             if self._kept is not None:
                 self._scores = self._kept[: len(drawn)]
         with stream_context(stream):
-            if scored:
-                wanted = torch.cat([drawn, torch.tensor(scored, dtype=drawn.dtype, device=drawn.device)])
-                logits = self._logits(model, batch_data, wanted)
-                self._sampler.score(logits[len(drawn) :])
-                self._scores = logits[: len(drawn)].float()
-            else:
-                self._sampler.score(torch.empty(0, 0))
+            self._sampler.score(of_prompts)
             arguments = batch_data["logits_processor_args"]
             scores = self._sampler(batch_data["input_ids"][0, drawn], self._scores, arguments)
             self._sample(scores[None], output_ids)
@@ -69,7 +70,9 @@ class StepRunner(ModelRunner):
         Only for steps without a prompt: sizes of those with one hardly come twice, and recording costs a step or two.
         """
         forward, use_graph = super()._get_forward_fn(use_block_table)
-        return forward, use_graph and self._sampler.only_decodes
+        inputs = self.inputs_and_outputs
+        assert isinstance(inputs, ContinuousBatchingIOs)  # not the asynchronous ones: `sizing.batch_config`
+        return forward, use_graph and all(each.query_length == 1 for each in inputs.requests_in_batch)
 
     def _forward_process_and_sample(self, model: nn.Module, batch_data: dict[str, Any], *_: torch.Tensor) -> None:
         """What is recorded in a graph: the forward pass alone."""

@@ -12,7 +12,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from worker.engines.transformers.attention import changes_scores
+from worker.engines.transformers.attention import attention_heads, changes_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +46,7 @@ def suits(model: "PreTrainedModel") -> bool:
     devices = {parameter.device for parameter in model.parameters()}  # on several, the lengths are only on the first
     if len(devices) > 1 or model.device.type != "cuda" or torch.cuda.get_device_capability(model.device) < (8, 0):
         return False
-    _, _, head = _heads(model)
+    _, _, head = attention_heads(model)
     if head > LARGEST_HEAD or head % 8 or getattr(model.config.get_text_config(), "v_head_dim", head) != head:
         return False
     return model.dtype in (torch.bfloat16, torch.float16) and not changes_scores(model)
@@ -54,8 +54,8 @@ def suits(model: "PreTrainedModel") -> bool:
 
 def works(model: "PreTrainedModel") -> bool:
     """Tries them on this machine: a prompt of three tokens beside a request that decodes its seventh."""
-    heads, key_heads, head = _heads(model)
-    query = torch.randn(3 + 1, heads, head)
+    query_heads, key_heads, head = attention_heads(model)
+    query = torch.randn(3 + 1, query_heads, head)
     keys, values = torch.randn(2, 3 + 7, key_heads, head)
 
     def expected(queries: slice, seen: slice) -> torch.Tensor:
@@ -88,14 +88,6 @@ def works(model: "PreTrainedModel") -> bool:
         log.warning("torch's flash attention is wrong here by %s; the attention is sdpa, which is slow.", error)
         return False
     return True
-
-
-def _heads(model: "PreTrainedModel") -> tuple[int, int, int]:
-    """Query heads, key heads, and the entries of one."""
-    config = model.config.get_text_config()
-    heads: int = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return heads, getattr(config, "num_key_value_heads", None) or heads, head
 
 
 def attend(
