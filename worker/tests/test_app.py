@@ -100,7 +100,11 @@ async def test_on_sigterm_short_tasks_end_and_long_ones_go_on_elsewhere(
     whole = await client.result(long)
     assert whole == await client.result(reference)
     assert client.text(await client.stream.read(long)) == whole["cleaned_response_text"]
-    assert await client.redis.hlen(f"{client.keys.prefix}unacked") == 0
+
+    async def all_acknowledged() -> bool:
+        return await client.redis.hlen(f"{client.keys.prefix}unacked") == 0
+
+    await until(all_acknowledged, 5)  # behind the result, which is what `acks_late` means
 
 
 async def test_a_worker_leaves_in_time_even_while_redis_is_gone(
