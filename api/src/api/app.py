@@ -256,6 +256,7 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         shutdown.set()
         await cancel_and_wait(*running)
         await hub.stop()
+        await readers.left()
         await messages.sent()
         publisher.close()
         await redis.aclose()

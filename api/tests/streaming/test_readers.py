@@ -54,6 +54,7 @@ async def start(
 ) -> AsyncIterator[Start]:
     """`start(comment_seconds=…, send_timeout=…)`: readers that are looked after from now on."""
     monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
+    started: list[Readers] = []
     running: list[asyncio.Task[None]] = []
 
     def start(
@@ -76,11 +77,14 @@ async def start(
             holds=holds,
             metrics=metrics,
         )
+        started.append(readers)
         running.append(asyncio.create_task(readers.run()))
         return readers
 
     yield start
     await cancel_and_wait(*running)
+    for readers in started:
+        await readers.left()
 
 
 async def stays() -> None:
@@ -268,3 +272,27 @@ async def test_a_reader_that_leaves_early_leaves_its_mark_for_the_window(
         return left is not None and marked is not None and left < marked
 
     await until(shortened)
+
+
+async def test_a_process_that_ends_waits_until_readers_that_left_are_marked(
+    start: Start, worker: FakeWorker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers, answers = start(), asyncio.Event()
+    task_id = await worker.begin()
+    mark_left = ReaderMarks.left
+
+    async def slowly(marks: ReaderMarks, task_id: str) -> None:
+        await answers.wait()
+        await mark_left(marks, task_id)
+
+    monkeypatch.setattr(ReaderMarks, "left", slowly)
+    async with readers.following(stays, task_id=task_id, model=DEFAULT_MODEL, required=True, caller=ME):
+        marked = await redis.zscore(keys.readers, task_id)
+    ending = asyncio.create_task(readers.left())
+    assert not (await asyncio.wait([ending], timeout=0.05))[0]
+    answers.set()
+    await ending
+    left = await redis.zscore(keys.readers, task_id)
+    assert marked is not None
+    assert left is not None
+    assert left < marked

@@ -134,6 +134,10 @@ class Readers:
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
+    async def left(self) -> None:
+        """Returns when the marks of all readers that have left are as they should be, or Redis is away."""
+        await asyncio.gather(*self._leaving)
+
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
