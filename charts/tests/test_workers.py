@@ -55,6 +55,31 @@ def test_ten_lines_give_a_gpu_model(render: Render, chart_path: Path) -> None:
     assert env(api)["HEADRACE_MODELS"] == "qwen2-5-14b-instruct"
 
 
+def test_a_worker_with_gpus_computes_on_nothing_else(render: Render) -> None:
+    """Else one that does not see them would load the model into the memory of its node."""
+    models = {
+        "one": QWEN,
+        "two": {**QWEN, "gpu": {"count": 2}},
+        "own": {**QWEN, "gpu": {"count": 2}, "settings": {"deviceMap": "balanced", "threads": 3}},
+        "any": {**QWEN, "settings": {"device": "auto"}},
+        "vllm": {**QWEN, "engine": "vllm"},
+        "scripted": {"source": "scripted:?token_ms=1", "gpu": {"count": 1}},
+        "none": {"source": "hf://a/b"},
+    }
+    manifests = render({"models": models})
+    told = {name: env(container(manifests, "Deployment", f"worker-{name}", "worker")) for name in models}
+    assert {name: (each.get("HEADRACE_DEVICE"), each.get("HEADRACE_DEVICE_MAP")) for name, each in told.items()} == {
+        "one": ("cuda", None),
+        "two": ("cuda", "auto"),
+        "own": ("cuda", "balanced"),
+        "any": ("auto", None),
+        "vllm": (None, None),
+        "scripted": (None, None),
+        "none": (None, None),
+    }
+    assert told["own"]["HEADRACE_THREADS"] == "3"
+
+
 def test_vllm_has_an_image_of_its_own_and_all_gpus_of_its_worker(render: Render) -> None:
     models = {"one": {**QWEN, "engine": "vllm"}, "two": {**QWEN, "engine": "vllm", "gpu": {"count": 2}}, "plain": QWEN}
     manifests = render({"models": models})

@@ -12,7 +12,7 @@ from worker.model_files import ModelUnavailable
 @pytest.mark.parametrize(
     ("changes", "sentences"),
     [
-        ({"device": "cuda"}, ["sees no GPU", "Set the device to cpu or auto"]),
+        ({"device": "cuda"}, ["sees no GPU", "runtimeClassName", "Set the device to cpu or auto"]),
         ({"quantization": "bitsandbytes-8bit"}, ["needs a GPU", "Set the quantization to none"]),
     ],
 )

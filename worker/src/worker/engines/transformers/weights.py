@@ -56,8 +56,9 @@ def _device(options: TransformersOptions) -> "torch.device":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ModelUnavailable(
-            f"The device {name} is asked for, but torch {torch.__version__} sees no GPU. Set the device to cpu or "
-            "auto, or install a torch build with CUDA on a machine that has a GPU."
+            f"The device {name} is asked for, but torch {torch.__version__} sees no GPU. In Kubernetes its node "
+            "perhaps needs the runtime of its GPUs (gpuProfiles, runtimeClassName); elsewhere install the GPU's driver "
+            "and a torch build with CUDA. Set the device to cpu or auto for a machine without one."
         )
     device = torch.device(name if ":" in name else "cuda:0")
     if (device.index or 0) >= torch.cuda.device_count():

