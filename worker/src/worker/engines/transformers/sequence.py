@@ -105,6 +105,10 @@ class Sequence(RequestState):
             answer.finish = "stop" if token_id in self._eos_token_ids else "length"
         if answer.constraint is not None and answer.finish != "stop":
             complete = self._follow_grammar(answer, token_id) or complete
+        if complete:
+            # Of a request that is FINISHED already, transformers keeps no page that its last step filled: an answer of
+            # one token would leave the end of its prompt, or all of it, to be computed again.
+            self.status = RequestStatus.DECODING
         return complete
 
     def _follow_grammar(self, answer: Answer, token_id: int) -> bool:
@@ -119,8 +123,6 @@ class Sequence(RequestState):
             answer.pending.clear()
             answer.logprobs.clear()
             answer.finish = None
-        if answer.ended:
-            self.status = RequestStatus.FINISHED
         return answer.ended
 
     def create_equivalent_initial_request(self) -> "Sequence":
