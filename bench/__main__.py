@@ -16,6 +16,7 @@ from bench.experiments.costs import costs
 from bench.experiments.delivery import delivery
 from bench.experiments.demo import demo
 from bench.experiments.doors import doors
+from bench.experiments.engines import engines
 from bench.experiments.fairness import fairness
 from bench.experiments.first_token import first_token
 from bench.experiments.growth import growth
@@ -52,6 +53,7 @@ EXPERIMENTS = {
         growth,
         costs,
         telemetry,
+        engines,
         vllm,
         demo,
     )

@@ -14,16 +14,18 @@ from typing import Any
 
 from bench.environments import converted_model
 from bench.measures import Timeline
-from bench.servers import REAL_MODEL, Server
+from bench.servers import PEERS, REAL_MODEL, Server, vllm_python
 from bench.trace import Turn
 from shared.telemetry.logs import LogOptions
 from shared.wire.schemas import InferenceRequest
-from worker.engine_options import OPTIONS, EngineOptions
+from worker.engine_options import OPTIONS, EngineKind, EngineOptions
 from worker.engine_protocol import Generate, Output, Step
 from worker.engines.catalogue import load_prompts
 from worker.engines.process import SPIN_COUNT
 from worker.engines.supervisor import Engine, Limits
 
+CHECKOUT = Path(__file__).parent.parent
+STOP_SECONDS = 30.0
 LIMITS = Limits(start_seconds=300, stall_seconds=300, start_attempts=1)
 
 
@@ -80,11 +82,11 @@ def _note(output: Output, now: float, timeline: Timeline, done: "asyncio.Future[
         done.set_result(None)
 
 
-class RawManager:
-    """transformers' manager in its process; it is given a whole closed loop at a time."""
+class Alone:
+    """An engine and what drives it in one process; it is given a whole closed loop at a time."""
 
-    def __init__(self, stdin: asyncio.StreamWriter, replies: asyncio.StreamReader, pid: int, model: str) -> None:
-        self._stdin, self._replies, self.pid = stdin, replies, pid
+    def __init__(self, stdin: asyncio.StreamWriter, replies: asyncio.StreamReader, model: str) -> None:
+        self._stdin, self._replies = stdin, replies
         self._prompts = prompts_of(model)
 
     async def closed_loop(self, turns: list[Turn], users: int) -> tuple[list[Timeline], float]:
@@ -97,20 +99,28 @@ class RawManager:
         return [Timeline(sent, 0.0, arrivals, arrivals[-1][0]) for sent, arrivals in timelines], elapsed
 
 
-@contextlib.asynccontextmanager
-async def raw_manager(folder: str = "") -> AsyncIterator[RawManager]:
-    """Started and loaded; `folder` of another model than the small one."""
+def raw_manager(folder: str = "") -> contextlib.AbstractAsyncContextManager[Alone]:
+    """transformers' manager, started and loaded; `folder` of another model than the small one."""
     model = folder or str(converted_model())
-    script = str(Path(__file__).parent / "peers" / "raw_manager.py")
+    return _alone([sys.executable, str(PEERS / "raw_manager.py"), model], model)
+
+
+def engine_alone(kind: EngineKind) -> contextlib.AbstractAsyncContextManager[Alone]:
+    """One of our engines with the small model, in the environment that its worker has."""
+    python = vllm_python() if kind == "vllm" else sys.executable
+    return _alone([str(python), "-m", "bench.peers.engine_alone", kind, REAL_MODEL], REAL_MODEL)
+
+
+@contextlib.asynccontextmanager
+async def _alone(command: list[str], model: str) -> AsyncIterator[Alone]:
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            script,
-            model,
+            *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             env={**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT},
+            cwd=CHECKOUT,
             limit=1 << 26,
         )
         assert process.stdin
@@ -119,7 +129,8 @@ async def raw_manager(folder: str = "") -> AsyncIterator[RawManager]:
             if not await asyncio.wait_for(process.stdout.readline(), 180):
                 log.seek(0)
                 raise RuntimeError(log.read().decode(errors="replace")[-3000:])
-            yield RawManager(process.stdin, process.stdout, process.pid, model)
+            yield Alone(process.stdin, process.stdout, model)
         finally:
-            process.kill()
-            await process.wait()
+            # It has nothing to be asked any more, and ends with what it started.
+            process.stdin.close()
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)

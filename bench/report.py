@@ -14,6 +14,7 @@ COLUMNS: dict[str, Sequence[str]] = {
     "replaced": ("tokens_per_s", "first_token_ms_p50", "answer_ms_p50", "per_token_ms_p50", "per_token_ms_p99"),
     "vllm": ("tokens_per_s", "good_requests_per_s", "first_token_ms_p50", "first_token_ms_p95", "per_token_ms_p50",
              "per_token_ms_p99"),
+    "engines": ("tokens_per_s", "first_token_ms_p50", "per_token_ms_p50", "per_token_ms_p99", "first_ms", "second_ms"),
     "engine": ("tokens_per_s", "per_token_ms_p50", "per_token_ms_p99", "prefill_s"),
     "first_token": ("first_token_ms_p50", "first_token_ms_p95", "first_token_ms_p99", "submit_ms_p50", "submit_ms_p95"),
     "doors": ("first_token_ms_p50", "first_token_ms_p95", "per_token_ms_p99", "tokens_per_s",

@@ -3,7 +3,7 @@
 import contextlib
 from functools import partial
 
-from bench.engines import RawManager, direct_engine, raw_manager
+from bench.engines import Alone, direct_engine, raw_manager
 from bench.experiments import Scale
 from bench.interleave import interleaved, observed
 from bench.load import closed_loop
@@ -95,7 +95,7 @@ async def answered(server: Server, users: int, requests: int, number: int) -> Me
     return await observed(server, lambda: closed_loop(server.ask, turns, users), BOUND)
 
 
-async def _raw(raw: RawManager, users: int, requests: int, number: int) -> Metrics:
+async def _raw(raw: Alone, users: int, requests: int, number: int) -> Metrics:
     await raw.closed_loop(stories(f"warm {number} {users}", 1, 4), 1)
     timelines, elapsed = await raw.closed_loop(stories(f"{number} {users}", requests, TOKENS), users)
     return summary(timelines, elapsed, BOUND)

@@ -19,7 +19,7 @@ SLOTS = 32
 def main(kind: Any, source: str) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print must not stand between the replies
-    engine = RealEngine(OPTIONS[kind](model_source=source, slots=SLOTS))
+    engine = RealEngine(OPTIONS[kind](engine=kind, model_source=source, slots=SLOTS))
     print(json.dumps("ready"), file=replies, flush=True)
     for number, line in enumerate(sys.stdin):
         print(json.dumps(_run(engine, number, **json.loads(line))), file=replies, flush=True)
