@@ -13,6 +13,8 @@ from bench.trace import Turn, stories
 OURS, THEIRS = "transformers", "vLLM"
 LEAST = {1: 1.0, 8: 0.9, 16: 0.9, 32: 0.9}
 """Tokens per second over vLLM's, by the requests at once."""
+PAIRS = 3
+"""Times the repetitions of other experiments: single pairs lie a fifth apart."""
 LONG_WORDS = 510
 """Of four tokens each, nearly."""
 MOST = {"first_ms": 1.2, "second_ms": 1.5}
@@ -26,7 +28,7 @@ async def engines(scale: Scale) -> Result:
         for count in USERS if scale.size >= 1 else (16,):
             print(f"{count} requests of {TOKENS} tokens", flush=True)
             arms = {OURS: partial(_answers, ours, count), THEIRS: partial(_answers, theirs, count)}
-            found = await interleaved(arms, scale.repetitions)
+            found = await interleaved(arms, PAIRS * scale.repetitions)
             for name, repetitions in found.items():
                 result.add_arm(f"{name}, {count}", repetitions)
             over = ratio(found[OURS], found[THEIRS], "tokens_per_s")
