@@ -133,4 +133,8 @@ async def _alone(command: list[str], model: str) -> AsyncIterator[Alone]:
         finally:
             # It has nothing to be asked any more, and ends with what it started.
             process.stdin.close()
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            try:
+                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
