@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from bench.environments import converted_model
+from bench.environments import CHECKOUT, converted_model
 from bench.measures import Timeline
-from bench.servers import PEERS, REAL_MODEL, Server, vllm_python
+from bench.servers import REAL_MODEL, Server, vllm_python
 from bench.trace import Turn
 from shared.telemetry.logs import LogOptions
 from shared.wire.schemas import InferenceRequest
@@ -24,7 +24,6 @@ from worker.engines.catalogue import load_prompts
 from worker.engines.process import SPIN_COUNT
 from worker.engines.supervisor import Engine, Limits
 
-CHECKOUT = Path(__file__).parent.parent
 STOP_SECONDS = 30.0
 LIMITS = Limits(start_seconds=300, stall_seconds=300, start_attempts=1)
 
@@ -102,20 +101,23 @@ class Alone:
 def raw_manager(folder: str = "") -> contextlib.AbstractAsyncContextManager[Alone]:
     """transformers' manager, started and loaded; `folder` of another model than the small one."""
     model = folder or str(converted_model())
-    return _alone([sys.executable, str(PEERS / "raw_manager.py"), model], model)
+    return _alone(sys.executable, "raw_manager", [model], model)
 
 
 def engine_alone(kind: EngineKind) -> contextlib.AbstractAsyncContextManager[Alone]:
     """One of our engines with the small model, in the environment that its worker has."""
     python = vllm_python() if kind == "vllm" else sys.executable
-    return _alone([str(python), "-m", "bench.peers.engine_alone", kind, REAL_MODEL], REAL_MODEL)
+    return _alone(python, "engine_alone", [kind, REAL_MODEL], REAL_MODEL)
 
 
 @contextlib.asynccontextmanager
-async def _alone(command: list[str], model: str) -> AsyncIterator[Alone]:
+async def _alone(python: str | Path, peer: str, arguments: list[str], model: str) -> AsyncIterator[Alone]:
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
-            *command,
+            str(python),
+            "-m",
+            f"bench.peers.{peer}",
+            *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,

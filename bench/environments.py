@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+CHECKOUT = HERE.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "headrace" / "bench"
 PEERS = ("sse-starlette", "litserve", "bentoml", "ray", "litellm", "transformers-serve", "llama-cpp")
 
@@ -32,5 +33,5 @@ def converted_model() -> Path:
     folder = CACHE / "model"
     if not (folder / "config.json").exists():
         # In a process of its own: this one must not load torch.
-        subprocess.run([sys.executable, "-m", "bench.peers.convert", str(folder)], check=True, cwd=HERE.parent)
+        subprocess.run([sys.executable, "-m", "bench.peers.convert", str(folder)], check=True, cwd=CHECKOUT)
     return folder

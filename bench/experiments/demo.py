@@ -5,14 +5,13 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 
+from bench.environments import CHECKOUT
 from bench.experiments import Scale
 from bench.interleave import interleaved
 from bench.measures import Metrics, percentile
 from bench.results_file import Result
 
-CHECKOUT = Path(__file__).parents[2]
 PROMPT = b"What is the capital of France?"
 SECONDS = 300.0
 

@@ -1,14 +1,10 @@
-"""One of the worker's engines alone in one process: no server, no queue, no text.
+"""One of the worker's engines alone in one process: no server, no queue, no text. Asked as `closed_loop.py` says."""
 
-It is asked, and answers, as `raw_manager.py` is.
-"""
-
-import json
-import os
 import sys
-import time
+from functools import partial
 from typing import Any
 
+from bench.peers.closed_loop import serve
 from testbed.real_engine import RealEngine
 from worker.engine_options import OPTIONS
 from worker.engine_protocol import Generate
@@ -16,35 +12,21 @@ from worker.engine_protocol import Generate
 SLOTS = 32
 
 
-def main(kind: Any, source: str) -> None:
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print must not stand between the replies
-    engine = RealEngine(OPTIONS[kind](engine=kind, model_source=source, slots=SLOTS))
-    print(json.dumps("ready"), file=replies, flush=True)
-    for number, line in enumerate(sys.stdin):
-        print(json.dumps(_run(engine, number, **json.loads(line))), file=replies, flush=True)
-    engine.close()
+class Worker:
+    """The engine's process, spoken to as the worker does."""
 
+    def __init__(self, kind: Any, source: str) -> None:
+        self._engine = RealEngine(OPTIONS[kind](engine=kind, model_source=source, slots=SLOTS))
+        self.close = self._engine.close
 
-def _run(engine: RealEngine, run: int, users: int, requests: list[Any]) -> list[Any]:
-    waiting = list(enumerate(requests))[::-1]
-    timelines: list[Any] = [None] * len(requests)
-    running = 0
-    while waiting or running:
-        while waiting and running < users:
-            at, (ids, most) = waiting.pop()
-            timelines[at] = [time.perf_counter(), []]
-            engine.send(Generate(f"{run}/{at}", tuple(ids), max_new_tokens=most))
-            running += 1
-        outputs, now = engine.step().outputs, time.perf_counter()
-        for output in outputs:
-            assert not output.error, output
-            arrivals = timelines[int(output.request_id.partition("/")[2])][1]
-            if output.token_ids:
-                arrivals.append((now, (arrivals[-1][1] if arrivals else 0) + len(output.token_ids)))
-            running -= output.ends
-    return timelines
+    def start(self, request_id: str, ids: list[int], most: int) -> None:
+        self._engine.send(Generate(request_id, tuple(ids), max_new_tokens=most))
+
+    def arrivals(self) -> list[tuple[str, int, bool]]:
+        outputs = self._engine.step().outputs
+        assert not any(output.error for output in outputs), outputs
+        return [(output.request_id, len(output.token_ids), output.ends) for output in outputs]
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(partial(Worker, *sys.argv[1:]))
