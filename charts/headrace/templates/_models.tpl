@@ -25,10 +25,10 @@
 {{- $_ := set $spec "runtimeClassName" ($spec.runtimeClassName | default $profile.runtimeClassName | default "") -}}
 {{- if kindIs "invalid" $spec.scaling.max -}}{{- $_ := set $spec.scaling "max" $spec.scaling.min -}}{{- end -}}
 {{- $_ := set $spec "scaled" (and (ne $.Values.autoscaling.provider "none") (gt (int $spec.scaling.max) (int $spec.scaling.min))) -}}
-{{/* The code's own default; charts/tests/test_workers.py keeps the two together. */}}
-{{- $_ := set $spec "handoverSeconds" (int (default 6 (get ($spec.settings | default dict) "handoverSeconds"))) -}}
-{{/* Where its GPU is not to be seen (a missing runtime class, a broken driver), a worker says so instead of computing on the CPU. */}}
 {{- $settings := $spec.settings | default dict -}}
+{{/* The code's own default; charts/tests/test_workers.py keeps the two together. */}}
+{{- $_ := set $spec "handoverSeconds" (int (default 6 (get $settings "handoverSeconds"))) -}}
+{{/* Where its GPU is not to be seen (a missing runtime class, a broken driver), a worker says so instead of computing on the CPU. */}}
 {{- if and (int $spec.gpu.count) (eq $spec.engine "transformers") (not (hasPrefix "scripted:" $spec.source)) (not (get $settings "device")) -}}
 {{- $spread := gt (int $spec.gpu.count) 1 | ternary (dict "deviceMap" "auto") dict -}}
 {{- $_ := set $spec "settings" (mergeOverwrite (dict "device" "cuda") $spread $settings) -}}
