@@ -6,6 +6,7 @@ share one padded call. It enters through transformers' AttentionInterface, or is
 the block table that transformers prepares for flash attention's `flash_attn_with_kvcache`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 NAME = "per_request"
+RUN = 16
+"""Most cached tokens that are copied in one piece, so that a request is padded to a multiple of 16 and not of a page.
+With 8 the padding changes an answer's last bits: a vector of the kernel's has up to 16 numbers."""
 
 
 def install(model: "PreTrainedModel") -> bool:
@@ -52,8 +56,8 @@ class Decodes:
 
     rows: torch.Tensor
     """Their positions in the step's queries, in order; shape (requests,)."""
-    pages: torch.Tensor
-    """Their pages one after another; shape (requests * pages of the longest,)."""
+    runs: torch.Tensor
+    """Their runs one after another; shape (requests * runs of the longest,)."""
     mask: torch.Tensor
     """0 where a request has a key, -inf behind it; shape (requests, 1, 1, keys)."""
 
@@ -65,10 +69,10 @@ class Prefill:
     begin: int
     end: int
     """Its queries in the step."""
-    pages: torch.Tensor | None
-    """Pages of all its keys; `None`: the keys are the queries' own, nothing is cached."""
-    mask: torch.Tensor | None
-    """Causal mask, shape (1, 1, heads per key head * queries, keys); `None` with no cached keys."""
+    runs: torch.Tensor
+    """Runs of the keys before them, which all of them see; none where nothing is cached."""
+    cached: int
+    """How many keys that are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class Plan:
 
     writes: torch.Tensor
     """Where each new token's keys and values go; shape (tokens,)."""
+    run: int
+    """Tokens of a run, which divides a page."""
     decodes: list[Decodes]
     prefills: list[Prefill]
 
@@ -108,7 +114,7 @@ class PerRequestAttention:
         allocator = cache.layer_to_allocator[layer]
         assert isinstance(allocator, FullAttentionCacheAllocator)
         if layer == allocator.layer_indices[0]:
-            self._plan = plan(allocator, query.shape[1] // key.shape[1], query.dtype, **step)
+            self._plan = plan(allocator, query.dtype, **step)
         pages = allocator.get_cache_for_block_table(layer)
         queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
         return attend(self._plan, pages, queries, keys, values, scaling).unsqueeze(0), None
@@ -116,7 +122,6 @@ class PerRequestAttention:
 
 def plan(
     allocator: FullAttentionCacheAllocator,
-    groups: int,
     dtype: torch.dtype,
     *,
     block_table: torch.Tensor | None,
@@ -126,12 +131,12 @@ def plan(
     write_index: list[torch.Tensor],
     **_: Any,
 ) -> Plan:
-    """Of what transformers says about a step; `groups`: heads for each key head."""
+    """Of what transformers says about a step."""
     lengths_k = cu_seq_lens_k[allocator.layer_type].diff().tolist()
     if block_table is not None:
         return _plan_decodes(allocator, block_table[allocator.index], lengths_k, dtype)
     reads, writes = read_index[allocator.index], write_index[allocator.index]
-    return _plan_mixed(allocator, reads, writes, cu_seq_lens_q.diff().tolist(), lengths_k, groups, dtype)
+    return _plan_mixed(allocator, reads, writes, cu_seq_lens_q.diff().tolist(), lengths_k, dtype)
 
 
 def attend(
@@ -149,8 +154,9 @@ def attend(
     key_pages.view(-1, key_heads, dim).index_copy_(0, plan.writes, keys)
     value_pages.view(-1, key_heads, dim).index_copy_(0, plan.writes, values)
 
-    def seen(pages: torch.Tensor, numbers: torch.Tensor, requests: int) -> torch.Tensor:
-        return pages.index_select(0, numbers).view(requests, -1, key_heads, dim).transpose(1, 2)
+    def seen(pages: torch.Tensor, runs: torch.Tensor, requests: int) -> torch.Tensor:
+        copied = pages.view(-1, plan.run, key_heads, dim).index_select(0, runs)
+        return copied.view(requests, -1, key_heads, dim).transpose(1, 2)
 
     output = queries.new_empty(tokens, heads, dim)
     for decodes in plan.decodes:
@@ -158,28 +164,63 @@ def attend(
         chosen = queries if count == tokens else queries.index_select(0, decodes.rows)
         # Query heads of one key head stand as rows of one call: the keys are not repeated.
         folded = chosen.reshape(count, key_heads, -1, dim)
-        seen_keys, seen_values = seen(key_pages, decodes.pages, count), seen(value_pages, decodes.pages, count)
+        seen_keys, seen_values = seen(key_pages, decodes.runs, count), seen(value_pages, decodes.runs, count)
         attended = scaled_dot_product_attention(folded, seen_keys, seen_values, decodes.mask, scale=scaling)
         attended = attended.reshape(count, heads, dim)
         if count == tokens:
             return attended
         output.index_copy_(0, decodes.rows, attended)
     for piece in plan.prefills:
-        chosen, own_keys, own_values = (
-            states[piece.begin : piece.end].transpose(0, 1)[None] for states in (queries, keys, values)
-        )
-        if piece.pages is None or piece.mask is None:
-            attended = scaled_dot_product_attention(
-                chosen, own_keys, own_values, is_causal=True, scale=scaling, enable_gqa=True
+        own_queries, own_keys, own_values = (states[piece.begin : piece.end] for states in (queries, keys, values))
+        before = (
+            (
+                seen(key_pages, piece.runs, 1)[:, :, : piece.cached],
+                seen(value_pages, piece.runs, 1)[:, :, : piece.cached],
             )
-        else:
-            length = piece.mask.shape[-1]
-            seen_keys, seen_values = (seen(pages, piece.pages, 1)[:, :, :length] for pages in (key_pages, value_pages))
-            folded = chosen.reshape(1, key_heads, -1, dim)
-            attended = scaled_dot_product_attention(folded, seen_keys, seen_values, piece.mask, scale=scaling)
-            attended = attended.view(1, heads, -1, dim)
-        output[piece.begin : piece.end] = attended[0].transpose(0, 1)
+            if piece.cached
+            else None
+        )
+        output[piece.begin : piece.end] = _prefilled(own_queries, own_keys, own_values, before, scaling)
     return output
+
+
+def _prefilled(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    before: tuple[torch.Tensor, torch.Tensor] | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Of a piece of one prompt, shapes (tokens, heads, dim); `before`: cached keys and values, (1, heads, tokens, dim).
+
+    Its own keys, of which each query sees a part, and those before it, of which each sees all, are two calls: together
+    they would need a mask, as large as all scores of a head.
+    """
+    tokens, heads, dim = queries.shape
+    grouped = queries.transpose(0, 1).reshape(keys.shape[1], -1, tokens, dim)
+    own_keys, own_values = (
+        states.transpose(0, 1)[:, None].expand(-1, grouped.shape[1], -1, -1) for states in (keys, values)
+    )
+    attended, own_sums = _attended(grouped, own_keys, own_values, scaling, is_causal=True)
+    if before is not None:
+        of_cached, cached_sums = _attended(grouped.reshape(1, keys.shape[1], -1, dim), *before, scaling)
+        share = torch.sigmoid(cached_sums.view_as(own_sums) - own_sums).to(attended.dtype)
+        attended = torch.lerp(attended, of_cached.view_as(attended), share[..., None])
+    return attended.reshape(heads, tokens, dim).transpose(0, 1)
+
+
+def _attended(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None, is_causal: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What torch's sdpa computes on a CPU, and the logarithm of each query's sum of weights, by which parts add up.
+
+    Shapes: (batch, heads, tokens, dim); the sums are float32, without the last of these.
+    """
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attended: torch.Tensor
+    sums: torch.Tensor
+    attended, sums = flash(queries, keys, values, is_causal=is_causal, scale=scaling)
+    return attended, sums
 
 
 def _plan_decodes(
@@ -187,11 +228,14 @@ def _plan_decodes(
 ) -> Plan:
     """One new token per request; `table` has a row of pages for each."""
     page_size = allocator.tokens_per_page
+    run = math.gcd(page_size, RUN)
     last = torch.tensor(lengths) - 1
     pages = table[torch.arange(len(lengths)), last // page_size]
+    runs = (table[:, :, None] * (page_size // run) + torch.arange(page_size // run)).flatten(1)
     return Plan(
         writes=pages * page_size + last % page_size,
-        decodes=_similar(list(range(len(lengths))), list(table), lengths, page_size, dtype),
+        run=run,
+        decodes=_similar(list(range(len(lengths))), list(runs), lengths, run, dtype),
         prefills=[],
     )
 
@@ -202,37 +246,34 @@ def _plan_mixed(
     writes: torch.Tensor,
     lengths_q: list[int],
     lengths_k: list[int],
-    groups: int,
     dtype: torch.dtype,
 ) -> Plan:
     """Prompts, or prompts beside decoding requests; `reads` lists the cached tokens, empty when there are none."""
-    page_size = allocator.tokens_per_page
+    run = math.gcd(allocator.tokens_per_page, RUN)
     prefills: list[Prefill] = []
     rows: list[int] = []
-    tables: list[torch.Tensor] = []
+    all_runs: list[torch.Tensor] = []
     lengths: list[int] = []
     begin = read = 0
     for length_q, length_k in zip(lengths_q, lengths_k, strict=True):
-        table = reads[read : read + length_k : page_size] // page_size
-        if length_q == length_k:
-            prefills.append(Prefill(begin, begin + length_q, None, None))
-        elif length_q == 1:
+        runs = reads[read : read + length_k : run] // run
+        cached = length_k - length_q
+        if cached and length_q == 1:
             rows.append(begin)
-            tables.append(table)
+            all_runs.append(runs)
             lengths.append(length_k)
         else:
-            mask = torch.full((length_q, length_k), -torch.inf, dtype=dtype).triu_(length_k - length_q + 1)
-            prefills.append(Prefill(begin, begin + length_q, table, mask.repeat(groups, 1)[None, None]))
+            prefills.append(Prefill(begin, begin + length_q, runs[: -(-cached // run)], cached))
         begin += length_q
         read += length_k
-    return Plan(writes, _similar(rows, tables, lengths, page_size, dtype), prefills)
+    return Plan(writes, run, _similar(rows, all_runs, lengths, run, dtype), prefills)
 
 
 def _similar(
-    rows: list[int], tables: list[torch.Tensor], lengths: list[int], page_size: int, dtype: torch.dtype
+    rows: list[int], runs: list[torch.Tensor], lengths: list[int], run: int, dtype: torch.dtype
 ) -> list[Decodes]:
-    """Groups decoding requests so that none is padded to more than twice its pages."""
-    sizes = [-(-length // page_size) for length in lengths]
+    """Groups decoding requests so that none is padded to more than twice its runs."""
+    sizes = [-(-length // run) for length in lengths]
     order = sorted(range(len(rows)), key=lambda i: sizes[i], reverse=True)
     groups: list[list[int]] = []
     for i in order:
@@ -242,12 +283,12 @@ def _similar(
             groups.append([i])
     result = []
     for group in groups:
-        pages = sizes[group[0]]
+        longest = sizes[group[0]]
         group.sort()
-        padded = torch.zeros(len(group), pages, dtype=torch.long)
+        padded = torch.zeros(len(group), longest, dtype=torch.long)
         for place, i in enumerate(group):
-            padded[place, : sizes[i]] = tables[i][: sizes[i]]
-        behind = torch.arange(pages * page_size) >= torch.tensor([lengths[i] for i in group])[:, None]
+            padded[place, : sizes[i]] = runs[i][: sizes[i]]
+        behind = torch.arange(longest * run) >= torch.tensor([lengths[i] for i in group])[:, None]
         mask = torch.zeros(behind.shape, dtype=dtype).masked_fill_(behind, -torch.inf)
         result.append(Decodes(torch.tensor([rows[i] for i in group]), padded.flatten(), mask[:, None, None]))
     return result

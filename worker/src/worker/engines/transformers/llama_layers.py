@@ -4,6 +4,7 @@ On a CPU a fifth of a step of a small model went by between its matrices in tran
 (docs/decisions/0003-engine.md). What is computed is the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,17 +25,37 @@ KINDS = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLaye
 """transformers' classes that compute this."""
 
 
+class Norm:
+    """RMSNorm in four operations; on a CPU torch's is made of seven."""
+
+    def __init__(self, stock: Any) -> None:
+        """`stock`: transformers' module."""
+        weight: torch.Tensor = stock.weight.detach()
+        self._entries = len(weight)
+        self._weight, self._epsilon = weight, stock.variance_epsilon
+        # x / sqrt(x·x / n + ε) = x / sqrt(x·x + n ε) * sqrt(n), whose divisor is a hypotenuse
+        self._scaled = weight * math.sqrt(self._entries)
+        self._least = torch.tensor(math.sqrt(self._entries * self._epsilon))
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """(…, entries) -> the same."""
+        if rows.dtype != torch.float32:  # torch's sums are float32 all the same
+            return torch.rms_norm(rows, (self._entries,), self._weight, self._epsilon)
+        lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+        return (rows / lengths.hypot_(self._least)).mul_(self._scaled)
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """The weights of one layer."""
 
-    before_attention: torch.Tensor
+    before_attention: Norm
     queries_keys_values: Joined
-    queries: torch.Tensor | None
-    keys: torch.Tensor | None
-    """Norms of each head; `None` where the model has none."""
+    queries: Norm | None
+    keys: Norm | None
+    """Of each head; `None` where the model has none."""
     attended: Joined
-    before_mlp: torch.Tensor
+    before_mlp: Norm
     gate_up: Joined
     down: Joined
 
@@ -42,10 +63,10 @@ class Layer:
 class LlamaLayers(nn.Module):
     """All decoder layers; called as if it were the only one."""
 
-    def __init__(self, layers: Sequence[Layer], head_dim: int, scaling: float, epsilon: float) -> None:
+    def __init__(self, layers: Sequence[Layer], head_dim: int, scaling: float) -> None:
         super().__init__()
         self._layers = layers
-        self._head_dim, self._scaling, self._epsilon = head_dim, scaling, epsilon
+        self._head_dim, self._scaling = head_dim, scaling
 
     @torch.inference_mode()
     def forward(
@@ -58,8 +79,7 @@ class LlamaLayers(nn.Module):
     ) -> torch.Tensor:
         """(1, tokens, hidden) -> the same; `position_embeddings`: cosine and sine, each (1, tokens, head dim)."""
         rows = hidden_states[0]
-        tokens, hidden = rows.shape
-        head_dim, epsilon = self._head_dim, self._epsilon
+        tokens, head_dim = len(rows), self._head_dim
         query_heads, key_heads, _ = (size // head_dim for size in self._layers[0].queries_keys_values.sizes)
         turned_heads = query_heads + key_heads
         cosine, sine = (each[0, :, None] for each in position_embeddings)
@@ -67,22 +87,19 @@ class LlamaLayers(nn.Module):
         sine = torch.cat((-sine[..., : head_dim // 2], sine[..., head_dim // 2 :]), -1)
         allocator = cache.layer_to_allocator[0]
         assert isinstance(allocator, FullAttentionCacheAllocator)
-        plan = attention.plan(allocator, query_heads // key_heads, rows.dtype, **step)
+        plan = attention.plan(allocator, rows.dtype, **step)
         for number, layer in enumerate(self._layers):
-            normed = torch.rms_norm(rows, (hidden,), layer.before_attention, epsilon)
-            heads = layer.queries_keys_values.outputs(normed).view(tokens, -1, head_dim)
+            heads = layer.queries_keys_values.outputs(layer.before_attention(rows)).view(tokens, -1, head_dim)
             turning, values = heads[:, :turned_heads], heads[:, turned_heads:]
             if layer.queries is not None and layer.keys is not None:
-                queries = torch.rms_norm(turning[:, :query_heads], (head_dim,), layer.queries, epsilon)
-                keys = torch.rms_norm(turning[:, query_heads:], (head_dim,), layer.keys, epsilon)
+                queries, keys = layer.queries(turning[:, :query_heads]), layer.keys(turning[:, query_heads:])
                 turning = torch.cat((queries, keys), 1)
-            turned = (turning * cosine).add_(turning.roll(head_dim // 2, -1).mul_(sine))
+            turned = (turning * cosine).addcmul_(turning.roll(head_dim // 2, -1), sine)
             queries, keys = turned[:, :query_heads], turned[:, query_heads:]
             pages = allocator.get_cache_for_block_table(number)
             attended = attention.attend(plan, pages, queries, keys, values, self._scaling)
             rows = layer.attended.outputs(attended.view(tokens, -1)).add_(rows)
-            normed = torch.rms_norm(rows, (hidden,), layer.before_mlp, epsilon)
-            gate, up = layer.gate_up.outputs(normed).chunk(2, -1)
+            gate, up = layer.gate_up.outputs(layer.before_mlp(rows)).chunk(2, -1)
             rows = layer.down.outputs(silu(gate).mul_(up)).add_(rows)
         return rows[None]
 
@@ -99,8 +116,7 @@ def rewrite(model: "PreTrainedModel") -> None:
     if not known or len(known) < len(stock) or model.config.get_text_config().hidden_act not in ("silu", "swish"):
         return
     first = stock[0]
-    one = LlamaLayers(known, first.self_attn.head_dim, first.self_attn.scaling, first.input_layernorm.variance_epsilon)
-    decoder.layers = nn.ModuleList([one])
+    decoder.layers = nn.ModuleList([LlamaLayers(known, first.self_attn.head_dim, first.self_attn.scaling)])
 
 
 def _layer(stock: Any) -> Layer | None:
@@ -110,12 +126,12 @@ def _layer(stock: Any) -> Layer | None:
     if queries_keys_values is None or attended is None or gate_up is None or down is None:
         return None
     return Layer(
-        before_attention=stock.input_layernorm.weight,
+        before_attention=Norm(stock.input_layernorm),
         queries_keys_values=queries_keys_values,
-        queries=attends.q_norm.weight if hasattr(attends, "q_norm") else None,
-        keys=attends.k_norm.weight if hasattr(attends, "k_norm") else None,
+        queries=Norm(attends.q_norm) if hasattr(attends, "q_norm") else None,
+        keys=Norm(attends.k_norm) if hasattr(attends, "k_norm") else None,
         attended=attended,
-        before_mlp=stock.post_attention_layernorm.weight,
+        before_mlp=Norm(stock.post_attention_layernorm),
         gate_up=gate_up,
         down=down,
     )
