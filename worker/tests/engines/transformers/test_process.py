@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from testbed.real_engine import RealEngine
@@ -54,6 +55,40 @@ def test_greedy_answers_are_those_of_plain_transformers(
             generation_config=GenerationConfig(max_new_tokens=10, do_sample=False, eos_token_id=2, pad_token_id=2),
         )[0, len(request.prompt_ids) :].tolist()
         assert answers[request.request_id][0] == expected
+
+
+def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine: RealEngine) -> None:
+    """Bit for bit where the weights are packed. Prompts are in the prefix cache: how one is cut depends on others."""
+    texts = [
+        "Hi",
+        "Tell me of the sea, its ships and the winds",
+        "Write a story about a river and an old town, please.",
+    ]
+    requests = [
+        Generate(text, engine.prompt(text), max_new_tokens=40 + 9 * at, logprobs=5) for at, text in enumerate(texts)
+    ]
+    others = [
+        Generate(f"other {at}", engine.prompt("Go on: one, two, three. " * at), max_new_tokens=20) for at in range(1, 6)
+    ]
+    engine.run(*requests, *others)
+    alone = [scored(engine, request)[request.request_id] for request in requests]
+    for beside in ([], others[:1], others):
+        together = scored(engine, *requests, *beside)
+        for request, expected in zip(requests, alone, strict=True):
+            if engine.ready.linear_layers == "packed":
+                assert together[request.request_id] == expected
+            else:
+                assert np.allclose(together[request.request_id], expected, rtol=0, atol=1e-3)
+
+
+def scored(engine: RealEngine, *requests: Generate) -> dict[str, list[list[float]]]:
+    """Of each token the logprobs: its own, then those of the likeliest."""
+    engine.send(*requests)
+    outputs = engine.follow(*(request.request_id for request in requests))
+    return {
+        name: [[each.own or 0.0, *(logprob for _, logprob in each.top)] for output in own for each in output.logprobs]
+        for name, own in outputs.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ class StepLogprobs:
     def __init__(self, scores: torch.Tensor) -> None:
         """`scores`: as the model made them; shape (rows, vocabulary)."""
         self._scores = scores.float()
-        self._normalizer = self._scores.logsumexp(-1)
 
     def of(self, row: int, token_id: int, alternatives: int) -> Logprobs:
         """Of one token in its row, and of so many likeliest ones there."""
@@ -24,7 +23,9 @@ class StepLogprobs:
         return self._told(list(range(len(token_ids))), token_ids, alternatives)
 
     def _told(self, rows: list[int], token_ids: Sequence[int], alternatives: int) -> list[Logprobs]:
-        scores, normalizer = self._scores[rows], self._normalizer[rows][:, None]
+        scores = self._scores[rows]
+        # Of the rows that are asked for: how a sum over the vocabulary is split depends on how many there are.
+        normalizer = scores.logsumexp(-1, keepdim=True)
         own = scores.gather(1, torch.tensor(token_ids, device=scores.device)[:, None]) - normalizer
         values, best = scores.topk(min(alternatives, scores.shape[1]))
         tops = zip(best.tolist(), (values - normalizer).tolist(), strict=True)
