@@ -57,7 +57,7 @@ class Decodes:
     rows: torch.Tensor
     """Their positions in the step's queries, in order; shape (requests,)."""
     runs: torch.Tensor
-    """Their runs one after another; shape (requests * runs of the longest,)."""
+    """Of their keys, one request after another, then of their values; shape (2 * requests * runs of the longest,)."""
     mask: torch.Tensor
     """0 where a request has a key, -inf behind it; shape (requests, 1, 1, keys)."""
 
@@ -70,7 +70,7 @@ class Prefill:
     end: int
     """Its queries in the step."""
     runs: torch.Tensor
-    """Runs of the keys before them, which all of them see; none where nothing is cached."""
+    """Of the keys before them, which all of them see, then of the values; none where nothing is cached."""
     cached: int
     """How many keys that are."""
 
@@ -154,9 +154,11 @@ def attend(
     key_pages.view(-1, key_heads, dim).index_copy_(0, plan.writes, keys)
     value_pages.view(-1, key_heads, dim).index_copy_(0, plan.writes, values)
 
-    def seen(pages: torch.Tensor, runs: torch.Tensor, requests: int) -> torch.Tensor:
-        copied = pages.view(-1, plan.run, key_heads, dim).index_select(0, runs)
-        return copied.view(requests, -1, key_heads, dim).transpose(1, 2)
+    in_runs = _in_runs(key_pages, plan.run)
+
+    def seen(runs: torch.Tensor, requests: int) -> torch.Tensor:
+        """Keys and values; shape (2, requests, key heads, tokens, dim)."""
+        return in_runs.index_select(0, runs).view(2, requests, -1, key_heads, dim).transpose(2, 3)
 
     output = queries.new_empty(tokens, heads, dim)
     for decodes in plan.decodes:
@@ -164,7 +166,7 @@ def attend(
         chosen = queries if count == tokens else queries.index_select(0, decodes.rows)
         # Query heads of one key head stand as rows of one call: the keys are not repeated.
         folded = chosen.reshape(count, key_heads, -1, dim)
-        seen_keys, seen_values = seen(key_pages, decodes.runs, count), seen(value_pages, decodes.runs, count)
+        seen_keys, seen_values = seen(decodes.runs, count)
         attended = scaled_dot_product_attention(folded, seen_keys, seen_values, decodes.mask, scale=scaling)
         attended = attended.reshape(count, heads, dim)
         if count == tokens:
@@ -172,26 +174,31 @@ def attend(
         output.index_copy_(0, decodes.rows, attended)
     for piece in plan.prefills:
         own_queries, own_keys, own_values = (states[piece.begin : piece.end] for states in (queries, keys, values))
-        before = (
-            (
-                seen(key_pages, piece.runs, 1)[:, :, : piece.cached],
-                seen(value_pages, piece.runs, 1)[:, :, : piece.cached],
-            )
-            if piece.cached
-            else None
-        )
+        before = seen(piece.runs, 1)[..., : piece.cached, :] if piece.cached else None
         output[piece.begin : piece.end] = _prefilled(own_queries, own_keys, own_values, before, scaling)
     return output
+
+
+def _in_runs(key_pages: torch.Tensor, run: int) -> torch.Tensor:
+    """The cache from a layer's first keys on, shape (runs, run, key heads, dim); behind each page of keys its values.
+
+    So that one operation copies both.
+    """
+    pages, page_size, heads, dim = key_pages.shape
+    # One page more than transformers' view of the keys has, which is cut to the length of that of the values.
+    return key_pages.as_strided(
+        ((pages + 1) * page_size // run, run, heads, dim), (run * heads * dim, heads * dim, dim, 1)
+    )
 
 
 def _prefilled(
     queries: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    before: tuple[torch.Tensor, torch.Tensor] | None,
+    before: torch.Tensor | None,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Of a piece of one prompt, shapes (tokens, heads, dim); `before`: cached keys and values, (1, heads, tokens, dim).
+    """Of a piece of one prompt, shapes (tokens, heads, dim); `before`: cached keys, values: (2, 1, heads, tokens, dim).
 
     Its own keys, of which each query sees a part, and those before it, of which each sees all, are two calls: together
     they would need a mask, as large as all scores of a head.
@@ -203,7 +210,7 @@ def _prefilled(
     )
     attended, own_sums = _attended(grouped, own_keys, own_values, scaling, is_causal=True)
     if before is not None:
-        of_cached, cached_sums = _attended(grouped.reshape(1, keys.shape[1], -1, dim), *before, scaling)
+        of_cached, cached_sums = _attended(grouped.reshape(1, keys.shape[1], -1, dim), before[0], before[1], scaling)
         share = torch.sigmoid(cached_sums.view_as(own_sums) - own_sums).to(attended.dtype)
         attended = torch.lerp(attended, of_cached.view_as(attended), share[..., None])
     return attended.reshape(heads, tokens, dim).transpose(0, 1)
@@ -228,14 +235,14 @@ def _plan_decodes(
 ) -> Plan:
     """One new token per request; `table` has a row of pages for each."""
     page_size = allocator.tokens_per_page
-    run = math.gcd(page_size, RUN)
+    run, page_runs = _runs_of_a_page(page_size)
     last = torch.tensor(lengths) - 1
     pages = table[torch.arange(len(lengths)), last // page_size]
-    runs = (table[:, :, None] * (page_size // run) + torch.arange(page_size // run)).flatten(1)
+    runs = (table[:, :, None] * page_runs + torch.arange(page_runs)).flatten(1)
     return Plan(
         writes=pages * page_size + last % page_size,
         run=run,
-        decodes=_similar(list(range(len(lengths))), list(runs), lengths, run, dtype),
+        decodes=_similar(list(range(len(lengths))), list(runs), lengths, run, page_runs, dtype),
         prefills=[],
     )
 
@@ -249,7 +256,7 @@ def _plan_mixed(
     dtype: torch.dtype,
 ) -> Plan:
     """Prompts, or prompts beside decoding requests; `reads` lists the cached tokens, empty when there are none."""
-    run = math.gcd(allocator.tokens_per_page, RUN)
+    run, page_runs = _runs_of_a_page(allocator.tokens_per_page)
     prefills: list[Prefill] = []
     rows: list[int] = []
     all_runs: list[torch.Tensor] = []
@@ -263,14 +270,21 @@ def _plan_mixed(
             all_runs.append(runs)
             lengths.append(length_k)
         else:
-            prefills.append(Prefill(begin, begin + length_q, runs[: -(-cached // run)], cached))
+            runs = runs[: -(-cached // run)]
+            prefills.append(Prefill(begin, begin + length_q, torch.cat((runs, runs + page_runs)), cached))
         begin += length_q
         read += length_k
-    return Plan(writes, run, _similar(rows, all_runs, lengths, run, dtype), prefills)
+    return Plan(writes, run, _similar(rows, all_runs, lengths, run, page_runs, dtype), prefills)
+
+
+def _runs_of_a_page(page_size: int) -> tuple[int, int]:
+    """Tokens of a run, and runs of a page."""
+    run = math.gcd(page_size, RUN)
+    return run, page_size // run
 
 
 def _similar(
-    rows: list[int], runs: list[torch.Tensor], lengths: list[int], run: int, dtype: torch.dtype
+    rows: list[int], runs: list[torch.Tensor], lengths: list[int], run: int, page_runs: int, dtype: torch.dtype
 ) -> list[Decodes]:
     """Groups decoding requests so that none is padded to more than twice its runs."""
     sizes = [-(-length // run) for length in lengths]
@@ -288,7 +302,8 @@ def _similar(
         padded = torch.zeros(len(group), longest, dtype=torch.long)
         for place, i in enumerate(group):
             padded[place, : sizes[i]] = runs[i][: sizes[i]]
+        both = torch.stack((padded, padded + page_runs))
         behind = torch.arange(longest * run) >= torch.tensor([lengths[i] for i in group])[:, None]
         mask = torch.zeros(behind.shape, dtype=dtype).masked_fill_(behind, -torch.inf)
-        result.append(Decodes(torch.tensor([rows[i] for i in group]), padded.flatten(), mask[:, None, None]))
+        result.append(Decodes(torch.tensor([rows[i] for i in group]), both.flatten(), mask[:, None, None]))
     return result

@@ -31,7 +31,7 @@ def _load(options: TransformersOptions, send: Send) -> "Loaded[Answer]":
     begin = time.monotonic()
     send(Loading("starting torch", 0.0))
     # MKL reads it at its first product. Without it a product's last bits depend on where its rows lie in memory, so an
-    # answer's attention on the thread that computes it. On AMD's cores MKL is also a quarter slower with a few rows then.
+    # answer's attention on the thread that computes it. On AMD's cores few rows also take a quarter longer then.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     import torch
     from transformers import GenerationConfig
