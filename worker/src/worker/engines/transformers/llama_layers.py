@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import silu
 from transformers.generation.continuous_batching.cache_allocators import FullAttentionCacheAllocator
 
-from worker.engines.transformers import attention
+from worker.engines.transformers import attention, attention_plan
 from worker.engines.transformers.linear_layers import Joined, JoinedLinear
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class LlamaLayers(nn.Module):
         sine = torch.cat((-sine[..., : head_dim // 2], sine[..., head_dim // 2 :]), -1)
         allocator = cache.layer_to_allocator[0]
         assert isinstance(allocator, FullAttentionCacheAllocator)
-        plan = attention.plan(allocator, rows.dtype, **step)
+        plan = attention_plan.plan(allocator, rows.dtype, **step)
         for number, layer in enumerate(self._layers):
             heads = layer.queries_keys_values.outputs(layer.before_attention(rows)).view(tokens, -1, head_dim)
             turning, values = heads[:, :turned_heads], heads[:, turned_heads:]
