@@ -209,6 +209,14 @@ def test_per_request_attention_gives_stocks_tokens_in_mixed_batches(stock: Drive
     assert ours.tokens(*varied(seed)) == stock.tokens(*varied(seed))
 
 
+@pytest.mark.parametrize("page_size", [5, 24, 32])
+def test_pages_of_any_size_give_stocks_tokens(start_batch: StartBatch, stock: Driver, page_size: int) -> None:
+    """What is copied of them at once divides them: single tokens, eight, sixteen."""
+    ours = start_batch(attention="per_request", page_size=page_size)
+    for _ in range(2):
+        assert ours.tokens(*varied(4)) == stock.tokens(*varied(4))
+
+
 SHAPE: dict[str, Any] = {
     "vocab_size": 49152,
     "hidden_size": 96,
