@@ -58,7 +58,11 @@ def test_greedy_answers_are_those_of_plain_transformers(
 
 
 def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine: RealEngine) -> None:
-    """Bit for bit where the weights are packed. Prompts are in the prefix cache: how one is cut depends on others."""
+    """Bit for bit where that is known: packed weights, AMD's cores.
+
+    Prompts are in the prefix cache: how one is cut depends on others.
+    """
+    known = engine.ready.linear_layers == "packed" and "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     texts = [
         "Hi",
         "Tell me of the sea, its ships and the winds",
@@ -75,7 +79,7 @@ def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine: 
     for beside in ([], others[:1], others):
         together = scored(engine, *requests, *beside)
         for request, expected in zip(requests, alone, strict=True):
-            if engine.ready.linear_layers == "packed":
+            if known:
                 assert together[request.request_id] == expected
             else:
                 assert np.allclose(together[request.request_id], expected, rtol=0, atol=1e-3)
