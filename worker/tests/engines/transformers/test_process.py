@@ -57,11 +57,13 @@ def test_greedy_answers_are_those_of_plain_transformers(
         assert answers[request.request_id][0] == expected
 
 
-def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine: RealEngine) -> None:
+def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine_options: TransformersOptions) -> None:
     """Bit for bit where that is known: packed weights, AMD's cores.
 
-    Prompts are in the prefix cache: how one is cut depends on others.
+    In an engine of its own with room for all: what the prefix cache still holds decides how a prompt is cut, and whose
+    pages an answer goes on with.
     """
+    engine = RealEngine(TransformersOptions(model_source=engine_options.model_source, slots=8, threads=2))
     known = engine.ready.linear_layers == "packed" and "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     texts = [
         "Hi",
@@ -74,7 +76,7 @@ def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine: 
     others = [
         Generate(f"other {at}", engine.prompt("Go on: one, two, three. " * at), max_new_tokens=20) for at in range(1, 6)
     ]
-    engine.run(*requests, *others)
+    engine.run(*requests, *others)  # from here on all prompts are in the prefix cache
     alone = [scored(engine, request)[request.request_id] for request in requests]
     for beside in ([], others[:1], others):
         together = scored(engine, *requests, *beside)
@@ -83,6 +85,7 @@ def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine: 
                 assert together[request.request_id] == expected
             else:
                 assert np.allclose(together[request.request_id], expected, rtol=0, atol=1e-3)
+    assert engine.close() == 0
 
 
 def scored(engine: RealEngine, *requests: Generate) -> dict[str, list[list[float]]]:
