@@ -76,7 +76,8 @@ def _plan_decodes(
     run, page_runs = _runs_of_a_page(page_size)
     last = torch.tensor(lengths) - 1
     pages = table[torch.arange(len(lengths)), last // page_size]
-    runs = (table[:, :, None] * page_runs + torch.arange(page_runs)).flatten(1)
+    used = table[:, : -(-max(lengths) // page_size)]  # it has room for a whole context
+    runs = (used[:, :, None] * page_runs + torch.arange(page_runs)).flatten(1)
     return Plan(
         writes=pages * page_size + last % page_size,
         run=run,
