@@ -57,13 +57,20 @@ def test_greedy_answers_are_those_of_plain_transformers(
         assert answers[request.request_id][0] == expected
 
 
-def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine_options: TransformersOptions) -> None:
+@pytest.fixture
+def roomy_engine(engine_options: TransformersOptions) -> Iterator[RealEngine]:
+    """One whose prefix cache keeps all that a test computes."""
+    engine = RealEngine(TransformersOptions(model_source=engine_options.model_source, slots=8, threads=2))
+    yield engine
+    assert engine.close() == 0
+
+
+def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(roomy_engine: RealEngine) -> None:
     """Bit for bit where that is known: packed weights, AMD's cores.
 
-    In an engine of its own with room for all: what the prefix cache still holds decides how a prompt is cut, and whose
-    pages an answer goes on with.
+    What the prefix cache still holds decides how a prompt is cut, and whose pages an answer goes on with.
     """
-    engine = RealEngine(TransformersOptions(model_source=engine_options.model_source, slots=8, threads=2))
+    engine = roomy_engine
     known = engine.ready.linear_layers == "packed" and "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     texts = [
         "Hi",
@@ -85,7 +92,6 @@ def test_scores_of_an_answer_do_not_depend_on_what_is_decoded_beside_it(engine_o
                 assert together[request.request_id] == expected
             else:
                 assert np.allclose(together[request.request_id], expected, rtol=0, atol=1e-3)
-    assert engine.close() == 0
 
 
 def scored(engine: RealEngine, *requests: Generate) -> dict[str, list[list[float]]]:
