@@ -29,7 +29,7 @@ class Manager:
             batching = ContinuousBatchingConfig(use_cuda_graph=True)
         else:
             # The pages and the cache that the worker's engine has: what differs is everything else.
-            page_size = 32
+            page_size = 16
             bytes_per_page = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4 * page_size
             pages = CPU_KV_BYTES // bytes_per_page
             batching = ContinuousBatchingConfig(page_size=page_size, num_blocks=pages, max_batch_tokens=256)

@@ -29,7 +29,7 @@ class DeviceDefaults:
     page_size: int
 
 
-CPU_DEFAULTS = DeviceDefaults(max_batch_tokens=256, prefill_chunk=64, page_size=32)
+CPU_DEFAULTS = DeviceDefaults(max_batch_tokens=256, prefill_chunk=64, page_size=16)
 GPU_DEFAULTS = DeviceDefaults(max_batch_tokens=8192, prefill_chunk=2048, page_size=256)
 
 
