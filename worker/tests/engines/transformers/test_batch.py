@@ -2,9 +2,7 @@
 
 import dataclasses
 import itertools
-import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
-    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -27,98 +24,14 @@ from transformers import (
 )
 from transformers.generation.continuous_batching import continuous_api, model_runner, requests
 
-from worker.engine_options import TransformersOptions
-from worker.engine_protocol import Generate, Logprobs, Step
+from testbed import tiny_batch
+from testbed.tiny_batch import KV_BYTES_PER_TOKEN, Driver, StartBatch
+from worker.engine_protocol import Generate, Logprobs
 from worker.engines.transformers import attention as per_request
 from worker.engines.transformers import torch_flash
-from worker.engines.transformers.batch import Batch
-from worker.engines.transformers.linear_layers import arrange
 from worker.engines.transformers.llama_layers import LlamaLayers
 from worker.engines.transformers.scheduling import SCORED_AT_ONCE
-from worker.engines.transformers.sizing import batch_config, context_length
 from worker.engines.transformers.step_runner import StepRunner
-from worker.engines.transformers.weights import load_weights
-
-PAGE = 4
-
-
-class Driver:
-    """A batch and what came out of it."""
-
-    def __init__(self, options: TransformersOptions) -> None:
-        self.steps: list[Step] = []
-        self._changed = threading.Condition()
-        self._tokens: dict[str, list[int]] = defaultdict(list)
-        self._ended: set[str] = set()
-        model = load_weights(options, lambda detail, fraction: None)
-        self.model = model
-        if options.attention != "sdpa":  # which is what ours is compared with
-            arrange(model)
-        config = batch_config(options, model)
-        generation = GenerationConfig(do_sample=False, eos_token_id=[2])
-        self.batch = Batch(model, generation, config, options.slots, options.attention, self._on_step)
-        self.batch.warmup()
-        self.context_length = context_length(options, model, self.batch.kv_tokens)
-        self.batch.start()
-
-    def _on_step(self, step: Step) -> None:
-        with self._changed:
-            self.steps.append(step)
-            for output in step.outputs:
-                self._tokens[output.request_id] += output.token_ids
-                if output.finish:
-                    self._ended.add(output.request_id)
-            self._changed.notify_all()
-
-    def add(self, request: Generate) -> None:
-        answer = self.batch.hold(request)
-        assert answer is not None
-        self.batch.join_batch(answer)
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(condition, timeout=60)
-
-    def tokens(self, *requests: Generate) -> list[list[int]]:
-        """The answers of requests that run together."""
-        for request in requests:
-            self.add(request)
-        ids = [request.request_id for request in requests]
-        self.wait_for(lambda: self._ended.issuperset(ids))
-        self._ended.clear()
-        return [self._tokens.pop(request_id) for request_id in ids]
-
-
-StartBatch = Callable[..., Driver]
-
-
-@pytest.fixture(scope="module")
-def start_batch(tiny_model: Path) -> Iterator[StartBatch]:
-    """Starts a batch with the tiny model; keyword arguments change its options."""
-    drivers: list[Driver] = []
-    options = TransformersOptions(
-        model_source=str(tiny_model),
-        slots=6,
-        page_size=PAGE,
-        kv_memory_gib=4096 * KV_BYTES_PER_TOKEN / 2**30,
-        max_batch_tokens=24,
-        prefill_chunk=8,
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def start(**changes: Any) -> Driver:
-        drivers.append(Driver(options.model_copy(update=changes)))
-        return drivers[-1]
-
-    yield start
-    for driver in drivers:
-        driver.batch.stop(hard_stop=True)
-    torch.set_num_threads(threads)
-
-
-KV_BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4
-"""Keys and values, layers, key heads, dimensions, bytes."""
 
 
 def varied(seed: int) -> list[Generate]:
@@ -326,7 +239,7 @@ def test_flash_attention_and_graphs_of_a_gpu_give_stocks_tokens(
     config = MistralConfig(**SHAPE, sliding_window=window)
     MistralForCausalLM(config).save_pretrained(tmp_path)
     stock = start_batch(model_source=str(tmp_path), attention="sdpa")
-    monkeypatch.setitem(globals(), "arrange", lambda _: None)  # packed weights are a CPU's, too
+    monkeypatch.setattr(tiny_batch, "arrange", lambda _: None)  # packed weights are a CPU's, too
     monkeypatch.setattr(per_request, "install", lambda _: False)
     monkeypatch.setattr(torch_flash, "suits", lambda _: True)  # `works` is asked, of the kernels in their place
     monkeypatch.setattr(torch_flash, "varlen_attn", packed_attention)
