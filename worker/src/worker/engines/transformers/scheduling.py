@@ -6,6 +6,7 @@ from typing import Any
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
 
+from worker.engines.transformers import kept_pages
 from worker.engines.transformers.sequence import Sequence
 
 NAME = "decode_first"
@@ -16,6 +17,7 @@ for one of 150,000 entries."""
 
 def install(prefill_chunk: int) -> str:
     """Makes the scheduler known to transformers and returns the name by which the batch asks for it."""
+    kept_pages.install()
     SCHEDULER_MAPPING[NAME] = partial(DecodeFirst, prefill_chunk=prefill_chunk)  # type: ignore[assignment]  # called alike
     return NAME
 
@@ -38,6 +40,8 @@ class DecodeFirst(FIFOScheduler):
         if decoding:
             token_budget = min(token_budget, decoding + self._prefill_chunk)
         self._score_room = SCORED_AT_ONCE
+        requests = len(self.active_requests) + len(self.waiting_requests)
+        kept_pages.make_room(self.cache, self.safety_margin, token_budget, min(requests, token_budget))
         return super().schedule_batch(token_budget, cache_budget)
 
     def _infer_request_tokens(self, state: RequestState, request_ids_to_remove_from_waiting: set[str]) -> list[int]:
