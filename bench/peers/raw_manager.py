@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 from transformers.utils.logging import disable_progress_bar
 
 from bench.peers.closed_loop import serve
-
-CPU_KV_BYTES = 1 << 30
+from worker.engines.transformers.sizing import CPU_DEFAULTS, CPU_KV_MEMORY_GIB, GIB
 
 
 class Manager:
@@ -29,10 +28,10 @@ class Manager:
             batching = ContinuousBatchingConfig(use_cuda_graph=True)
         else:
             # The pages and the cache that the worker's engine has: what differs is everything else.
-            page_size = 16
+            page_size, most = CPU_DEFAULTS.page_size, CPU_DEFAULTS.max_batch_tokens
             bytes_per_page = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4 * page_size
-            pages = CPU_KV_BYTES // bytes_per_page
-            batching = ContinuousBatchingConfig(page_size=page_size, num_blocks=pages, max_batch_tokens=256)
+            pages = int(CPU_KV_MEMORY_GIB * GIB) // bytes_per_page
+            batching = ContinuousBatchingConfig(page_size=page_size, num_blocks=pages, max_batch_tokens=most)
         self._manager = model.init_continuous_batching(
             generation_config=GenerationConfig(do_sample=False, eos_token_id=config.eos_token_id),
             continuous_batching_config=batching,

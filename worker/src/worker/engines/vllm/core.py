@@ -17,7 +17,7 @@ from worker.engines.vllm.batch import Shape
 GIB = 1 << 30
 CPU_KV_MEMORY_GIB = 1.0
 CPU_BLOCK_TOKENS = 32
-"""The grain of prefix caching, which vLLM has at 128 on a CPU."""
+"""The grain of prefix caching, which vLLM has at 128 on a CPU; its attention there takes multiples of 32."""
 CPU_SHAPE = Shape(max_batch_tokens=256, prefill_chunk=64)
 """As measured for the engine on transformers (docs/decisions/0003-engine.md)."""
 GPU_SHAPE = Shape(max_batch_tokens=8192, prefill_chunk=2048)
