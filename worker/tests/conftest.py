@@ -113,7 +113,7 @@ async def start_worker(
 @pytest.fixture(scope="session")
 def engine_options() -> TransformersOptions:
     """The packaged model, converted where `headrace up` keeps it too: once per machine."""
-    kv_memory_gib = 0.055  # 40 pages of 32 tokens: a full context fits, eight long answers do not
+    kv_memory_gib = 0.055  # 80 pages of 16 tokens: a full context fits, eight long answers do not
     return TransformersOptions(
         model_source=PACKAGED_MODEL, slots=8, context_length=1024, kv_memory_gib=kv_memory_gib, threads=2
     )
