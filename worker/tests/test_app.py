@@ -101,11 +101,6 @@ async def test_on_sigterm_short_tasks_end_and_long_ones_go_on_elsewhere(
     assert whole == await client.result(reference)
     assert client.text(await client.stream.read(long)) == whole["cleaned_response_text"]
 
-    async def all_acknowledged() -> bool:
-        return await client.redis.hlen(f"{client.keys.prefix}unacked") == 0
-
-    await until(all_acknowledged, 5)  # behind the result, which is what `acks_late` means
-
 
 async def test_a_worker_leaves_in_time_even_while_redis_is_gone(
     client: TaskClient, start_worker: StartWorker, valkey: Valkey

@@ -62,7 +62,6 @@ def make_celery(settings: SharedSettings) -> Celery:
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
-        task_acks_late=True,
         task_publish_retry=False,
         task_create_missing_queues=True,
         result_expires=settings.retention_seconds,

@@ -1,6 +1,5 @@
-"""Hooks into Celery's consumer: when it may take messages, proof that it does, and how it survives its broker."""
+"""Hooks into Celery's consumer: when it may take messages, proof that it does, and what it need not write down."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,12 +7,6 @@ from weakref import WeakSet
 
 from celery import bootsteps
 from celery.worker import state
-from kombu.transport import virtual
-from redis.exceptions import ResponseError
-
-from shared.store.outage import level
-
-log = logging.getLogger(__name__)
 
 
 class ConsumerGate:
@@ -29,8 +22,6 @@ class ConsumerGate:
         self.ticked_at = now
         """When the consumer's event loop last turned."""
         self._hub: Any = None
-        self._channel: Any = None
-        """The newest one."""
         self.connects = 0
         """How often the consumer has connected to the broker."""
 
@@ -55,11 +46,7 @@ class ConsumerGate:
         consumer.hub.on_tick.add(self.tick)
         channel = consumer.task_consumer.channel
         qos = channel.qos
-        if self._channel is not None:
-            # It was closed, but opened a connection afterwards to put its unfinished messages back.
-            self._channel._disconnect_pools()
-        self._channel = channel
-        can_consume, ack, read = qos.can_consume, qos.ack, channel.handlers["BRPOP"]
+        can_consume, read = qos.can_consume, channel.handlers["BRPOP"]
         self.limit = consumer.pool.num_processes
 
         def gated() -> bool:
@@ -72,26 +59,10 @@ class ConsumerGate:
             finally:
                 self.replied_at = time.monotonic()
 
-        def remembered(message: Any, delivery_tag: str) -> None:
-            try:
-                type(qos).append(qos, message, delivery_tag)
-            except ResponseError as error:
-                # Out of memory: the message has already left the queue, and this would be the end of it and of Celery.
-                # The ledger knows the task; the broker's own record of unfinished messages is not needed.
-                log.log(level(error), "The broker refused to note a message: %s", error)
-                virtual.QoS.append(qos, message, delivery_tag)  # type: ignore[no-untyped-call]  # kombu has no types
+        def unrecorded(*_: Any) -> None:
+            """kombu's record of messages at work: two writes for each, only to bring them twice. The ledger has it."""
 
-        def acknowledged(delivery_tag: str) -> None:
-            newest = self._channel
-            if newest is channel:
-                ack(delivery_tag)
-                return
-            # A task has outlived the connection that it came by. Its channel is closed, and would open a connection for
-            # this that nobody closes: one more with each loss of the broker.
-            newest.qos._remove_from_indices(delivery_tag).execute()
-            virtual.QoS.ack(qos, delivery_tag)  # type: ignore[no-untyped-call]  # kombu has no types
-
-        qos.can_consume, qos.append, qos.ack = gated, remembered, acknowledged
+        qos.can_consume, qos.append, qos.ack = gated, unrecorded, unrecorded
         channel.handlers["BRPOP"] = counted
 
     def wake(self) -> None:
