@@ -47,7 +47,8 @@ class EngineOptions(BaseModel):
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens one step computes while no request is decoding; `None`: chosen for the device."""
     prefill_chunk: Annotated[int, Field(ge=1)] | None = None
-    """Most prompt tokens one step computes beside decoding requests; `None`: chosen for the device."""
+    """Most prompt tokens one step computes beside decoding requests; as many times more as more requests wait for their
+    first token. `None`: chosen for the device."""
     kv_memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of the KV cache; `None`: 1 GiB on a CPU, most of what the weights leave free on a GPU."""
     threads: Annotated[int, Field(ge=1)] | None = None

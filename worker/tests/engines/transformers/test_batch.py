@@ -27,10 +27,10 @@ from transformers.generation.continuous_batching import continuous_api, model_ru
 from testbed import tiny_batch
 from testbed.tiny_batch import KV_BYTES_PER_TOKEN, Driver, StartBatch
 from worker.engine_protocol import Generate, Logprobs
+from worker.engines.step_budget import SCORED_AT_ONCE
 from worker.engines.transformers import attention as per_request
 from worker.engines.transformers import torch_flash
 from worker.engines.transformers.llama_layers import LlamaLayers
-from worker.engines.transformers.scheduling import SCORED_AT_ONCE
 from worker.engines.transformers.step_runner import StepRunner
 
 
@@ -311,6 +311,21 @@ def test_decoding_requests_are_not_held_up_by_a_long_prompt(ours: Driver) -> Non
     ours.wait_for(lambda: "long" in ours._ended)
     # 400 prompt tokens, at most 8 beside a decoding request: the other one got a token in each of the 50 steps.
     assert len(ours._tokens["decoding"]) - before >= 49
+    ours.wait_for(lambda: "decoding" in ours._ended)
+    ours._ended.clear()
+    ours._tokens.clear()
+
+
+def test_a_burst_behind_one_answer_is_not_taken_in_one_by_one(ours: Driver) -> None:
+    ours.add(Generate("decoding", (500, 501), max_new_tokens=200))
+    ours.wait_for(lambda: len(ours._tokens["decoding"]) > 2)
+    before = len(ours._tokens["decoding"])
+    burst = [Generate(f"burst {at}", tuple(range(2000 + at, 2040 + at)), max_new_tokens=1) for at in range(10)]
+    for request in burst:
+        ours.add(request)
+    ours.wait_for(lambda: ours._ended.issuperset(request.request_id for request in burst))
+    # 400 prompt tokens, as in the test above, in much fewer than 50 steps.
+    assert len(ours._tokens["decoding"]) - before <= 25
     ours.wait_for(lambda: "decoding" in ours._ended)
     ours._ended.clear()
     ours._tokens.clear()

@@ -6,13 +6,11 @@ from typing import Any
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
 
+from worker.engines.step_budget import SCORED_AT_ONCE, step_budget
 from worker.engines.transformers import kept_pages
 from worker.engines.transformers.sequence import Sequence
 
 NAME = "decode_first"
-SCORED_AT_ONCE = 128
-"""Tokens of scored prompts in one step: for each the scores of the whole vocabulary are in memory for a moment, 80 MB
-for one of 150,000 entries."""
 
 
 def install(prefill_chunk: int) -> str:
@@ -23,11 +21,7 @@ def install(prefill_chunk: int) -> str:
 
 
 class DecodeFirst(FIFOScheduler):
-    """transformers' FIFO scheduler, with a cap on prompt tokens while other requests are decoding.
-
-    Without the cap every step of a long prompt is as long as the largest step, and all answers stutter with it; with
-    one cap for all steps a prompt that is alone would be slow.
-    """
+    """transformers' FIFO scheduler, with a cap on prompt tokens while other requests are decoding."""
 
     def __init__(self, *arguments: Any, prefill_chunk: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -36,11 +30,12 @@ class DecodeFirst(FIFOScheduler):
 
     def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
         """The next step's requests; `token_budget` is the most tokens a step may compute."""
-        decoding = sum(state.status == RequestStatus.DECODING for state in self.active_requests.values())
-        if decoding:
-            token_budget = min(token_budget, decoding + self._prefill_chunk)
-        self._score_room = SCORED_AT_ONCE
         requests = len(self.active_requests) + len(self.waiting_requests)
+        decoding = sum(state.status == RequestStatus.DECODING for state in self.active_requests.values())
+        token_budget = step_budget(
+            decoding, requests - decoding, prefill_chunk=self._prefill_chunk, max_batch_tokens=token_budget
+        )
+        self._score_room = SCORED_AT_ONCE
         kept_pages.make_room(self.cache, self.safety_margin, token_budget, min(requests, token_budget))
         return super().schedule_batch(token_budget, cache_budget)
 

@@ -3,7 +3,7 @@
 transformers' runner records both in the graph, so that every operation of the sampler would run for every row of every
 step. It also keeps the scores of new tokens alone; a step that scores prompts asks the model for more rows. Those are
 reduced at once to what their request asks for: what is in memory of them is bounded by the rows of one step
-(`scheduling.SCORED_AT_ONCE`).
+(`step_budget.SCORED_AT_ONCE`).
 """
 
 from collections.abc import Callable

@@ -12,13 +12,10 @@ from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput
 from vllm.v1.engine.core import EngineCore
 
 from worker.engine_protocol import SIGN_OF_LIFE_SECONDS, Generate, Output, Stats, Step
+from worker.engines.step_budget import SCORED_AT_ONCE, step_budget
 from worker.engines.vllm.answer import Answer, core_request, our_output
 
 log = logging.getLogger(__name__)
-
-SCORED_AT_ONCE = 128
-"""Tokens of a scored prompt in one step: for each the scores of the whole vocabulary are in memory for a moment, 80 MB
-for one of 150,000 entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,7 @@ class Shape:
     max_batch_tokens: int
     """While nothing is decoding."""
     prefill_chunk: int
-    """Tokens of prompts beside requests that are decoding."""
+    """Tokens of prompts beside as many requests that are decoding (`step_budget`)."""
 
 
 @dataclass(slots=True)
@@ -187,9 +184,12 @@ class Batch:
         """Beside decoding requests a step computes no more of a prompt than they can wait for."""
         scheduler: Any = self.core.scheduler
         decoding = sum(request.num_computed_tokens >= request.num_prompt_tokens for request in scheduler.running)
-        budget = self._shape.max_batch_tokens
-        if decoding:
-            budget = min(budget, decoding + self._shape.prefill_chunk)
+        budget = step_budget(
+            decoding,
+            len(scheduler.running) + len(scheduler.waiting) - decoding,
+            prefill_chunk=self._shape.prefill_chunk,
+            max_batch_tokens=self._shape.max_batch_tokens,
+        )
         if any(answer.generate.scores_prompt and not answer.sent for answer in self._joined.values()):
             budget = min(budget, decoding + SCORED_AT_ONCE)
         scheduler.max_num_scheduled_tokens = budget
