@@ -1,9 +1,11 @@
 """Both ends of a task's stream, on a real Valkey."""
 
 import asyncio
+import dataclasses
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from shared.store.event_stream import Announcement, EntryId, EntryLost, EventStream, TokenWriter
 from shared.store.keys import Keys
@@ -61,6 +63,26 @@ async def test_something_else_under_a_streams_name_is_its_tasks_loss_alone(
     record = await ledger.get(sick)
     assert record is not None
     assert record.wire_state == "FAILURE"
+
+
+async def test_an_entry_that_redis_refuses_for_what_it_is_leaves_the_others_alone(
+    ledger: TaskLedger, stream: EventStream
+) -> None:
+    writes = []
+    for at in range(3):
+        task_id = await accept(ledger)
+        await claim(ledger, task_id)
+        writer = TokenWriter(task_id, 1, 0)
+        writer.add([at], "a")
+        writes += taken(writer)
+    impossible = EntryId(1, 2**64)
+    writes[1] = dataclasses.replace(writes[1], entry=dataclasses.replace(writes[1].entry, id=impossible))
+    first, refused, last = await stream.write(writes)
+    assert (first, last) == (True, True)
+    assert isinstance(refused, ResponseError)
+    assert "stream ID" in str(refused)
+    tops = await stream.tops([write.task_id for write in writes])
+    assert tops == [EntryId(1, 1), EntryId(1, 0), EntryId(1, 1)]
 
 
 async def test_something_else_under_a_records_name_is_its_tasks_loss_alone(

@@ -6,7 +6,7 @@ from importlib.resources import files
 from shared.store.scripts import SHARED, joined
 
 LUA = files("shared.store") / "lua"
-UNSHARED = {"append_token"}
+UNSHARED = {"append_tokens"}
 
 
 def definitions(lua: str) -> list[str]:

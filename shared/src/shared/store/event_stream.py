@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from shared.store.keys import Keys
-from shared.store.redis_client import replies_of
+from shared.store.redis_client import each_its_own, replies_of
 from shared.wire.schemas import TokenEvent, TokenLogprob
 
 LOGPROBS: TypeAdapter[list[TokenLogprob]] = TypeAdapter(list[TokenLogprob])
@@ -74,7 +74,7 @@ class Entry:
 
 
 class Announcement(NamedTuple):
-    """One message of the doorbell, in bytes as it comes; lua/prelude.lua and lua/append_token.lua write it."""
+    """One message of the doorbell, in bytes as it comes; lua/prelude.lua and lua/append_tokens.lua write it."""
 
     previous: bytes
     """Id of the entry before it that carries data."""
@@ -170,7 +170,7 @@ class EventStream:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._append = (files("shared.store") / "lua" / "append_token.lua").read_text()
+        self._append = (files("shared.store") / "lua" / "append_tokens.lua").read_text()
         self._append_sha = hashlib.sha1(self._append.encode(), usedforsecurity=False).hexdigest()
 
     def channel(self, task_id: str) -> str:
@@ -187,25 +187,19 @@ class EventStream:
         """
         if not writes:
             return []
-        pipeline = self._redis.pipeline(transaction=False)
+        streams = [self._keys.events(write.task_id) for write in writes]
+        arguments: list[str | bytes] = []
         for write in writes:
             entry = write.entry
             token_ids = ",".join(map(str, entry.token_ids))
-            arguments = (
-                str(entry.id),
-                entry.data,
-                token_ids,
-                str(write.previous),
-                str(write.before),
-                entry.logprobs,
-            )
-            pipeline.evalsha(self._append_sha, 1, self._keys.events(write.task_id), *arguments)
+            arguments += str(entry.id), entry.data, token_ids, str(write.previous), str(write.before), entry.logprobs
+        # One script for all, not one for each in a pipeline: to send and to read each costs more than to run it.
         try:
-            replies = await replies_of(pipeline)
+            replies = await self._redis.evalsha(self._append_sha, len(streams), *streams, *arguments)
         except NoScriptError:  # a new or restarted server
             await self._redis.script_load(self._append)
             return await self.write(writes)
-        return [reply if isinstance(reply, ResponseError) else reply is not None for reply in replies]
+        return [reply if isinstance(reply, ResponseError) else reply == 1 for reply in each_its_own(replies)]
 
     async def read(self, task_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
         """The entries behind `after`, oldest first; all of them or `count`."""

@@ -80,7 +80,11 @@ async def replies_of(pipeline: Pipeline) -> list[Any]:
 
     Raises redis.exceptions.RedisError where it is not about one command alone: then it is nobody's reply.
     """
-    replies = await pipeline.execute(raise_on_error=False)
+    return each_its_own(await pipeline.execute(raise_on_error=False))
+
+
+def each_its_own(replies: list[Any]) -> list[Any]:
+    """The replies, each about one task. Raises the redis.exceptions.RedisError among them that is about all."""
     for reply in replies:
         if isinstance(reply, NoScriptError) or (isinstance(reply, Exception) and kind_of(reply) is not None):
             raise reply
