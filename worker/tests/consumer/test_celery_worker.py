@@ -1,4 +1,5 @@
 import asyncio
+import signal
 import time
 
 import pytest
@@ -87,6 +88,23 @@ async def test_handed_over_tasks_come_before_the_backlog_and_any_message_brings_
     )
     for task_id in sent:  # whichever message it came by
         assert (await client.get(task_id))["usage"]["completion_tokens"] == 11
+
+
+async def test_a_task_that_waits_has_no_result_of_the_one_that_its_message_brought(
+    client: TaskClient, start_worker: StartWorker
+) -> None:
+    later = await client.accept("!say later")
+    sooner = await client.accept("!say sooner", priority="high")
+    worker = await start_worker()
+    await client.send(later)
+    assert (await client.get(sooner))["cleaned_response_text"] == "sooner"
+    worker.signal(signal.SIGTERM)  # it leaves when Celery is done with the message
+    assert await worker.exit_code(8) == 0
+    assert client.app.AsyncResult(later).state == "PENDING"
+
+    await start_worker()
+    await client.send(later)
+    assert (await client.get(later))["cleaned_response_text"] == "later"
 
 
 async def test_an_engine_crash_is_told_to_celery_clients_as_poisoned(
