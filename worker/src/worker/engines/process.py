@@ -3,6 +3,7 @@
 What engines have in common; each brings its batch.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -131,6 +132,7 @@ class EngineProcess(Generic[Held]):
             self._send(StartFailed(f"The engine could not start: {type(error).__name__}: {error}"))
             return 1
         self._batch, self._grammars = loaded.batch, loaded.grammars
+        gc.freeze()  # what was imported and loaded stays: to look through it for cycles would be a step of 100 ms
         self._send(loaded.ready)
         self._ready.set()
         while self._batch.is_running() and not self._stop.wait(timeout=0.2):
