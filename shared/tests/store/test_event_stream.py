@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from shared.store import event_stream
 from shared.store.event_stream import Announcement, EntryId, EntryLost, EventStream, TokenWriter
 from shared.store.keys import Keys
 from shared.store.task_id import new_task_id
@@ -65,9 +66,11 @@ async def test_something_else_under_a_streams_name_is_its_tasks_loss_alone(
     assert record.wire_state == "FAILURE"
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3])
 async def test_an_entry_that_redis_refuses_for_what_it_is_leaves_the_others_alone(
-    ledger: TaskLedger, stream: EventStream
+    ledger: TaskLedger, stream: EventStream, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
+    monkeypatch.setattr(event_stream, "AT_ONCE", at_once)
     writes = []
     for at in range(3):
         task_id = await accept(ledger)

@@ -21,6 +21,9 @@ from shared.wire.schemas import TokenEvent, TokenLogprob
 
 LOGPROBS: TypeAdapter[list[TokenLogprob]] = TypeAdapter(list[TokenLogprob])
 
+AT_ONCE = 128
+"""Entries in one round trip and one run of the script, which nobody else can come between: behind an outage they are
+long."""
 CLOSED = 2**32 - 1
 """Sequence number that closes an attempt; its ending follows at CLOSED + 1. No answer has as many tokens."""
 
@@ -178,27 +181,31 @@ class EventStream:
         return self._keys.events(task_id)
 
     async def write(self, writes: Sequence[TokenWrite]) -> list[bool | ResponseError]:
-        """Writes at most one entry per attempt, all in one round trip; of each, whether its stream took it. It does not
-        when the lease is lost, or when Redis no longer has the entry before it. Where Redis refuses one entry for what
-        it is, the error stands in its place.
+        """Writes at most one entry per attempt, AT_ONCE in one round trip; of each, whether its stream took it. It does
+        not when the lease is lost, or when Redis no longer has the entry before it. Where Redis refuses one entry for
+        what it is, the error stands in its place.
 
         Raises redis.exceptions.RedisError when Redis does not answer or refuses all (out of memory): call again with
         the same writes, Redis keeps what it already has.
         """
-        if not writes:
-            return []
+        replies: list[bool | ResponseError] = []
+        for at in range(0, len(writes), AT_ONCE):
+            replies += await self._write_at_once(writes[at : at + AT_ONCE])
+        return replies
+
+    async def _write_at_once(self, writes: Sequence[TokenWrite]) -> list[bool | ResponseError]:
+        """One script for all, not one for each in a pipeline: to send and to read each costs more than to run it."""
         streams = [self._keys.events(write.task_id) for write in writes]
         arguments: list[str | bytes] = []
         for write in writes:
             entry = write.entry
             token_ids = ",".join(map(str, entry.token_ids))
             arguments += str(entry.id), entry.data, token_ids, str(write.previous), str(write.before), entry.logprobs
-        # One script for all, not one for each in a pipeline: to send and to read each costs more than to run it.
         try:
             replies = await self._redis.evalsha(self._append_sha, len(streams), *streams, *arguments)
         except NoScriptError:  # a new or restarted server
             await self._redis.script_load(self._append)
-            return await self.write(writes)
+            return await self._write_at_once(writes)
         return [reply if isinstance(reply, ResponseError) else reply == 1 for reply in each_its_own(replies)]
 
     async def read(self, task_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:

@@ -60,8 +60,8 @@ def register_task(app: Celery, model: str, deliver: Callable[[str, str], Deliver
             case Answered(result) if task_id == message_id:
                 return result.as_dict()
             case Answered():
-                # No result of the message's own task. Celery's way to say so, `Ignore`, has it copy
-                # the traceback twice, with every code object in it: a seventh of a short task's cost.
+                # No result of the message's own task. Celery's way to say so, `Ignore`, has it copy the traceback
+                # twice, with every code object in it: a seventh of a short task's cost.
                 self.request.ignore_result = True
                 return None
             case Failed(message) if task_id == message_id:
