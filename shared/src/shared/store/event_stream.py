@@ -5,7 +5,6 @@ date needs no second look. An entry's id is `<attempt>-<tokens so far>`: Redis r
 top, and that alone gives order, de-duplication and the fencing of workers that lost their lease.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,7 +12,7 @@ from typing import NamedTuple, cast
 
 from pydantic import TypeAdapter
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from shared.store.keys import Keys
 from shared.store.redis_client import each_its_own, replies_of
@@ -173,8 +172,7 @@ class EventStream:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._append = (files("shared.store") / "lua" / "append_tokens.lua").read_text()
-        self._append_sha = hashlib.sha1(self._append.encode(), usedforsecurity=False).hexdigest()
+        self._append = redis.register_script((files("shared.store") / "lua" / "append_tokens.lua").read_text())
 
     def channel(self, task_id: str) -> str:
         """The doorbell's pub/sub channel; it has the name of the stream."""
@@ -201,11 +199,7 @@ class EventStream:
             entry = write.entry
             token_ids = ",".join(map(str, entry.token_ids))
             arguments += str(entry.id), entry.data, token_ids, str(write.previous), str(write.before), entry.logprobs
-        try:
-            replies = await self._redis.evalsha(self._append_sha, len(streams), *streams, *arguments)
-        except NoScriptError:  # a new or restarted server
-            await self._redis.script_load(self._append)
-            return await self._write_at_once(writes)
+        replies = await self._append(keys=streams, args=arguments)
         return [reply if isinstance(reply, ResponseError) else reply == 1 for reply in each_its_own(replies)]
 
     async def read(self, task_id: str, after: EntryId = START, count: int | None = None) -> list[Entry]:
