@@ -50,7 +50,7 @@ def make_celery(settings: SharedSettings) -> Celery:
     app.conf.update(
         broker_transport_options={
             **transport,
-            # Queues share a Redis with other applications only under our own prefix, `unacked` included.
+            # Queues share a Redis with other applications only under our own prefix, kombu's bindings included.
             "global_keyprefix": settings.key_prefix,
             # The ledger's lease is the authority on who runs what; redelivery by age would only make duplicates.
             "visibility_timeout": 2 * LONGEST_TASK_SECONDS,

@@ -127,7 +127,6 @@ def make_worker(
     app.conf.update(
         worker_consumer=reconnecting_consumer(outage),
         worker_pool="threads",
-        worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
