@@ -6,7 +6,7 @@ import sys
 STEPS = """
 import ctypes, resource, threading
 
-from worker.engines import heap
+from worker.engines.heap import keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -17,7 +17,7 @@ libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 
 def step():
     begin = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-    blocks = [libc.malloc(20 << 20) for _ in range(6)]  # more than one heap of a thread's own has
+    blocks = [libc.malloc(20 << 20) for _ in range(6)]  # more than a piece of a thread's heap
     for block in blocks:
         libc.memset(block, 1, 20 << 20)
     for block in blocks:
@@ -31,8 +31,7 @@ def generate():
 
 
 faults = []
-heap.share_one_heap()
-heap.keep_freed_memory()
+keep_freed_memory()
 thread = threading.Thread(target=generate)
 thread.start()
 thread.join()

@@ -27,7 +27,7 @@ from worker.engine_protocol import (
     Step,
     Stop,
 )
-from worker.engines import heap
+from worker.engines.heap import keep_freed_memory
 from worker.model_files import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -98,7 +98,6 @@ def run(connection: Connection, load: Load[Held]) -> None:
     """
     # libgomp reads it when torch is imported, which `load` does.
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    heap.share_one_heap()
     code = EngineProcess(connection, load).run()
     logging.shutdown()
     os._exit(code)  # not sys.exit: a thread that hangs in a step or in a grammar would keep the interpreter alive
@@ -135,7 +134,7 @@ class EngineProcess(Generic[Held]):
             return 1
         self._batch, self._grammars = loaded.batch, loaded.grammars
         gc.freeze()  # what was imported and loaded stays: to look through it for cycles would be a step of 100 ms
-        heap.keep_freed_memory()
+        keep_freed_memory()
         self._send(loaded.ready)
         self._ready.set()
         while self._batch.is_running() and not self._stop.wait(timeout=0.2):
