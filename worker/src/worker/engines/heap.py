@@ -1,6 +1,6 @@
 """The C heap of an engine's process. Of its own accord glibc gives back to the kernel what a step frees, and the next
-step takes it again, page by page: 500 to 2,500 page faults a step with 32 requests on two cores, differently many in
-each process. A step was up to 3 % longer for it, and up to a tenth beside others that want a core now and then
+step takes it again, page by page: 500 to 4,200 page faults a step with 32 requests on two cores, differently many in
+each process, and up to a tenth of a step beside others that want a core now and then
 (docs/decisions/0003-engine.md).
 
 Other C libraries have no such settings: there nothing is done.
