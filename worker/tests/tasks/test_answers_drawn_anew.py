@@ -128,8 +128,7 @@ async def test_a_draw_whose_worker_is_lost_goes_on_elsewhere_and_none_is_forgott
     lost = asyncio.create_task(first.runner.run(task_id))
     await client.streaming(task_id, len(REFUSED) + 1 + 2)
 
-    await client.redis.zadd(client.keys.running(SCRIPTED_MODEL), {task_id: 0})
-    assert (await client.ledger.take_from_dead(task_id)).outcome == "requeued"
+    assert await client.take_from_live(task_id) == "requeued"
     assert await second.runner.run(task_id) == undisturbed
 
     assert await lost == Dropped()

@@ -317,8 +317,7 @@ async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(
     lost = asyncio.create_task(first.runner.run(task_id))
     await client.streaming(task_id, 10)
 
-    await client.redis.zadd(client.keys.running("scripted"), {task_id: 0})
-    assert (await client.ledger.take_from_dead(task_id)).outcome == "requeued"
+    assert await client.take_from_live(task_id) == "requeued"
     verdict = await second.runner.run(task_id)
 
     assert await lost == Dropped()
