@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,15 @@ def test_the_engine_says_what_it_has_loaded(engine: RealEngine) -> None:
     assert engine.ready.eos_token_ids == (2,)
     assert engine.ready.sampling == SamplingDefaults(), "the packaged file says nothing of sampling"
     assert (engine.ready.device, engine.ready.dtype) == ("cpu", "float32")
+
+
+def test_its_weights_lie_in_huge_pages_unless_the_kernel_has_none(engine: RealEngine) -> None:
+    rollup = Path(f"/proc/{engine.pid}/smaps_rollup").read_text()
+    (huge_kb,) = re.findall(r"^AnonHugePages: +(\d+) kB$", rollup, re.MULTILINE)
+    if "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        assert huge_kb == "0"
+    else:
+        assert int(huge_kb) > 256 * 1024, "of 540 MB"
 
 
 def test_it_answers_a_question(engine: RealEngine) -> None:

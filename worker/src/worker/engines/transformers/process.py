@@ -33,6 +33,9 @@ def _load(options: TransformersOptions, send: Send) -> "Loaded[Answer]":
     # MKL reads it at its first product. Without it a product's last bits depend on where its rows lie in memory, so an
     # answer's attention on the thread that computes it. On AMD's cores few rows also take a quarter longer then.
     os.environ.setdefault("MKL_CBWR", "AUTO")
+    # torch reads it at its first allocation. Each step reads all weights: with huge pages one request on AMD's cores
+    # takes a twentieth less time (docs/decisions/0003-engine.md).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     import torch
     from transformers import GenerationConfig
     from transformers.utils.logging import disable_progress_bar
