@@ -70,11 +70,13 @@ class TaskClient:
 
         The worker renews its leases meanwhile: where that comes in between, once more.
         """
-        while True:
+
+        async def taken() -> str | None:
             await self.redis.zadd(self.keys.running(SCRIPTED_MODEL), {task_id: 0})
             outcome: str = (await self.ledger.take_from_dead(task_id)).outcome
-            if outcome != "alive":
-                return outcome
+            return None if outcome == "alive" else outcome
+
+        return await until(taken)
 
     async def get(self, task_id: str, seconds: float = 20) -> Any:
         """What any Celery client gets. Celery's AsyncResult is not for several threads: one at a time."""
