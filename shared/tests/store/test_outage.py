@@ -120,10 +120,11 @@ async def test_tls_on_one_side_alone_and_a_certificate_that_nobody_trusts(
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A server with a password, and a user who may do nothing but look."""
+    """A server with a password, a user who may do nothing but look, and one who may in scripts too, at `ours`."""
     server = Valkey(tmp_path_factory.mktemp("locked"), durable=False)
     with SyncRedis(port=server.port) as client:
         client.execute_command("ACL", "SETUSER", "looker", "on", ">right", "~*", "&*", "+@read", "+@connection")
+        client.execute_command("ACL", "SETUSER", "scripter", "on", ">right", "~ours", "+@read", "+@connection", "+eval")
         client.config_set("requirepass", "right")
     yield server
     server.stop()
@@ -164,6 +165,20 @@ async def test_a_permission_that_is_missing_is_told_though_the_connection_stands
             await pipeline.execute()
     assert kind_of(raised.value) is Kind.PERMISSION
     assert "User looker has no permissions to run the 'set' command" in outage.refusal
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("script", ["redis.call('GET', 'theirs')", "redis.call('SET', 'ours', 1)"])
+async def test_a_permission_that_a_script_lacks_is_told_like_any_other(
+    locked: Valkey, script: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage()
+    async with client_of(f"redis://scripter:right@127.0.0.1:{locked.port}/0", outage) as client:
+        assert await client.eval("return redis.call('GET', 'ours')", 0) is None
+        with pytest.raises(ResponseError) as raised:
+            await client.eval(script, 0)
+    assert kind_of(raised.value) is Kind.PERMISSION
+    assert "its ACL does not allow what Headrace needs (ERR ACL failure in script" in outage.refusal
     assert len(caplog.records) == 1
 
 

@@ -77,6 +77,9 @@ _BY_CODE = {
 }
 """First words of replies that speak of the server's state and not of the key or the arguments at hand."""
 
+_FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+"""What a script's error says, whose code is none, where the ACL forbids a command of it; the second is Redis 6's."""
+
 _NOT_ANSWERED = ("Bad response", "Invalid")
 """How redis-py's connection errors over answers that Redis does not give begin."""
 
@@ -130,6 +133,8 @@ def kind_of_reply(code: str, text: str) -> Kind | None:
     """As `kind_of`, of an error reply: its first word, where redis-py has taken it off, and the rest of it."""
     first, _, rest = text.partition(" ")
     kind = _BY_CODE.get(code or first)
+    if kind is None and any(words in text for words in _FORBIDDEN_IN_SCRIPT):
+        return Kind.PERMISSION
     if kind is None and (rest if first == "ERR" else text).startswith("unknown command"):
         return Kind.COMMAND
     return kind
