@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from api.repair.lost_messages import MISSED_SECONDS
-from shared.celery_app import close_celery, make_celery, send_task
+from shared.celery_app import make_celery, send_task
 from shared.settings import SharedSettings
 from shared.store.beginnings import beginnings_of
 from shared.store.keys import Keys
@@ -124,7 +124,7 @@ async def test_a_task_whose_only_message_a_frozen_worker_has_swallowed_is_found_
     assert accepted.home == warm.name
     app = make_celery(SharedSettings(redis_url=SecretStr(headrace.redis_url)))
     await asyncio.to_thread(send_task, app, accepted.task_id, MODEL, "normal", {}, warm.name)
-    close_celery(app)
+    app.close()
     sent_at = time.monotonic()
     history = History(accepted.task_id, sent_at + 60)
     headrace.histories.append(history)

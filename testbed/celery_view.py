@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
@@ -13,13 +15,42 @@ from shared.wire.schemas import QueueClass
 from testbed.fake_worker import DEFAULT_MODEL
 
 
-class CeleryView:
-    """The queues of one model and the result backend."""
+@contextmanager
+def celery_client(url: str) -> Iterator[Celery]:
+    """A Celery application that knows the URL of Headrace's Redis and nothing else of it."""
+    app = Celery("client", broker=url, backend=url, set_as_current=False)
+    app.conf.result_backend_thread_safe = True  # one for all threads
+    try:
+        yield app
+    finally:
+        app.close()
+        # `close` leaves these connections to the garbage collector.
+        app.backend.result_consumer.stop()
+        app.backend.client.connection_pool.disconnect()
 
-    def __init__(self, redis: Redis, keys: Keys, celery: Celery) -> None:
+
+def told(client: Celery, task_id: str, seconds: float, *, propagate: bool) -> tuple[str, Any]:
+    """State and result that `AsyncResult` waits for. It is not for several threads: one at a time.
+
+    With `propagate` it raises what the task raised.
+    """
+    pending = client.AsyncResult(task_id)
+    backend = pending.backend
+    try:
+        value = pending.get(timeout=seconds, propagate=propagate)
+        return pending.state, value
+    finally:
+        backend.remove_pending_result(pending)
+        pending.backend = None  # its __del__ would talk to Redis, whenever the garbage collector likes
+
+
+class CeleryView:
+    """The queues of one model and the results."""
+
+    def __init__(self, redis: Redis, keys: Keys, client: Celery) -> None:
         self._redis = redis
         self._keys = keys
-        self._celery = celery
+        self._client = client
 
     async def queued(self, queue_class: QueueClass) -> list[str]:
         """Ids of the tasks whose messages are in the queue."""
@@ -29,9 +60,4 @@ class CeleryView:
 
     async def result_of(self, task_id: str) -> tuple[str, Any]:
         """State and result that `AsyncResult` waits for."""
-        return await asyncio.to_thread(self._told, task_id)
-
-    def _told(self, task_id: str) -> tuple[str, Any]:
-        result = self._celery.AsyncResult(task_id)
-        value = result.get(timeout=5, propagate=False)
-        return result.state, value
+        return await asyncio.to_thread(told, self._client, task_id, 5, propagate=False)

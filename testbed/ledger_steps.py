@@ -10,7 +10,7 @@ from shared.store.keys import Keys
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Claim
-from shared.wire.schemas import FinalTextEvent, InferenceRequest, Timings, Usage
+from shared.wire.schemas import ErrorEvent, FinalTextEvent, InferenceRequest, Timings, Usage
 
 REQUEST = InferenceRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
 
@@ -40,6 +40,11 @@ def answer(task_id: str) -> FinalTextEvent:
         usage=Usage(prompt_tokens=1, completion_tokens=1),
         timings=Timings(queued=0, first_token=0, total=0),
     )
+
+
+def failure(task_id: str) -> ErrorEvent:
+    """The event that ends a task in failure."""
+    return ErrorEvent(task_id=task_id, code="internal", message="broken", retryable=True)
 
 
 def taken(writer: TokenWriter) -> list[TokenWrite]:

@@ -19,6 +19,8 @@ from shared.store.task_record import TaskRecord
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.chat import UserMessage
 from shared.wire.schemas import InferenceRequest, QueueClass, TokenEvent
+from shared.wire.task_result import TaskResult
+from testbed.celery_view import told
 from testbed.waiting import until
 
 SCRIPTED_MODEL = "scripted"
@@ -28,10 +30,12 @@ LEASE_SECONDS = 1.5
 class TaskClient:
     """Accepts, sends and watches tasks."""
 
-    def __init__(self, redis: Redis, keys: Keys, app: Celery) -> None:
+    def __init__(self, redis: Redis, keys: Keys, app: Celery, celery_client: Celery) -> None:
+        """`app` sends messages, `celery_client` waits for results."""
         self.redis = redis
         self.keys = keys
         self.app = app
+        self.celery_client = celery_client
         self.ledger = TaskLedger(redis, keys, retention_seconds=60, max_failures=3)
         self.conversations = Conversations(redis, keys)
         self.stream = EventStream(redis, keys)
@@ -79,21 +83,16 @@ class TaskClient:
         return await until(taken)
 
     async def get(self, task_id: str, seconds: float = 20) -> Any:
-        """What any Celery client gets. Celery's AsyncResult is not for several threads: one at a time."""
-        pending = self.app.AsyncResult(task_id)
-        backend = pending.backend
-        try:
-            return await asyncio.to_thread(lambda: pending.get(timeout=seconds))
-        finally:
-            backend.remove_pending_result(pending)
-            pending.backend = None  # its __del__ would talk to Redis, whenever the garbage collector likes
+        """What any Celery client gets, as `told`."""
+        return (await asyncio.to_thread(told, self.celery_client, task_id, seconds, propagate=True))[1]
 
     async def result(self, task_id: str, seconds: float = 20) -> Any:
         """The same, for many tasks at once and for a Redis that comes and goes."""
 
         async def stored() -> dict[str, Any] | None:
             with contextlib.suppress(RedisError):
-                meta: dict[str, Any] = await asyncio.to_thread(self.app.backend.get_task_meta, task_id, cache=False)
+                backend = self.celery_client.backend
+                meta: dict[str, Any] = await asyncio.to_thread(backend.get_task_meta, task_id, cache=False)
                 return meta if meta["status"] in READY_STATES else None
             return None
 
@@ -101,6 +100,10 @@ class TaskClient:
         if meta["status"] != "SUCCESS":
             raise meta["result"]
         return meta["result"]
+
+    async def answer(self, task_id: str) -> TaskResult:
+        """The same of a task that succeeds."""
+        return TaskResult.model_validate(await self.result(task_id))
 
     async def ended(self, task_id: str, seconds: float = 20) -> TaskRecord:
         async def has_ended() -> TaskRecord | None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from celery import Celery
@@ -14,23 +13,19 @@ from redis.asyncio import Redis
 from shared.celery_app import (
     QUEUE_CLASSES,
     TASK_NAME,
-    SilentRedisBackend,
-    SilentSentinelBackend,
-    close_celery,
     make_celery,
     queue_for,
     send_task,
 )
 from shared.settings import SharedSettings
 from testbed.valkey import Valkey
-from testbed.waiting import until
 
 
 @pytest.fixture
 def app(shared_settings: SharedSettings) -> Iterator[Celery]:
     app = make_celery(shared_settings)
     yield app
-    close_celery(app)
+    app.close()
 
 
 async def test_a_message_waits_in_the_queue_of_its_model_and_class(app: Celery, redis: Redis) -> None:
@@ -40,37 +35,6 @@ async def test_a_message_waits_in_the_queue_of_its_model_and_class(app: Celery, 
     assert message["headers"]["traceparent"] == "00-a-b-01"
     others = {key.decode() async for key in redis.scan_iter()} - {"headrace:org/a-1.5.high"}
     assert all(key.startswith("headrace:_kombu.") for key in others), "nothing outside of the prefix"
-
-
-@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
-async def test_a_result_is_where_any_celery_client_looks_for_it(app: Celery, redis: Redis) -> None:
-    await asyncio.to_thread(app.backend.mark_as_done, "t1", {"text": "hello"})
-    assert json.loads(await redis.get("celery-task-meta-t1") or b"")["result"] == {"text": "hello"}
-
-
-@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
-async def test_all_threads_share_the_connections_to_the_results_and_closing_closes_them(
-    shared_settings: SharedSettings, redis: Redis
-) -> None:
-    app = make_celery(shared_settings)
-    before = await connections(redis)
-    for task_id in ("t1", "t2", "t3"):
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(app.backend.mark_as_done, task_id, {}).result(10)
-            assert thread.submit(lambda: app.backend).result(10) is app.backend
-    ours = await connections(redis) - before
-    assert len(ours) == 1
-    close_celery(app)
-
-    async def are_closed() -> bool:  # Valkey may answer before it reads that another connection ended
-        return not ours & await connections(redis)
-
-    await until(are_closed)
-    assert await connections(redis) <= before
-
-
-async def connections(redis: Redis) -> set[str]:
-    return {each["id"] for each in await redis.client_list()}
 
 
 def test_publishing_without_redis_raises_at_once(app: Celery, valkey: Valkey) -> None:
@@ -86,11 +50,8 @@ def test_queues_are_taken_from_in_the_order_of_their_classes() -> None:
 def test_a_url_of_sentinels_asks_them_for_the_master() -> None:
     url = SecretStr("sentinel://127.0.0.1:26379;sentinel://127.0.0.1:26380/0")
     app = make_celery(SharedSettings(redis_url=url, redis_sentinel_service="ours"))
-    assert isinstance(app.backend, SilentSentinelBackend)
-    for options in (app.conf.broker_transport_options, app.conf.result_backend_transport_options):
-        assert options["master_name"] == "ours"
+    assert app.conf.broker_transport_options["master_name"] == "ours"
 
 
 def test_a_url_of_one_redis_does_not(app: Celery) -> None:
-    assert isinstance(app.backend, SilentRedisBackend)
     assert "master_name" not in app.conf.broker_transport_options

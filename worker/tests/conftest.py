@@ -13,9 +13,10 @@ from llguidance import LLTokenizer
 from redis.asyncio import Redis
 from transformers import PreTrainedTokenizerFast
 
-from shared.celery_app import close_celery, make_celery
+from shared.celery_app import make_celery
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
+from testbed.celery_view import celery_client
 from testbed.live_worker import LiveWorker, StartLive, live
 from testbed.real_engine import RealEngine
 from testbed.task_client import LEASE_SECONDS, SCRIPTED_MODEL, TaskClient
@@ -41,12 +42,13 @@ def vocabulary(smollm2: PreTrainedTokenizerFast) -> LLTokenizer:
 def app(shared_settings: SharedSettings) -> Iterator[Celery]:
     app = make_celery(shared_settings)
     yield app
-    close_celery(app)
+    app.close()
 
 
 @pytest.fixture
-def client(redis: Redis, keys: Keys, app: Celery) -> TaskClient:
-    return TaskClient(redis, keys, app)
+def client(redis: Redis, keys: Keys, app: Celery, shared_settings: SharedSettings) -> Iterator[TaskClient]:
+    with celery_client(shared_settings.redis_url.get_secret_value()) as waiting:
+        yield TaskClient(redis, keys, app, waiting)
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ from api.page.route import add_page
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
 from api.repair.lost_messages import LostMessages
-from api.repair.lost_results import LostResults
 from api.responses import conversations, responses
 from api.rpc import route as rpc
 from api.settings import Settings
@@ -190,7 +189,6 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         publisher=publisher,
         marks=marks,
         lost_messages=LostMessages(redis, keys, lists),
-        lost_results=LostResults(redis, ledger, lists, publisher),
         metrics=metrics,
         models=settings.models,
         lease_seconds=settings.lease_seconds,
@@ -212,7 +210,6 @@ async def _running_backend(settings: Settings, capacity: Capacity | None, outage
         ledger=ledger,
         lists=lists,
         stream=stream,
-        publisher=publisher,
         ended=metrics.ended,
         redis_timeout=settings.redis_timeout,
         retention_seconds=settings.retention_seconds,

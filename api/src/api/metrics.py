@@ -15,7 +15,7 @@ from prometheus_client import (
 
 from shared.telemetry.metrics import BoundedLabel, tasks_ended
 
-JanitorAction = Literal["requeued", "poisoned", "revoked", "abandoned", "deadline_exceeded", "resent", "result_stored"]
+JanitorAction = Literal["requeued", "poisoned", "revoked", "abandoned", "deadline_exceeded", "resent"]
 """What the janitor does to a task."""
 
 

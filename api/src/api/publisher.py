@@ -2,16 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import celery
 from prometheus_client import Counter
 
-from shared.celery_app import close_celery, send_task
+from shared.celery_app import send_task
 from shared.store.outage import level
 from shared.wire.schemas import QueueClass
-from shared.wire.task_result import TaskResult
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +34,6 @@ class Publisher:
             self._app.finalize()
             self._app.connection_for_write().transport  # noqa: B018  # a property that imports and builds
             self._app.amqp.queues  # noqa: B018
-            self._app.backend  # noqa: B018
 
         await asyncio.get_running_loop().run_in_executor(self._threads, build)
 
@@ -52,29 +49,9 @@ class Publisher:
 
         `worker`: to whom alone it goes.
         """
-        return await self._run(
-            f"publishing task {task_id}", lambda: send_task(self._app, task_id, model, queue_class, headers, worker)
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: send_task(self._app, task_id, model, queue_class, headers, worker)
         )
-
-    async def revoke_result(self, task_id: str) -> bool:
-        """Stores REVOKED in the result backend, for whoever waits in `AsyncResult(task_id).get()`."""
-        return await self._run(f"revoking the result of {task_id}", lambda: self._app.backend.mark_as_revoked(task_id))
-
-    async def fail_result(self, task_id: str, reason: str) -> bool:
-        """Stores FAILURE in the result backend, for whoever waits in `AsyncResult(task_id).get()`."""
-        error = RuntimeError(reason)
-        return await self._run(
-            f"failing the result of {task_id}", lambda: self._app.backend.mark_as_failure(task_id, error)
-        )
-
-    async def store_result(self, task_id: str, result: TaskResult) -> bool:
-        """Stores SUCCESS in the result backend, for whoever waits in `AsyncResult(task_id).get()`."""
-        return await self._run(
-            f"storing the result of {task_id}", lambda: self._app.backend.mark_as_done(task_id, result.as_dict())
-        )
-
-    async def _run(self, what: str, call: Callable[[], None]) -> bool:
-        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
             # A thread that hangs on a silent broker ends with its socket's own timeout; one not begun is not begun.
             async with asyncio.timeout(self._timeout):
@@ -82,11 +59,12 @@ class Publisher:
         except Exception as error:
             self._failures.inc()
             cause = error.__cause__  # kombu wraps redis-py's
-            log.log(level(cause or error), "%s failed: %s: %s", what, type(error).__name__, str(error)[:200])
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+            log.log(level(cause or error), "publishing task %s failed: %s", task_id, why)
             return False
         return True
 
     def close(self) -> None:
         """Drops messages that wait for a thread; does not wait for those under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        close_celery(self._app)
+        self._app.close()

@@ -13,7 +13,6 @@ from api.metrics import Metrics
 from api.publisher import Publisher
 from api.repair.janitor import Janitor
 from api.repair.lost_messages import LostMessages
-from api.repair.lost_results import LostResults
 from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
@@ -25,8 +24,6 @@ from testbed.celery_view import CeleryView
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 from testbed.valkey import Valkey
 from testbed.waiting import until
-
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
 
 LEASE_SECONDS = 0.3
 
@@ -59,7 +56,6 @@ def make_janitor(
             publisher=publisher,
             marks=marks,
             lost_messages=LostMessages(redis, keys, lists, missed_seconds=0),
-            lost_results=LostResults(redis, ledger, lists, publisher, settle_seconds=0),
             metrics=metrics,
             models=[DEFAULT_MODEL],
             lease_seconds=LEASE_SECONDS,
@@ -202,16 +198,6 @@ async def test_a_task_whose_readers_died_with_their_replica_is_cancelled(
     assert not await redis.zcard(keys.readers)
 
 
-async def test_a_result_that_nobody_stored_is_stored(
-    janitor: Janitor, worker: FakeWorker, celery_view: CeleryView, metrics: Metrics
-) -> None:
-    task_id = await worker.begin()
-    await worker.end(task_id)
-    await janitor.take_turn()
-    assert (await celery_view.result_of(task_id))[0] == "SUCCESS"
-    assert done(metrics, "result_stored") == 1
-
-
 async def test_lists_forget_a_task_whose_record_is_gone(
     janitor: Janitor, worker: FakeWorker, redis: Redis, keys: Keys
 ) -> None:
@@ -226,14 +212,19 @@ async def test_lists_forget_a_task_whose_record_is_gone(
 
 
 async def test_a_task_that_cannot_be_put_right_keeps_nobody_from_the_others(
-    janitor: Janitor, worker: FakeWorker, ledger: TaskLedger, redis: Redis, keys: Keys, caplog: pytest.LogCaptureFixture
+    janitor: Janitor,
+    worker: FakeWorker,
+    ledger: TaskLedger,
+    celery_view: CeleryView,
+    redis: Redis,
+    keys: Keys,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    broken, overdue, lost = await worker.accept(seconds=0.01), await worker.accept(seconds=0.01), await worker.begin()
+    broken, overdue, lost = await worker.accept(seconds=0.01), await worker.accept(seconds=0.01), await worker.accept()
     await redis.hset(keys.task(broken), "crashes", "no number")
-    await worker.end(lost, "REVOKED")
 
     async def put_right() -> bool:
-        return await wire_state(ledger, overdue) == "FAILURE" and not await redis.zscore(keys.ended, lost)
+        return await wire_state(ledger, overdue) == "FAILURE" and lost in await celery_view.queued("normal")
 
     await turns_until(janitor, put_right)
     assert f"{broken} cannot be put right" in caplog.text

@@ -1,6 +1,6 @@
 """What starts, looks up and cancels tasks, without a door."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
-from testbed.celery_view import CeleryView
+from testbed.celery_view import CeleryView, celery_client
 from testbed.fake_worker import DEFAULT_MODEL
 
 MakeNewTasks = Callable[..., NewTasks]
@@ -37,8 +37,9 @@ def celery(settings: Settings) -> Celery:
 
 
 @pytest.fixture
-def celery_view(redis: Redis, keys: Keys, celery: Celery) -> CeleryView:
-    return CeleryView(redis, keys, celery)
+def celery_view(redis: Redis, keys: Keys, settings: Settings) -> Iterator[CeleryView]:
+    with celery_client(settings.redis_url.get_secret_value()) as client:
+        yield CeleryView(redis, keys, client)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from redis.asyncio import Redis
 
 from api.errors import ApiError, TaskExpired, TaskNotFound
 from api.metrics import Metrics
-from api.publisher import Publisher
 from api.tasks.own_task import OwnTasks
 from api.tenants.caller import Caller
 from shared.store.event_stream import EventStream
@@ -24,20 +23,15 @@ from shared.wire.task_view import Cancellation, TaskView
 from testbed.celery_view import CeleryView
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's backend
-
 ME, ANOTHER = Caller("default"), Caller("another")
 
 
 @pytest.fixture
-def own_tasks(
-    ledger: TaskLedger, lists: TaskLists, stream: EventStream, publisher: Publisher, metrics: Metrics
-) -> OwnTasks:
+def own_tasks(ledger: TaskLedger, lists: TaskLists, stream: EventStream, metrics: Metrics) -> OwnTasks:
     return OwnTasks(
         ledger=ledger,
         lists=lists,
         stream=stream,
-        publisher=publisher,
         ended=metrics.ended,
         redis_timeout=2,
         retention_seconds=3600,

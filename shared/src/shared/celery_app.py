@@ -1,20 +1,12 @@
 """The Celery application both services build, the task's name, and the queue of each model and class."""
 
-import logging
-from collections.abc import Iterator
 from typing import Any, get_args
-from urllib.parse import urlsplit
 
 from celery import Celery
-from celery.backends.redis import RedisBackend, SentinelBackend
 from kombu.entity import Queue
-from redis.exceptions import RedisError
 
 from shared.settings import SharedSettings
-from shared.store.outage import level
 from shared.wire.schemas import QueueClass
-
-log = logging.getLogger(__name__)
 
 TASK_NAME = "run_llm_inference_task"
 
@@ -44,12 +36,11 @@ def make_celery(settings: SharedSettings) -> Celery:
 
     Every option here has its measurement or its reason in docs/decisions/0002-celery-on-redis.md.
     """
-    url = settings.redis_url.get_secret_value()
-    transport = _transport_options(settings)
-    app = Celery("headrace", broker=url, backend=_backend_url(url), set_as_current=False)
+    # Results are the ledger's, which writes them in the step that ends the task (lua/results.lua).
+    app = Celery("headrace", broker=settings.redis_url.get_secret_value(), backend="disabled://", set_as_current=False)
     app.conf.update(
         broker_transport_options={
-            **transport,
+            **_transport_options(settings),
             # Queues share a Redis with other applications only under our own prefix, kombu's bindings included.
             "global_keyprefix": settings.key_prefix,
             # The ledger's lease is the authority on who runs what; redelivery by age would only make duplicates.
@@ -60,29 +51,11 @@ def make_celery(settings: SharedSettings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_serializer="json",
-        result_serializer="json",
         accept_content=["json"],
         task_publish_retry=False,
         task_create_missing_queues=True,
-        result_expires=settings.retention_seconds,
-        # No prefix on results: AsyncResult(task_id).get() must work for any Celery client that knows the URL.
-        result_backend_transport_options=transport,
-        # One result backend, and one pool of connections, for all threads instead of one each.
-        result_backend_thread_safe=True,
-        result_backend_always_retry=True,
-        result_backend_max_retries=8,
     )
     return app
-
-
-def close_celery(app: Celery) -> None:
-    """Closes the application and its connections to the results; `app.close()` leaves those to the garbage collector.
-
-    Connections to the broker stay with kombu, which lends them to every application of the process.
-    """
-    app.close()
-    app.backend.result_consumer.stop()
-    app.backend.client.connection_pool.disconnect()
 
 
 def send_task(
@@ -114,32 +87,3 @@ def _transport_options(settings: SharedSettings) -> dict[str, Any]:
             options["sentinel_kwargs"] = options | login
         options["master_name"] = settings.redis_sentinel_service
     return options
-
-
-class _ResultRules:
-    """Mixed into a result backend."""
-
-    def on_task_call(self, producer: object, task_id: str) -> None:
-        """No SUBSCRIBE for every published task: nobody here waits for a result."""
-
-    def exception_safe_to_retry(self, error: Exception) -> bool:
-        """Also when Redis is out of memory, read-only or loading: else a result that is not written is a FAILURE."""
-        return isinstance(error, RedisError)
-
-    def on_connection_error(self, max_retries: int, exc: Exception, intervals: Iterator[float], retries: int) -> float:
-        """The pause before the next try. No line for each: the outage is told where it is found."""
-        log.log(level(exc), "the results cannot be reached: %s", exc)
-        return next(intervals)
-
-
-class SilentRedisBackend(_ResultRules, RedisBackend):  # type: ignore[misc]  # Celery has no types
-    """The results, in Redis."""
-
-
-class SilentSentinelBackend(_ResultRules, SentinelBackend):  # type: ignore[misc]  # Celery has no types
-    """The results, in a Redis that Sentinel watches."""
-
-
-def _backend_url(url: str) -> str:
-    backend = SilentSentinelBackend if urlsplit(url).scheme == "sentinel" else SilentRedisBackend
-    return f"{__name__}:{backend.__name__}+{url}"

@@ -13,7 +13,7 @@ from shared.store.refusals import ConversationBusy, ConversationChanged, Convers
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Acceptance
 from shared.wire.chat import AssistantMessage, ChatMessage, UserMessage
-from testbed.ledger_steps import REQUEST, accept, answer, claim
+from testbed.ledger_steps import REQUEST, accept, answer, claim, failure
 from testbed.waiting import until
 
 
@@ -160,9 +160,9 @@ async def end(ledger: TaskLedger, turn: str, ending: str) -> None:
             assert await ledger.end(turn, 1, "REVOKED", None)
         case "failed":
             await claim(ledger, turn)
-            assert await ledger.end(turn, 1, "FAILURE", None)
+            assert await ledger.end(turn, 1, "FAILURE", failure(turn))
         case "overdue":
-            assert await ledger.end(turn, None, "FAILURE", None)
+            assert await ledger.end(turn, None, "FAILURE", failure(turn))
         case "poisoned":
             for attempt in (1, 2, 3):
                 await claim(ledger, turn)

@@ -14,7 +14,7 @@ def test_lua_builds_no_name_that_keys_does_not_know() -> None:
     plain = set(re.findall(r"prefix \.\. '(\w+)'", lua))
     assert {getattr(keys, name) for name in plain} == {f"p:{name}" for name in plain}
     assert kinds >= {"task", "events", "waiting", "running"}
-    assert plain >= {"deadlines", "ended", "cancel"}
+    assert plain >= {"deadlines", "cancel"}
 
 
 def test_names_of_a_tenant_s_own_are_not_those_of_another() -> None:

@@ -26,7 +26,7 @@ def test_a_record_is_read_from_bytes() -> None:
 def test_what_is_not_there_yet_is_none_or_empty() -> None:
     waiting = record(cancel_on_disconnect="0")
     assert (waiting.started_at, waiting.ended_at, waiting.redraws) == (None, None, 0)
-    assert (waiting.outcome, waiting.result) == (b"", b"")
+    assert waiting.outcome == b""
     assert (waiting.context, waiting.attempt_context, waiting.cancel_on_disconnect) == ("", "", False)
 
 

@@ -11,7 +11,7 @@ from shared.store.limits import ExpectedTokens
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_record import Acceptance, Claim
-from testbed.ledger_steps import REQUEST, answer
+from testbed.ledger_steps import REQUEST, answer, failure
 
 SLOTS = 4
 FOREVER = 1e15
@@ -99,7 +99,7 @@ async def test_the_counts_of_tasks_follow_their_lives(ledger: TaskLedger, redis:
     await ledger.end(three.record.task_id, three.attempt, "SUCCESS", answer(three.record.task_id))
     await ledger.cancel(one.record.task_id, "a")
     assert await redis.hgetall(keys.load("m")) == {b"w1": b"1"}
-    await ledger.end(two.record.task_id, None, "FAILURE", None)
+    await ledger.end(two.record.task_id, None, "FAILURE", failure(two.record.task_id))
     assert not await redis.exists(keys.load("m"))
 
 

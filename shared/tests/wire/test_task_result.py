@@ -13,7 +13,7 @@ RESULT = TaskResult(
 
 
 def test_a_celery_client_gets_snake_case_all_through() -> None:
-    assert RESULT.as_dict() == {
+    assert json.loads(RESULT.as_json()) == {
         "cleaned_response_text": "Let me see.",
         "raw_response_text": "Let me see.<tool_call>…",
         "tool_calls": [{"id": "c1", "name": "time", "arguments": {"zone": None}}],
@@ -22,19 +22,7 @@ def test_a_celery_client_gets_snake_case_all_through() -> None:
     }
 
 
-def test_the_ledger_keeps_the_same_and_gives_it_back() -> None:
-    assert json.loads(RESULT.as_json()) == RESULT.as_dict()
-    assert TaskResult.parse(RESULT.as_json().encode()) == RESULT
-
-
-def test_what_only_a_newer_worker_says_is_left_out() -> None:
-    newer = RESULT.as_dict() | {"later": {"x": 1}}
-    newer["usage"] |= {"later_tokens": 4}
-    assert TaskResult.parse(json.dumps(newer).encode()) == RESULT
-
-
 def test_reasoning_is_there_where_there_is_some() -> None:
     assert "reasoning" not in RESULT.as_json()
     thought = RESULT.model_copy(update={"reasoning": "Hm."})
-    assert thought.as_dict() == RESULT.as_dict() | {"reasoning": "Hm."}
-    assert TaskResult.parse(thought.as_json().encode()) == thought
+    assert json.loads(thought.as_json()) == json.loads(RESULT.as_json()) | {"reasoning": "Hm."}

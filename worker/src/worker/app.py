@@ -22,13 +22,12 @@ from shared.store.installation import PrefixTaken
 from shared.store.outage import Outage
 from shared.telemetry.logs import set_up_logging
 from shared.telemetry.tracing import start_tracing
-from worker.consumer.celery_worker import Delivery, make_worker, register_task, stop_worker
+from worker.consumer.celery_worker import Delivered, make_worker, register_task, stop_worker
 from worker.consumer.gate import ConsumerGate
 from worker.engines.supervisor import EngineUnavailable
 from worker.model_files import ModelUnavailable
 from worker.settings import WorkerSettings
 from worker.status.health import InternalServer
-from worker.tasks.outcomes import MessageEnd
 from worker.worker_loop import WorkerLoop
 
 log = logging.getLogger(__name__)
@@ -141,29 +140,26 @@ class WorkerProcess:
         worker.start()
         self._exit_code = self._exit_code or worker.exitcode or 0
 
-    def _deliver(self, message_id: str, context: str) -> Delivery:
-        """Called in a thread of Celery's pool, which waits for the futures."""
+    def _deliver(self, message_id: str, context: str) -> Future[Delivered]:
+        """Called in a thread of Celery's pool, which waits for the future."""
         runner = self._worker_loop.runner
         assert runner is not None
-        taken: Future[tuple[str, str] | None] = Future()
-        ended: Future[MessageEnd]
+        taken = message_id, context
 
         def took(task_id: str, context: str) -> None:
-            taken.set_result((task_id, context))
+            nonlocal taken
+            taken = task_id, context
 
-        def over(_: Future[MessageEnd]) -> None:
-            if not taken.done():
-                taken.set_result(None)
+        async def deliver() -> Delivered:
+            end = await runner.run(message_id, context, took=took)
+            return Delivered(*taken, end)
 
-        run = runner.run(message_id, context, took=took)
+        work = deliver()
         try:
-            ended = asyncio.run_coroutine_threadsafe(run, self._loop)
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:
-            run.close()  # the loop has ended
-            ended = Future()
-            ended.cancel()
-        ended.add_done_callback(over)
-        return Delivery(taken, ended)
+            work.close()  # the loop has ended
+            raise
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: finish or hand over, then leave. Asking again changes nothing."""

@@ -23,7 +23,7 @@ async def test_any_celery_client_gets_the_result_dict(client: TaskClient, start_
         "finish_reason": "stop",
         "usage": {"prompt_tokens": 17, "completion_tokens": 6, "cached_tokens": 0},
     }
-    assert client.app.AsyncResult(task_id).state == "SUCCESS"
+    assert client.celery_client.AsyncResult(task_id).state == "SUCCESS"
 
 
 async def test_a_failed_and_a_cancelled_task_raise_at_the_celery_client(
@@ -100,7 +100,7 @@ async def test_a_task_that_waits_has_no_result_of_the_one_that_its_message_broug
     assert (await client.get(sooner))["cleaned_response_text"] == "sooner"
     worker.signal(signal.SIGTERM)  # it leaves when Celery is done with the message
     assert await worker.exit_code(8) == 0
-    assert client.app.AsyncResult(later).state == "PENDING"
+    assert client.celery_client.AsyncResult(later).state == "PENDING"
 
     await start_worker()
     await client.send(later)

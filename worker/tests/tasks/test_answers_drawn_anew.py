@@ -55,9 +55,10 @@ async def test_an_answer_is_drawn_until_its_schema_accepts_it(
     task_id = await client.accept(**drawn(*answers))
     end = await until_over(worker.runner, task_id)
     assert isinstance(end, Answered)
-    assert end.result.cleaned_response_text == MET
+    result = await client.answer(task_id)
+    assert result.cleaned_response_text == MET
     # The usage is that of the answer.
-    assert end.result.usage.completion_tokens == len(MET) + 1
+    assert result.usage.completion_tokens == len(MET) + 1
     again = len(answers) - 1
     assert await statuses(client, task_id) == ["PENDING", "STARTED", *["RETRY", "STARTED anew"] * again, "SUCCESS"]
     entries = await client.stream.read(task_id)
@@ -99,7 +100,8 @@ async def test_a_demanded_call_is_drawn_until_its_tools_schema_accepts_it(
     task_id = await client.accept(**asked)
     end = await until_over(worker.runner, task_id)
     assert isinstance(end, Answered)
-    assert [call.arguments for call in end.result.tool_calls] == [{"xs": [1, 2]}]
+    result = await client.answer(task_id)
+    assert [call.arguments for call in result.tool_calls] == [{"xs": [1, 2]}]
     entries = await client.stream.read(task_id)
     assert ToolCallsEvent.model_validate_json(entries[-3].data).text == client.text(entries) == ""
     assert await redraws(client, task_id) == 1
@@ -112,9 +114,9 @@ async def test_a_call_that_nothing_demands_is_text_when_its_schema_refuses_it(
     schema = {"type": "object", "properties": {"xs": UNIQUE}}
     tool = Tool(type="function", function=FunctionDefinition(name="add", parameters=schema))
     call = '<tool_call>{"name": "add", "arguments": {"xs": [1, 1]}}</tool_call>'
-    end = await worker.runner.run(await client.accept(f"!say {call}", tools=[tool]))
-    assert isinstance(end, Answered)
-    assert end.result.cleaned_response_text == call
+    task_id = await client.accept(f"!say {call}", tools=[tool])
+    assert isinstance(await worker.runner.run(task_id), Answered)
+    assert (await client.answer(task_id)).cleaned_response_text == call
 
 
 async def test_a_draw_whose_worker_is_lost_goes_on_elsewhere_and_none_is_forgotten(
@@ -122,14 +124,16 @@ async def test_a_draw_whose_worker_is_lost_goes_on_elsewhere_and_none_is_forgott
 ) -> None:
     first, second = await start_live(model_source="scripted:?token_ms=0"), await start_live(worker_name="second")
     asked = drawn(REFUSED, MET, slow=30)
-    undisturbed = await until_over(second.runner, await client.accept(**asked))
+    reference = await client.accept(**asked)
+    assert isinstance(await until_over(second.runner, reference), Answered)
     task_id = await client.accept(**asked)
     assert await first.runner.run(task_id) == HandedOver()
     lost = asyncio.create_task(first.runner.run(task_id))
     await client.streaming(task_id, len(REFUSED) + 1 + 2)
 
     assert await client.take_from_live(task_id) == "requeued"
-    assert await second.runner.run(task_id) == undisturbed
+    assert isinstance(await second.runner.run(task_id), Answered)
+    assert await client.answer(task_id) == await client.answer(reference)
 
     assert await lost == Dropped()
     assert await statuses(client, task_id) == [

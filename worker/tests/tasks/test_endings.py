@@ -71,7 +71,7 @@ async def test_an_answer_ends_its_task_behind_its_last_token(
     attempt.take(generated(attempt, "It is Paris. S", "stop"))
     verdict = await endings.conclude(attempt, await attempt.ended)
     assert isinstance(verdict, Answered)
-    result = verdict.result
+    result = await client.answer(attempt.task_id)
     assert (result.cleaned_response_text, result.finish_reason) == ("It is Paris. S", "stop")
     entries = await client.stream.read(attempt.task_id)
     assert [entry.type for entry in entries[-4:]] == ["token", "final_text", "status", "end"]
@@ -85,9 +85,10 @@ async def test_calls_are_the_result_and_the_event(client: TaskClient, endings: E
     attempt.take(generated(attempt, f"Let me see.{CALL}", "stop"))
     verdict = await endings.conclude(attempt, await attempt.ended)
     assert isinstance(verdict, Answered)
-    assert (verdict.result.finish_reason, verdict.result.raw_response_text) == ("tool_calls", f"Let me see.{CALL}")
+    result = await client.answer(attempt.task_id)
+    assert (result.finish_reason, result.raw_response_text) == ("tool_calls", f"Let me see.{CALL}")
     event = ToolCallsEvent.model_validate_json((await client.stream.read(attempt.task_id))[-3].data)
-    assert event.tool_calls == verdict.result.tool_calls
+    assert event.tool_calls == result.tool_calls
     assert counted(metrics) == {("SUCCESS", "tool_calls"): 1}
 
 
@@ -222,7 +223,8 @@ async def test_a_redraw_that_is_what_was_demanded_is_the_answer(
     attempt.take(generated(attempt, "[1, 2]", "stop"))
     verdict = await endings.conclude(attempt, await attempt.ended)
     assert isinstance(verdict, Answered)
-    assert (verdict.result.cleaned_response_text, verdict.result.usage.completion_tokens) == ("[1, 2]", 7)
+    result = await client.answer(attempt.task_id)
+    assert (result.cleaned_response_text, result.usage.completion_tokens) == ("[1, 2]", 7)
     entries = await client.stream.read(attempt.task_id)
     assert client.text(entries) == "[1, 2]"
     assert [entry.restarts for entry in entries if entry.type == "status"] == [False] * 3 + [True, False]

@@ -38,8 +38,9 @@ async def test_only_a_call_that_was_finished_before_the_cut_is_one(
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert len(verdict.result.tool_calls) == calls
-    assert verdict.result.finish_reason == finish
+    result = await client.answer(task_id)
+    assert len(result.tool_calls) == calls
+    assert result.finish_reason == finish
     outcome = json.loads((await client.stream.read(task_id))[-3].data)
     assert (outcome["type"], outcome["finishReason"]) == ("tool_calls" if calls else "final_text", finish)
 
@@ -56,7 +57,8 @@ async def test_arguments_that_json_cannot_hold_are_an_answer_like_any_other(
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert (verdict.result.cleaned_response_text, verdict.result.tool_calls) == (call, [])
+    result = await client.answer(task_id)
+    assert (result.cleaned_response_text, result.tool_calls) == (call, [])
     assert json.loads((await client.stream.read(task_id))[-3].data)["text"] == call
     stored = await client.conversations.load("tenant", "c1")
     assert stored is not None
@@ -80,7 +82,7 @@ async def test_reasoning_is_beside_the_text_everywhere_and_in_no_conversation(
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    result = verdict.result.as_dict()
+    result = await client.result(task_id)
     assert (result["cleaned_response_text"], result["reasoning"]) == ("Here:", THOUGHT)
     assert result["raw_response_text"] == ANSWER
     assert [call["arguments"] for call in result["tool_calls"]] == [{"a": 1}]
@@ -105,7 +107,7 @@ async def test_what_has_no_reasoning_does_not_speak_of_it(client: TaskClient, st
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert "reasoning" not in str(verdict.result.as_dict())
+    assert "reasoning" not in await client.result(task_id)
     assert b"reasoning" not in b"".join(entry.data for entry in await client.stream.read(task_id))
 
 
@@ -157,7 +159,9 @@ async def test_a_call_that_cannot_be_judged_is_text_and_its_neighbours_miss_noth
     schema: dict[str, Any], arguments: str, client: TaskClient, start_live: StartLive
 ) -> None:
     worker = await start_live(model_source="scripted:?token_ms=0")
-    undisturbed = await worker.runner.run(await client.accept("!tokens 60", seed=7))
+    reference = await client.accept("!tokens 60", seed=7)
+    assert isinstance(await worker.runner.run(reference), Answered)
+    undisturbed = await client.answer(reference)
     tool = Tool(type="function", function=FunctionDefinition(name="add", parameters={"type": "object", **schema}))
     call = f'<tool_call>{{"name": "add", "arguments": {arguments}}}</tool_call>'
     before = await client.accept("!tokens 60", seed=7)
@@ -167,8 +171,8 @@ async def test_a_call_that_cannot_be_judged_is_text_and_its_neighbours_miss_noth
     first, verdict, *others = await asyncio.gather(*map(worker.runner.run, [before, hostile, *behind]))
 
     assert isinstance(verdict, Answered)
-    assert (verdict.result.cleaned_response_text, verdict.result.tool_calls) == (f"{call} That was it.", [])
-    assert [first, *others] == [undisturbed] * 6
-    assert isinstance(undisturbed, Answered)
+    result = await client.answer(hostile)
+    assert (result.cleaned_response_text, result.tool_calls) == (f"{call} That was it.", [])
+    assert [first, *others] == [Answered()] * 6
     for task_id in (before, *behind):
-        assert client.text(await client.stream.read(task_id)) == undisturbed.result.cleaned_response_text
+        assert client.text(await client.stream.read(task_id)) == undisturbed.cleaned_response_text

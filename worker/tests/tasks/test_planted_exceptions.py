@@ -119,8 +119,9 @@ async def test_an_exception_ends_its_own_task_and_takes_no_token_from_the_others
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = await start_live(model_source="scripted:?token_ms=1", stop_loops=True)
-    undisturbed = await worker.runner.run(await client.accept("!tokens 40", seed=7))
-    assert isinstance(undisturbed, Answered)
+    reference = await client.accept("!tokens 40", seed=7)
+    assert isinstance(await worker.runner.run(reference), Answered)
+    undisturbed = await client.answer(reference)
     for error in (ValueError, OSError, Panic):
         before = await client.accept("!tokens 40", seed=7)
         victim = await client.accept(CALL, tools=[TOOL], conversation_id="c")
@@ -139,8 +140,9 @@ async def test_an_exception_ends_its_own_task_and_takes_no_token_from_the_others
         outcome = ErrorEvent.model_validate_json((await client.ended(victim)).outcome)
         assert (outcome.code, outcome.retryable) == ("internal", True)
         for task_id, verdict in zip([before, *behind], verdicts, strict=True):
-            assert verdict == undisturbed
-            assert client.text(await client.stream.read(task_id)) == undisturbed.result.cleaned_response_text
+            assert isinstance(verdict, Answered)
+            assert await client.answer(task_id) == undisturbed
+            assert client.text(await client.stream.read(task_id)) == undisturbed.cleaned_response_text
         assert not worker.runner.held
 
 

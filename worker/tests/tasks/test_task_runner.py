@@ -44,14 +44,13 @@ async def test_a_task_is_answered_token_by_token_and_ends_once(client: TaskClien
     assert outcome.finish_reason == "stop"
     assert outcome.usage.completion_tokens == 17
     assert outcome.timings.first_token is not None
-    assert verdict == Answered(
-        TaskResult(
-            cleaned_response_text=outcome.text,
-            raw_response_text=outcome.text,
-            tool_calls=[],
-            finish_reason="stop",
-            usage=Usage(prompt_tokens=17, completion_tokens=17),
-        )
+    assert isinstance(verdict, Answered)
+    assert await client.answer(task_id) == TaskResult(
+        cleaned_response_text=outcome.text,
+        raw_response_text=outcome.text,
+        tool_calls=[],
+        finish_reason="stop",
+        usage=Usage(prompt_tokens=17, completion_tokens=17),
     )
 
 
@@ -64,7 +63,8 @@ async def test_what_a_request_does_not_say_of_sampling_the_model_decides(
         task_id = await client.accept("!sampling", **said)
         verdict = await worker.runner.run(task_id)
         assert isinstance(verdict, Answered)
-        return verdict.result.cleaned_response_text
+        result = await client.answer(task_id)
+        return result.cleaned_response_text
 
     assert await sampling() == "0.7 0.8 20"
     assert await sampling(temperature=0.0) == "0.0 0.8 20"
@@ -77,9 +77,9 @@ async def test_what_the_operator_has_set_goes_before_the_models_own_sampling(
     client: TaskClient, start_live: StartLive
 ) -> None:
     worker = await start_live(model_source="scripted:?temperature=0.7&top_p=0.8&top_k=20", default_temperature=0.25)
-    verdict = await worker.runner.run(await client.accept("!sampling"))
-    assert isinstance(verdict, Answered)
-    assert verdict.result.cleaned_response_text == "0.25 0.8 20"
+    task_id = await client.accept("!sampling")
+    assert isinstance(await worker.runner.run(task_id), Answered)
+    assert (await client.answer(task_id)).cleaned_response_text == "0.25 0.8 20"
 
 
 async def test_a_repeated_message_returns_the_stored_result_and_runs_nothing(
@@ -173,8 +173,9 @@ async def test_without_max_tokens_the_rest_of_the_context_is_the_limit(
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result.finish_reason == "length"
-    usage = verdict.result.usage
+    result = await client.answer(task_id)
+    assert result.finish_reason == "length"
+    usage = result.usage
     assert usage.prompt_tokens + usage.completion_tokens == 40
 
 
@@ -185,8 +186,9 @@ async def test_a_stop_string_ends_the_answer_before_it(client: TaskClient, start
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result.finish_reason == "stop_sequence"
-    assert verdict.result.cleaned_response_text == "one two "
+    result = await client.answer(task_id)
+    assert result.finish_reason == "stop_sequence"
+    assert result.cleaned_response_text == "one two "
 
 
 async def test_a_generation_that_runs_in_circles_is_stopped(client: TaskClient, start_live: StartLive) -> None:
@@ -196,8 +198,9 @@ async def test_a_generation_that_runs_in_circles_is_stopped(client: TaskClient, 
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result.finish_reason == "loop"
-    assert verdict.result.usage.completion_tokens < 1000
+    result = await client.answer(task_id)
+    assert result.finish_reason == "loop"
+    assert result.usage.completion_tokens < 1000
 
 
 async def test_tool_calls_end_the_task_as_one_event_with_ids(client: TaskClient, start_live: StartLive) -> None:
@@ -209,14 +212,15 @@ async def test_tool_calls_end_the_task_as_one_event_with_ids(client: TaskClient,
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result.finish_reason == "tool_calls"
+    result = await client.answer(task_id)
+    assert result.finish_reason == "tool_calls"
     entries = await client.stream.read(task_id)
     event = ToolCallsEvent.model_validate_json(entries[-3].data)
     assert event.text == "Let me see." == client.text(entries)
     assert event.finish_reason == "tool_calls"
     assert [(made.name, made.arguments) for made in event.tool_calls] == [("add", {"a": 1})]
-    assert verdict.result.tool_calls == event.tool_calls
-    assert verdict.result.raw_response_text == f"Let me see.{call}"
+    assert result.tool_calls == event.tool_calls
+    assert result.raw_response_text == f"Let me see.{call}"
 
 
 async def test_a_conversation_is_saved_with_its_new_answer(client: TaskClient, start_live: StartLive) -> None:
@@ -312,7 +316,7 @@ async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(
 ) -> None:
     reference = await client.accept("!tokens 40", seed=7)
     first, second = await start_live(), await start_live(worker_name="second")
-    undisturbed = await first.runner.run(reference)
+    assert isinstance(await first.runner.run(reference), Answered)
     task_id = await client.accept("!tokens 40", seed=7)
     lost = asyncio.create_task(first.runner.run(task_id))
     await client.streaming(task_id, 10)
@@ -322,9 +326,10 @@ async def test_another_worker_goes_on_behind_the_tokens_that_are_streamed(
 
     assert await lost == Dropped()
     assert isinstance(verdict, Answered)
-    assert verdict == undisturbed
+    result = await client.answer(task_id)
+    assert result == await client.answer(reference)
     entries = await client.stream.read(task_id)
-    assert client.text(entries) == verdict.result.cleaned_response_text
+    assert client.text(entries) == result.cleaned_response_text
     assert len(client.token_ids(entries)) == 41
     assert [entry.type for entry in entries].count("end") == 1
 
@@ -334,7 +339,7 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_ended_without_th
 ) -> None:
     worker = await start_live()
     reference = await client.accept("!tokens 5", seed=7)
-    whole = await worker.runner.run(reference)
+    assert isinstance(await worker.runner.run(reference), Answered)
     task_id = await client.accept("!tokens 5", seed=7)
     claim = await client.ledger.claim(task_id, worker="dead", lease_seconds=0.01, revision="scripted")
     assert isinstance(claim, Claim)
@@ -346,7 +351,8 @@ async def test_an_answer_that_was_whole_when_its_worker_died_is_ended_without_th
     await client.ledger.take_from_dead(task_id)
     tokens = worker.tokens
 
-    assert await worker.runner.run(task_id) == whole
+    assert isinstance(await worker.runner.run(task_id), Answered)
+    assert await client.answer(task_id) == await client.answer(reference)
     assert worker.tokens == tokens
 
 
@@ -361,7 +367,8 @@ async def test_another_revision_starts_the_answer_over_and_says_so(client: TaskC
     verdict = await worker.runner.run(task_id)
 
     assert isinstance(verdict, Answered)
-    assert verdict.result.usage.completion_tokens == 6
+    result = await client.answer(task_id)
+    assert result.usage.completion_tokens == 6
     entries = await client.stream.read(task_id)
     assert any(b'"restart":true' in entry.data for entry in entries)
 
@@ -405,9 +412,9 @@ async def test_an_engine_crash_is_survived_by_the_batch_mates_and_poisons_its_ca
     record = await client.ended(poison)
     assert ErrorEvent.model_validate_json(record.outcome).code == "poisoned"
     assert record.attempt == 3
-    for verdict in await asyncio.gather(*running):
+    for mate, verdict in zip(mates, await asyncio.gather(*running), strict=True):
         assert isinstance(verdict, Answered)
-        assert verdict.result.usage.completion_tokens == 41
+        assert (await client.answer(mate)).usage.completion_tokens == 41
     assert worker.engine.restarts == 3
 
 
@@ -448,7 +455,8 @@ async def test_a_redis_outage_delays_tokens_and_loses_none(
     verdict = await asyncio.wait_for(running, 15)
 
     assert isinstance(verdict, Answered)
+    result = await client.answer(task_id)
     entries, _ = await persist(lambda: client.stream.read(task_id))
-    assert client.text(entries) == verdict.result.cleaned_response_text
+    assert client.text(entries) == result.cleaned_response_text
     assert len(client.token_ids(entries)) == 61
     assert [entry.type for entry in entries].count("end") == 1

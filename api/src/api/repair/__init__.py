@@ -1,1 +1,1 @@
-"""What puts right tasks of dead workers, lost messages and lost results."""
+"""What puts right tasks of dead workers and lost messages."""

@@ -1,4 +1,4 @@
-"""Puts right what nobody else can: tasks of dead workers, vanished messages and results, deadlines, abandoned streams.
+"""Puts right what nobody else can: tasks of dead workers, vanished messages, deadlines, abandoned streams.
 
 Every replica has a janitor; a lock in Redis lets one of them work. All it does may be done twice without harm.
 """
@@ -16,7 +16,6 @@ from api.hub.reader_marks import ReaderMarks
 from api.metrics import JanitorAction, Metrics
 from api.publisher import Publisher
 from api.repair.lost_messages import LostMessages
-from api.repair.lost_results import LostResults
 from api.task_spans import export_lost_attempt
 from shared.store.keys import Keys
 from shared.store.outage import Outage, kind_of, level
@@ -54,7 +53,6 @@ class Janitor:
         publisher: Publisher,
         marks: ReaderMarks,
         lost_messages: LostMessages,
-        lost_results: LostResults,
         metrics: Metrics,
         models: Sequence[str],
         lease_seconds: float,
@@ -66,7 +64,6 @@ class Janitor:
         self._publisher = publisher
         self._marks = marks
         self._lost_messages = lost_messages
-        self._lost_results = lost_results
         self._metrics = metrics
         self._models = models
         self._outage = outage
@@ -137,7 +134,6 @@ class Janitor:
         await _each(await self._lists.overdue(running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
         for model in self._models:
             await _each(await self._lost_messages.find(model), self._send_again)
-        await _each(await self._lost_results.find(), self._restore_result)
 
     async def _take_from_the_dead(self, task_id: str) -> None:
         outcome = (await self._ledger.take_from_dead(task_id)).outcome
@@ -156,11 +152,9 @@ class Janitor:
             case "poisoned":
                 self._count("poisoned", record)
                 self._note_end(record, "poisoned")
-                await self._publisher.fail_result(task_id, "poisoned: the task ended its worker again and again")
             case "revoked":
                 self._count("revoked", record)
                 self._note_end(record, "cancelled")
-                await self._publisher.revoke_result(task_id)
 
     async def _cancel_abandoned(self, task_id: str) -> None:
         outcome, _ = await self._ledger.cancel_abandoned(task_id)
@@ -168,10 +162,8 @@ class Janitor:
         record = await self._ledger.get(task_id)
         if record is not None and outcome in ("revoked", "asked"):
             self._count("abandoned", record)
-        if outcome == "revoked":
-            if record is not None:
+            if outcome == "revoked":
                 self._note_end(record, "abandoned")
-            await self._publisher.revoke_result(task_id)
 
     async def _end_overdue(self, task_id: str) -> None:
         record = await self._ledger.get(task_id)
@@ -184,11 +176,6 @@ class Janitor:
         if await self._ledger.end(task_id, None, "FAILURE", event):
             self._count("deadline_exceeded", record)
             self._metrics.ended.labels(record.model, "FAILURE", "deadline_exceeded").inc()
-            await self._publisher.fail_result(task_id, f"deadline_exceeded: {message}")
-
-    async def _restore_result(self, task_id: str) -> None:
-        if await self._lost_results.restore(task_id) and (record := await self._ledger.get(task_id)):
-            self._count("result_stored", record)
 
     async def _send_again(self, message: Message) -> None:
         record = await self._ledger.get(message.task_id)

@@ -8,7 +8,6 @@ from prometheus_client import Counter
 from pydantic import TypeAdapter, ValidationError
 
 from api.errors import ApiError, TaskExpired, TaskNotEnded, TaskNotFound
-from api.publisher import Publisher
 from api.tenants import audit
 from api.tenants.caller import Caller
 from shared.store.event_stream import Entry, EventStream
@@ -34,7 +33,6 @@ class OwnTasks:
         ledger: TaskLedger,
         lists: TaskLists,
         stream: EventStream,
-        publisher: Publisher,
         ended: Counter,
         redis_timeout: float,
         retention_seconds: float,
@@ -46,7 +44,6 @@ class OwnTasks:
         self._ledger = ledger
         self._lists = lists
         self._stream = stream
-        self._publisher = publisher
         self._ended = ended
         self._redis_timeout = redis_timeout
         self._retention_seconds = retention_seconds
@@ -122,9 +119,9 @@ class OwnTasks:
                         raise TaskNotEnded(retry_after=1)
 
     async def cancel(self, caller: Caller, task_id: str) -> Cancellation:
-        """Cancels the task unless it has ended: at once while it waits, by its worker when it runs. Raises as `record`.
+        """Cancels the task unless it has ended: at once while it waits, by its worker when it runs.
 
-        Celery clients that wait for the result of a task that waited are told too.
+        Raises as `record`.
         """
         async with answered_within(self._redis_timeout):
             with audit.noted("cancel", caller, task_id):
@@ -133,10 +130,8 @@ class OwnTasks:
                 if state is None:
                     raise self._unknown(task_id)
             record = await self._ledger.get(task_id) if outcome == "revoked" else None
-        if outcome == "revoked":
-            if record is not None:
-                self._ended.labels(record.model, "REVOKED", "cancelled").inc()
-            await self._publisher.revoke_result(task_id)
+        if record is not None:
+            self._ended.labels(record.model, "REVOKED", "cancelled").inc()
         return Cancellation(cancelled=outcome != "ended" or state == "REVOKED", state=state)
 
     async def _own(self, caller: Caller, task_id: str, why: audit.Action, *, seen: bool = False) -> TaskRecord:

@@ -1,4 +1,4 @@
-"""The names of all Redis keys but the queues', which Celery names (`celery_app.queue_for`).
+"""The names of all Redis keys but those that Celery names: the queues' (`celery_app.queue_for`), the results'.
 
 Lua builds the names of a task's, a model's and a tenant's keys by the same rule (lua/prelude.lua); the others it is
 given.
@@ -137,11 +137,6 @@ class Keys:
     def deadlines(self) -> str:
         """Sorted set: ids of all tasks that have not ended, by deadline, ms."""
         return f"{self.prefix}deadlines"
-
-    @property
-    def ended(self) -> str:
-        """Sorted set: ids of ended tasks whose Celery result nobody has checked yet, by time of their end, ms."""
-        return f"{self.prefix}ended"
 
     @property
     def cancel(self) -> str:

@@ -13,7 +13,7 @@ Argument = str | bytes | int | None
 """None is nil in Lua; numbers arrive as text."""
 
 
-SHARED = ("prelude", "order", "warm", "accounts", "endings")
+SHARED = ("prelude", "order", "warm", "accounts", "results", "endings")
 """What scripts may use; each of these what is in those before it."""
 
 

@@ -4,6 +4,7 @@ States: waiting -> running -> ended, and running -> waiting when a worker is los
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from redis.asyncio import Redis
@@ -52,10 +53,7 @@ class TaskLedger:
         self._redis = redis
         self._keys = keys
         self._retention_ms = int(retention_seconds * 1000)
-        self._kept = {
-            "retention_ms": self._retention_ms,
-            "unstored_ms": int(min(retention_seconds, unstored_seconds) * 1000),
-        }
+        self._unstored_ms = int(min(retention_seconds, unstored_seconds) * 1000)
         self._max_failures = max_failures
         self._scripts = Scripts(
             redis,
@@ -165,7 +163,7 @@ class TaskLedger:
         """For lua/warm.lua. Of what is not stored, digests are gone no later than its record would be."""
         if not beginnings.long:
             return None
-        period = HINT_MS if request.store is not False else max(1, self._kept["unstored_ms"] // 2)
+        period = HINT_MS if request.store is not False else max(1, self._unstored_ms // 2)
         return " ".join([str(period), str(len(beginnings.long)), *beginnings.long, *beginnings.short])
 
     async def spend(self, tenant: str, *, account: Account | None, tenant_rate: Rate | None) -> None:
@@ -228,6 +226,7 @@ class TaskLedger:
             revision=revision,
             context=context,
             model=next_of,
+            retention_ms=self._retention_ms,
         )
         task_id = rest[0].decode()
         if status != b"claimed":
@@ -284,7 +283,7 @@ class TaskLedger:
             cause=cause,
             limit=self._max_failures,
             poisoned=_json(poisoned),
-            **self._kept,
+            **self._ending(),
             written=written,
         )
         return Requeued(status.decode())
@@ -296,16 +295,18 @@ class TaskLedger:
         state: EndState,
         outcome: Outcome | None,
         *,
-        result: str = "",
+        result: str = "null",
         save: ConversationSave | None = None,
         written: str | None = None,
     ) -> bool:
-        """Ends the task with its outcome event; False when it has ended already or the attempt has lost its lease.
+        """Ends the task with its outcome event, a failure with an error; False when it has ended already or the attempt
+        has lost its lease.
 
         With an attempt, only while that attempt holds the task; without one, from whatever state (janitor, deadline).
         When Redis has lost `written`, the last entry of the attempt, the task ends as data_lost instead.
-        An error event gets the id of the task's trace. `result` is the JSON for the result backend; `save` replaces
-        the request's conversation; where another turn has come in between, the task ends as conversation_changed.
+        An error event gets the id of the task's trace. `result` is JSON, what clients of Celery get of a success; an
+        error raises there. `save` replaces the request's conversation; where another turn has come in between, the task
+        ends as conversation_changed.
         """
         changed = ErrorEvent(
             task_id=task_id,
@@ -324,7 +325,7 @@ class TaskLedger:
             outcome_type=outcome.type if outcome else None,
             outcome=_json(outcome) if outcome else None,
             result=result,
-            **self._kept,
+            **self._ending(),
             messages=save.messages if save else None,
             changed=_json(changed) if save else None,
             conversation_ms=int(save.seconds * 1000) if save else None,
@@ -334,7 +335,7 @@ class TaskLedger:
 
     async def tell_lost(self, task_id: str, attempt: int, written: str) -> None:
         """Ends the task as data_lost if this attempt still holds it, but Redis has lost its entry `written`."""
-        await self._scripts.run("end", task_id, attempt=attempt, written=written, **self._kept)
+        await self._scripts.run("end", task_id, attempt=attempt, written=written, **self._ending())
 
     async def cancel(self, task_id: str, tenant: str) -> Cancelled:
         """Cancels the tenant's task; another tenant's is missing."""
@@ -345,8 +346,13 @@ class TaskLedger:
         return await self._cancel(task_id, None)
 
     async def _cancel(self, task_id: str, tenant: str | None) -> Cancelled:
-        status, *rest = await self._scripts.run("cancel", task_id, tenant=tenant, **self._kept)
+        status, *rest = await self._scripts.run("cancel", task_id, tenant=tenant, **self._ending())
         return Cancelled(status.decode(), rest[0].decode() if rest else None)
+
+    def _ending(self) -> dict[str, Argument]:
+        """What every script gets that may end a task."""
+        ended_at = datetime.now(UTC).isoformat()
+        return {"retention_ms": self._retention_ms, "unstored_ms": self._unstored_ms, "ended_at": ended_at}
 
     async def delete(self, task_id: str, tenant: str, *, conversation_id: str) -> Literal["done", "missing", "open"]:
         """Forgets the tenant's task and the conversation of this name, which it alone left; `open` before its end."""

@@ -1,4 +1,4 @@
-"""Which tasks there are: by model, by state, by deadline, and those whose result nobody has checked yet."""
+"""Which tasks there are: by model, by state, by deadline."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -92,16 +92,6 @@ class TaskLists:
             elif isinstance(reply, ResponseError) or reply[0] == b"missing":
                 await self.forget(task_id, [model])
         return messages
-
-    async def ended(self, *, seconds_ago: float, count: int) -> list[str]:
-        """Tasks that ended at least so long ago and are not `settled`, oldest first."""
-        until = await now_ms(self._redis) - int(seconds_ago * 1000)
-        return _ids(await self._redis.zrange(self._keys.ended, "-inf", until, byscore=True, offset=0, num=count))
-
-    async def settled(self, task_ids: Sequence[str]) -> None:
-        """Notes that the tasks' Celery results are where they belong."""
-        if task_ids:
-            await self._redis.zrem(self._keys.ended, *task_ids)
 
     async def forget(self, task_id: str, models: Sequence[str]) -> None:
         """Takes a task whose record is gone out of every list."""

@@ -56,8 +56,6 @@ class TaskRecord:
     ended_at: int | None
     outcome: bytes
     """JSON of the outcome event of an ended task; empty for none (cancelled)."""
-    result: bytes
-    """JSON of the Celery result of a task that succeeded, else empty."""
     cancel_on_disconnect: bool
     """The task is cancelled when nobody has read its stream for a while."""
     context: str
@@ -168,7 +166,6 @@ def parse_record(task_id: str, fields: Mapping[Any, Any]) -> TaskRecord:
         started_at=number("started_at"),
         ended_at=number("ended_at"),
         outcome=fields.get(b"outcome", b""),
-        result=fields.get(b"result", b""),
         cancel_on_disconnect=text("cancel_on_disconnect") == "1",
         context=text("context"),
         attempt_context=text("attempt_context"),

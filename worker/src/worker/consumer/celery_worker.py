@@ -1,6 +1,5 @@
 """The Celery worker inside this process: one task, one thread per message, our signals instead of Celery's."""
 
-import contextlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -10,10 +9,9 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
-from celery.exceptions import BackendStoreError, Ignore, SecurityWarning
+from celery.exceptions import Ignore, SecurityWarning
 from celery.worker import state
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from shared.celery_app import QUEUE_CLASSES, TASK_NAME, own_queue, queue_for, send_task
 from shared.store.outage import Outage, level
@@ -21,7 +19,7 @@ from shared.telemetry.logs import begin_thread
 from shared.telemetry.tracing import message_headers, received
 from worker.consumer.gate import ConsumerGate, gate_step, let_requests_end_while_they_are_counted
 from worker.consumer.reconnecting import reconnecting_consumer
-from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, MessageEnd, Revoked
+from worker.tasks.outcomes import Answered, Dropped, Failed, HandedOver, MessageEnd
 
 log = logging.getLogger(__name__)
 
@@ -31,73 +29,46 @@ class TaskFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message at work on this worker."""
+class Delivered:
+    """What became of a message."""
 
-    taken: Future[tuple[str, str] | None]
-    """Id of the task that it brought to work, and its place in its trace (`telemetry.context_text`); None for none."""
-    ended: Future[MessageEnd]
+    task_id: str
+    """Of the task that it brought to work: maybe not the one that it was sent for."""
+    context: str
+    """That task's place in its trace (`tracing.context_text`)."""
+    end: MessageEnd
 
 
-def register_task(app: Celery, model: str, deliver: Callable[[str, str], Delivery]) -> None:
+def register_task(app: Celery, model: str, deliver: Callable[[str, str], Future[Delivered]]) -> None:
     """Registers the one Celery task. `deliver` begins with a message: the id of the task that it was sent for, and its
-    place in a trace. Which of the model's tasks is worked on is the ledger's choice; its result is stored under its own
-    id.
+    place in a trace. Which of the model's tasks is worked on is the ledger's choice, and so is every result.
     """
 
-    def run_llm_inference_task(self: Any, message_id: str) -> dict[str, Any] | None:
+    def run_llm_inference_task(self: Any, message_id: str) -> None:
         context = received({name: self.request.get(name) or "" for name in ("traceparent", "tracestate")})
         begin_thread(task_id=message_id)
-        delivery = deliver(message_id, context)
-        task_id, context = delivery.taken.result() or (message_id, context)
-        # Not by `track_started`: there, a Redis that refuses this write makes a FAILURE of a task that still waits.
-        with contextlib.suppress(BackendStoreError, RedisError):
-            self.backend.store_result(task_id, {"hostname": self.request.hostname}, "STARTED", request=self.request)
-        end = _end_of(delivery)
-        if task_id != message_id:
-            _store_result(self.backend, task_id, end)
-        match end:
-            case Answered(result) if task_id == message_id:
-                return result.as_dict()
+        try:
+            done = deliver(message_id, context).result()
+        except (CancelledError, RuntimeError):
+            # The loop has ended under the task: its lease runs out, and another worker goes on.
+            done = Delivered(message_id, context, Dropped())
+        match done.end:
             case Answered():
-                # No result of the message's own task. Celery's way to say so, `Ignore`, has it copy the traceback
-                # twice, with every code object in it: a seventh of a short task's cost.
-                self.request.ignore_result = True
-                return None
-            case Failed(message) if task_id == message_id:
+                return
+            case Failed(message) if done.task_id == message_id:
                 raise TaskFailed(message)
-            case Revoked() if task_id == message_id:
-                self.backend.mark_as_revoked(task_id, "cancelled", request=self.request, store_result=True)
             case HandedOver():
-                _send_again(app, task_id, model, context)
+                _send_again(app, done.task_id, model, done.context)
             case Dropped():
                 log.debug("The message of task %s is dropped.", message_id)
+        # Of this Celery's events tell no end. An answer goes without: Celery copies its traceback, with every code
+        # object, which was a seventh of a short task's cost.
         raise Ignore
 
     # An answer belongs to one tenant; Celery's events, which carry the beginning of a result, go to whoever listens.
     # What fails is the task, not the worker: no traceback in its log.
-    options = {"bind": True, "track_started": False, "resultrepr_maxsize": 1, "throws": (TaskFailed,)}
+    options = {"bind": True, "resultrepr_maxsize": 1, "throws": (TaskFailed,)}
     app.task(name=TASK_NAME, **options)(run_llm_inference_task)
-
-
-def _end_of(delivery: Delivery) -> MessageEnd:
-    try:
-        return delivery.ended.result()
-    except (CancelledError, RuntimeError):
-        # The loop has ended under the task: its lease runs out, and another worker goes on.
-        return Dropped()
-
-
-def _store_result(backend: Any, task_id: str, end: MessageEnd) -> None:
-    """What Celery does at the end of a message's own task, for another one. The janitor mends what fails here."""
-    with contextlib.suppress(BackendStoreError, RedisError):
-        match end:
-            case Answered(result):
-                backend.mark_as_done(task_id, result.as_dict())
-            case Failed(message):
-                backend.mark_as_failure(task_id, TaskFailed(message))
-            case Revoked():
-                backend.mark_as_revoked(task_id, "cancelled")
 
 
 def _send_again(app: Celery, task_id: str, model: str, context: str) -> None:
@@ -139,9 +110,6 @@ def make_worker(
         # `ConsumerGate.full` counts what is really in hand, also across reconnects.
         worker_enable_prefetch_count_reduction=False,
         worker_redirect_stdouts=False,
-        # About a minute per result; the ledger has it in any case.
-        result_backend_max_retries=60,
-        result_backend_max_sleep_between_retries_ms=1000,
     )
     # Behind those of the model: that a message is for this worker alone is no reason to take it sooner.
     own = app.amqp.queues.add(own_queue(model, name))

@@ -1,4 +1,4 @@
-"""How an attempt at a task ends: exactly one ending in the ledger, and the same for Celery."""
+"""How an attempt at a task ends: exactly one ending in the ledger."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ class Endings:
             return Dropped()
         match record.wire_state:
             case "SUCCESS":
-                return Answered(TaskResult.parse(record.result))
+                return Answered()
             case "REVOKED":
                 return Revoked()
             case _:
@@ -97,7 +97,7 @@ class Endings:
             return await self._refuse(attempt, problem)
         attempt.show_rest()
         await self._emitter.flush(attempt.writer)
-        # The result backend keeps what it gets for the whole retention.
+        # Clients of Celery find it for the whole retention.
         told = attempt.request.store is not False
         result = TaskResult(
             cleaned_response_text=outcome.text if told else "",
@@ -121,8 +121,8 @@ class Endings:
         if not done:
             return await self.recorded(attempt.task_id)
         attempt.telemetry.answered(outcome)
-        self._count_end("SUCCESS", result.finish_reason)
-        return Answered(result)
+        self._count_end("SUCCESS", outcome.finish_reason)
+        return Answered()
 
     async def _refuse(self, attempt: Attempt, problem: str) -> MessageEnd:
         """The answer is not what was demanded: it is drawn anew, or that was the last draw."""

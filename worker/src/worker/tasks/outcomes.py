@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from shared.wire.schemas import ErrorCode, FinishReason
-from shared.wire.task_result import TaskResult
 
 EndCause = Literal["finished", "failed", "cancelled", "lost", "crash", "handover"]
 """The same in metrics and spans."""
@@ -73,8 +72,6 @@ AttemptEnd = Finished | Errored | Cancelled | Lost | Crashed | GivenBack
 @dataclass(frozen=True, slots=True)
 class Answered:
     """The task succeeded."""
-
-    result: TaskResult
 
 
 @dataclass(frozen=True, slots=True)

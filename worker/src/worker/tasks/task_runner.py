@@ -159,7 +159,6 @@ class TaskRunner:
                 message = "The task's time was over before it started."
                 return await self._endings.fail(task_id, None, "deadline_exceeded", message)
             case "ended":
-                # Its result may have been lost between the ledger and the result backend: it is written again.
                 return await self._endings.recorded(task_id)
             case _:
                 return Dropped()

@@ -31,6 +31,7 @@ local function claim()
   change_load(model, args.worker, 1)
   count_waiting(r[15], false)
   redis.call('ZADD', key('running', model), now + tonumber(args.lease_ms), id)
+  show_started(model .. '@' .. args.worker)
   append(attempt, 0, 'status', state_event('status', 'STARTED',
     ',"attempt":' .. attempt .. (restart and ',"restart":true' or '')))
   -- The claimant learns which span the attempt before it had; whoever comes after it, which one this has. It began that span

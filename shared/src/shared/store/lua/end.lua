@@ -20,7 +20,7 @@ if conversation then
     return {'ended', 'FAILURE'}
   end
 end
-finish(args.state, args.outcome_type or '', args.outcome or '', args.result or '')
+finish(args.state, args.outcome_type or '', args.outcome or '', args.result)
 if conversation then
   redis.call('HSET', conversation, 'messages', args.messages, 'version', id, 'turn', id)
   keep_conversation(conversation, field('tenant'), field('conversation_ms') or args.conversation_ms)

@@ -1,7 +1,9 @@
 -- Ends the task: outcome, status, end, in one step. The caller has checked that it may. The entries stand behind
 -- CLOSED, so that whatever a worker still writes for this attempt is refused. Every script that ends tasks is given
--- `retention_ms` and `unstored_ms`.
+-- `retention_ms`, `unstored_ms` and `ended_at`.
 local function finish(state, outcome_type, outcome, result)
+  -- First: of all that is written here only this has a name of its own, which an ACL may not allow.
+  store_result(state, outcome, result)
   local retention_ms = tonumber(args.retention_ms)
   local now = now_ms()
   local r = redis.call('HMGET', task, 'model', 'tenant', 'started_at', 'home', 'worker', 'context', 'idempotency',
@@ -17,14 +19,12 @@ local function finish(state, outcome_type, outcome, result)
   if outcome ~= '' then append(attempt, CLOSED + 1, outcome_type, outcome) end
   append(attempt, CLOSED + 2, 'status', state_event('status', state))
   append(attempt, CLOSED + 3, 'end', state_event('end', state))
-  redis.call('HSET', task, 'state', 'ended', 'wire', state, 'ended_at', now, 'outcome', outcome, 'result', result)
+  redis.call('HSET', task, 'state', 'ended', 'wire', state, 'ended_at', now, 'outcome', outcome)
   if redis.call('ZREM', key('waiting', model), id) == 1 then leave_order(model, field('flow')) end
   if r[4] then redis.call('ZREM', home_key(model, r[4]), id) end
   if redis.call('ZREM', key('running', model), id) == 1 and r[5] then change_load(model, r[5], -1) end
   redis.call('ZREM', prefix .. 'deadlines', id)
   redis.call('SREM', key('tenant', tenant), id)
-  redis.call('ZADD', prefix .. 'ended', now, id) -- until somebody has seen its Celery result
-  redis.call('PEXPIRE', prefix .. 'ended', retention_ms)
   if state == 'SUCCESS' then -- what a queue-full refusal estimates the wait from, and the order what a task will need
     redis.call('HINCRBY', key('done', model), 'tasks', 1)
     redis.call('HINCRBY', key('done', model), 'busy_ms', now - tonumber(r[3]))
