@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from api.repair.lost_messages import MISSED_SECONDS
-from shared.celery_app import make_celery, send_task
+from shared.celery_app import MessageWriter, make_celery
 from shared.settings import SharedSettings
 from shared.store.beginnings import beginnings_of
 from shared.store.keys import Keys
@@ -117,13 +117,14 @@ async def test_a_task_whose_only_message_a_frozen_worker_has_swallowed_is_found_
     warm.freeze()
     message = {"role": "user", "content": f"{conversation(1)}\n!tokens 20"}
     request = InferenceRequest.model_validate({"model": MODEL, "messages": [message]})
+    app = make_celery(SharedSettings(redis_url=SecretStr(headrace.redis_url)))
+    task_id = new_task_id()
     accepted = await TaskLedger(redis, keys, retention_seconds=60, max_failures=3).accept(
-        new_task_id(), request, tenant="default", timeout_seconds=60, max_waiting=10, max_tenant_tasks=10,
+        task_id, request, tenant="default", timeout_seconds=60, max_waiting=10, max_tenant_tasks=10,
         beginnings=beginnings_of(request, "default"), slots=8,
+        message=MessageWriter(app).write(task_id, MODEL, "normal", {}),
     )  # fmt: skip
     assert accepted.home == warm.name
-    app = make_celery(SharedSettings(redis_url=SecretStr(headrace.redis_url)))
-    await asyncio.to_thread(send_task, app, accepted.task_id, MODEL, "normal", {}, warm.name)
     app.close()
     sent_at = time.monotonic()
     history = History(accepted.task_id, sent_at + 60)

@@ -13,7 +13,9 @@ from redis.asyncio import Redis
 from shared.celery_app import (
     QUEUE_CLASSES,
     TASK_NAME,
+    MessageWriter,
     make_celery,
+    own_queue_for,
     queue_for,
     send_task,
 )
@@ -35,6 +37,22 @@ async def test_a_message_waits_in_the_queue_of_its_model_and_class(app: Celery, 
     assert message["headers"]["traceparent"] == "00-a-b-01"
     others = {key.decode() async for key in redis.scan_iter()} - {"headrace:org/a-1.5.high"}
     assert all(key.startswith("headrace:_kombu.") for key in others), "nothing outside of the prefix"
+
+
+async def test_a_message_is_written_as_kombu_sends_it(app: Celery, redis: Redis) -> None:
+    headers = {"traceparent": "00-a-b-01"}
+    await asyncio.to_thread(send_task, app, "t1", "m", "low", headers)
+    sent = json.loads(await redis.lindex("headrace:m.low", 0) or b"")
+    writer = MessageWriter(app)
+    first, second = (writer.write(task_id, "m", "low", headers) for task_id in ("t1", "t2"))
+    written = json.loads(first.text)
+    tags = [each["properties"].pop("delivery_tag") for each in (sent, written, json.loads(second.text))]
+    assert len(set(tags)) == 3
+    for each in (sent, written):
+        del each["properties"]["reply_to"], each["headers"]["origin"]  # the thread's
+    assert written == sent
+    assert (first.queue, first.own_queues + "w1") == ("m.low", own_queue_for("m", "w1"))
+    assert (json.loads(second.text)["headers"]["id"], await redis.llen("headrace:m.low")) == ("t2", 1)
 
 
 def test_publishing_without_redis_raises_at_once(app: Celery, valkey: Valkey) -> None:

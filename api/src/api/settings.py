@@ -136,7 +136,7 @@ class Settings(SharedSettings):
     memory_threshold: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Share of Redis's `maxmemory` above which new work is refused."""
     publish_timeout: Annotated[float, Field(gt=0)] = 1.0
-    """Seconds that a reply waits for the broker to take the task's message; the task itself is safe by then."""
+    """Seconds that the sending of a further message for a task may take; the first one is sent as it is accepted."""
 
     chat_page: bool = True
     """Whether `/` is the chat page; off, there is nothing."""

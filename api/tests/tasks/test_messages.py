@@ -9,7 +9,6 @@ from api.publisher import Publisher
 from api.tasks.messages import Messages
 from shared.celery_app import own_queue_for, queue_for
 from shared.store.keys import Keys
-from shared.store.task_id import new_task_id
 from shared.store.task_record import Acceptance
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 
@@ -36,17 +35,20 @@ def messages(redis: Redis, keys: Keys, publisher: Publisher) -> Messages:
     return Messages(redis, keys, publisher)
 
 
-async def test_a_task_that_is_warm_nowhere_is_for_whoever_is_free(messages: Messages, queues: Queues) -> None:
-    task_id = new_task_id()
-    await messages.send(Acceptance(task_id, DEFAULT_MODEL, new=True), "normal", {})
-    assert await queues.messages(queues.all) == [task_id]
+async def test_a_task_that_is_warm_nowhere_has_one_message(
+    messages: Messages, queues: Queues, worker: FakeWorker
+) -> None:
+    messages.follow(Acceptance(await worker.accept(), DEFAULT_MODEL, new=True), "normal", {})
+    await messages.sent()
+    assert await queues.messages(queues.all) == []
 
 
 async def test_one_that_its_worker_takes_has_no_other_message(
     messages: Messages, queues: Queues, worker: FakeWorker, redis: Redis
 ) -> None:
     task_id = await worker.accept()
-    await messages.send(Acceptance(task_id, DEFAULT_MODEL, new=True, home="w1"), "normal", {})
+    await redis.lpush(queues.own, messages.write(task_id, DEFAULT_MODEL, "normal", {}).text)
+    messages.follow(Acceptance(task_id, DEFAULT_MODEL, new=True, home="w1"), "normal", {})
     assert await queues.messages(queues.own) == [task_id]
     await worker.claim(task_id)
     await messages.sent()
@@ -58,12 +60,6 @@ async def test_one_that_its_worker_does_not_take_is_soon_for_whoever_is_free(
     messages: Messages, queues: Queues, worker: FakeWorker
 ) -> None:
     task_id = await worker.accept()
-    await messages.send(Acceptance(task_id, DEFAULT_MODEL, new=True, home="w1"), "normal", {})
+    messages.follow(Acceptance(task_id, DEFAULT_MODEL, new=True, home="w1"), "normal", {})
     await messages.sent()
     assert await queues.messages(queues.all) == [task_id]
-
-
-async def test_own_queues_leave_no_declarations_behind(messages: Messages, redis: Redis) -> None:
-    await messages.send(Acceptance(new_task_id(), DEFAULT_MODEL, new=True, home="w1"), "normal", {})
-    await messages.sent()
-    assert await redis.keys("*binding*w1*") == []

@@ -3,9 +3,13 @@
 from typing import Any, get_args
 
 from celery import Celery
+from kombu.connection import Connection
 from kombu.entity import Queue
+from kombu.transport import virtual
+from kombu.utils.json import dumps
 
 from shared.settings import SharedSettings
+from shared.store.task_record import TaskMessage
 from shared.wire.schemas import QueueClass
 
 TASK_NAME = "run_llm_inference_task"
@@ -64,15 +68,47 @@ def send_task(
     model: str,
     queue_class: QueueClass,
     headers: dict[str, str],
-    worker: str | None = None,
+    connection: Connection | None = None,
 ) -> None:
-    """Publishes the message of one task, to the model's workers or to one. Blocking; call it in a thread.
+    """Publishes the message of one task, to the model's workers. Blocking; call it in a thread.
 
-    `headers` carry the W3C trace context. Raises kombu's OperationalError when Redis does not answer; the outcome is
-    then unknown, and the janitor sends the message again if it never arrived.
+    `headers` carry the W3C trace context; `connection` is None for one of the application's. Raises kombu's
+    OperationalError when Redis does not answer; the outcome is then unknown, and the janitor sends the message again if
+    it never arrived.
     """
-    queue = queue_for(model, queue_class) if worker is None else own_queue(model, worker)
-    app.send_task(TASK_NAME, args=[task_id], task_id=task_id, queue=queue, headers=headers, retry=False)
+    queue = queue_for(model, queue_class)
+    app.send_task(
+        TASK_NAME, args=[task_id], task_id=task_id, queue=queue, headers=headers, retry=False, connection=connection
+    )
+
+
+class MessageWriter:
+    """Writes tasks' messages for the ledger, which puts them into their queues itself (lua/accept.lua)."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._connection = Connection(transport=_WritingTransport)  # type: ignore[no-untyped-call]  # kombu has no types
+        self._channel: Any = self._connection.default_channel
+
+    def write(self, task_id: str, model: str, queue_class: QueueClass, headers: dict[str, str]) -> TaskMessage:
+        """What `send_task` would send. Without I/O; for one thread at a time."""
+        send_task(self._app, task_id, model, queue_class, headers, self._connection)
+        return TaskMessage(self._channel.text, queue_for(model, queue_class), own_queue_for(model, ""))
+
+
+class _WritingChannel(virtual.Channel):
+    text = ""
+    """Of the last message: what kombu's Redis transport would have put into the queue's list."""
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        self.text = dumps(message)  # type: ignore[no-untyped-call]
+
+    def _size(self, queue: str) -> int:
+        return 0
+
+
+class _WritingTransport(virtual.Transport):
+    Channel = _WritingChannel
 
 
 def _transport_options(settings: SharedSettings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from shared.store.refusals import IdempotencyConflict, QueueFull, TenantFull
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
-from shared.store.task_record import Claim, NoClaim
+from shared.store.task_record import Claim, NoClaim, TaskMessage
 from shared.wire.schemas import ErrorEvent, Guard, InferenceRequest
 from testbed.ledger_steps import REQUEST, accept, answer, claim, roll_back, states, taken, token
 
@@ -43,6 +43,29 @@ async def test_an_undisturbed_task_has_one_of_everything(
     load = await lists.load("m")
     assert load.work == 0
     assert load.mean_seconds is not None
+
+
+async def test_an_accepted_task_has_one_message_and_a_refused_one_none(
+    ledger: TaskLedger, redis: Redis, keys: Keys
+) -> None:
+    task_id, queue = new_task_id(), f"{keys.prefix}m.normal"
+    message = TaskMessage("text", "m.normal", "m:")
+    for _ in range(2):  # the first reply was lost
+        await accept(ledger, task_id, message=message)
+    assert await redis.lrange(queue, 0, -1) == [b"text"]
+    with pytest.raises(QueueFull):
+        await accept(ledger, max_waiting=1, message=message)
+    assert await redis.llen(queue) == 1
+    await accept(ledger, task_id, message=TaskMessage("again", "m.normal", "m:"))
+    assert await redis.lrange(queue, 0, -1) == [b"text"]
+
+
+async def test_a_queue_that_is_none_keeps_no_task_from_being_accepted(
+    ledger: TaskLedger, lists: TaskLists, redis: Redis, keys: Keys
+) -> None:
+    await redis.set(f"{keys.prefix}m.normal", "something else")
+    task_id = await accept(ledger, message=TaskMessage("text", "m.normal", "m:"))
+    assert await lists.waiting("m") == [task_id]
 
 
 async def test_everything_of_an_ended_task_expires_and_nothing_else_is_left(

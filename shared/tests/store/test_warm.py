@@ -10,7 +10,7 @@ from shared.store.keys import Keys
 from shared.store.limits import ExpectedTokens
 from shared.store.task_id import new_task_id
 from shared.store.task_ledger import TaskLedger
-from shared.store.task_record import Acceptance, Claim
+from shared.store.task_record import Acceptance, Claim, TaskMessage
 from testbed.ledger_steps import REQUEST, answer, failure
 
 SLOTS = 4
@@ -24,12 +24,14 @@ async def ready(redis: Redis, keys: Keys) -> None:
     await redis.zadd(keys.workers("m"), {"w1": FOREVER, "w2": FOREVER})
 
 
-async def wait(ledger: TaskLedger, *beginnings: str, tenant: str = "a", **fields: Any) -> Acceptance:
+async def wait(
+    ledger: TaskLedger, *beginnings: str, tenant: str = "a", message: TaskMessage | None = None, **fields: Any
+) -> Acceptance:
     """A new task whose prompt begins so, the longest beginning first."""
     request = REQUEST.model_copy(update=fields)
     return await ledger.accept(
         new_task_id(), request, tenant=tenant, timeout_seconds=60, max_waiting=1000, max_tenant_tasks=1000,
-        beginnings=Beginnings(beginnings), slots=SLOTS, expected=ExpectedTokens(64, 64),
+        beginnings=Beginnings(beginnings), slots=SLOTS, expected=ExpectedTokens(64, 64), message=message,
     )  # fmt: skip
 
 
@@ -62,6 +64,15 @@ async def test_a_task_is_sent_where_its_longest_beginning_was_computed_last(ledg
     assert await home(ledger, "turn2", "turn1", "system") == "w2"
     assert await home(ledger, "unknown") is None
     assert await home(ledger) is None
+
+
+async def test_its_message_goes_to_that_worker_alone(ledger: TaskLedger, redis: Redis, keys: Keys) -> None:
+    await run(ledger, "w1", "turn1")
+    warm, cold = TaskMessage("warm", "m.normal", "m:"), TaskMessage("cold", "m.normal", "m:")
+    assert (await wait(ledger, "turn2", "turn1", message=warm)).home == "w1"
+    assert (await wait(ledger, "unknown", message=cold)).home is None
+    assert await redis.lrange(f"{keys.prefix}m:w1", 0, -1) == [b"warm"]
+    assert await redis.lrange(f"{keys.prefix}m.normal", 0, -1) == [b"cold"]
 
 
 async def test_a_worker_that_is_gone_is_no_home(ledger: TaskLedger, redis: Redis, keys: Keys) -> None:

@@ -5,7 +5,7 @@ import time
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from shared.celery_app import send_task
+from shared.celery_app import MessageWriter
 from shared.store.task_record import Claim
 from shared.wire.schemas import ErrorEvent
 from testbed.task_client import SCRIPTED_MODEL, TaskClient
@@ -50,7 +50,8 @@ async def test_a_message_for_one_worker_alone_is_taken_by_it(client: TaskClient,
         await start_worker()
     for name in ("worker-1", "worker-2") * 3:
         task_id = await client.accept("!say hello")
-        await asyncio.to_thread(send_task, client.app, task_id, SCRIPTED_MODEL, "normal", {}, name)
+        message = MessageWriter(client.app).write(task_id, SCRIPTED_MODEL, "normal", {})
+        await client.redis.lpush(client.keys.prefix + message.own_queues + name, message.text)
         await client.result(task_id)
         assert await client.redis.hget(client.keys.task(task_id), "worker") == name.encode()
 

@@ -11,7 +11,7 @@ from api.publisher import Publisher
 from shared.celery_app import own_queue_for
 from shared.store.keys import Keys
 from shared.store.outage import level
-from shared.store.task_record import Acceptance
+from shared.store.task_record import Acceptance, TaskMessage
 from shared.wire.schemas import Priority
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ OWN_QUEUE_MS = 60_000
 
 
 class Messages:
-    """Sends them. What gets lost, `repair/lost_messages.py` sends again."""
+    """Writes them, and sends what follows. What gets lost, `repair/lost_messages.py` sends again."""
 
     def __init__(self, redis: Redis, keys: Keys, publisher: Publisher) -> None:
         self._redis = redis
@@ -31,12 +31,14 @@ class Messages:
         self._publisher = publisher
         self._following: set[asyncio.Task[None]] = set()
 
-    async def send(self, accepted: Acceptance, priority: Priority, headers: dict[str, str]) -> None:
-        """Sends the message; where it goes to one worker and that does not take it at once, another to all of them."""
+    def write(self, task_id: str, model: str, priority: Priority, headers: dict[str, str]) -> TaskMessage:
+        """The message of a task that is about to be accepted: the ledger sends it in that step."""
+        return self._publisher.write(task_id, model, priority, headers)
+
+    def follow(self, accepted: Acceptance, priority: Priority, headers: dict[str, str]) -> None:
+        """Where the message went to one worker and that does not take it at once, another goes to all of them."""
         if accepted.home is None:
-            await self._publisher.send(accepted.task_id, accepted.model, priority, headers)
             return
-        await self._publisher.send(accepted.task_id, accepted.model, priority, headers, accepted.home)
         following = asyncio.create_task(self._follow(accepted, accepted.home, priority, headers))
         self._following.add(following)
         following.add_done_callback(self._following.discard)

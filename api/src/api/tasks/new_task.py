@@ -171,6 +171,7 @@ class NewTasks:
         with sending(
             task_id, model=model, priority=params.priority, tenant=caller.tenant, parent=context
         ) as sent_context:
+            headers = message_headers(sent_context)
             async with answered_within(settings.redis_timeout):
                 try:
                     accepted = await self._ledger.accept(
@@ -194,6 +195,7 @@ class NewTasks:
                         beginnings=beginnings,
                         slots=card.slots if card else None,
                         tenant_rate=settings.rate,
+                        message=self._messages.write(task_id, model, params.priority, headers),
                     )
                 except Refusal as refusal:
                     raise await self._admission.refused(model, refusal) from None
@@ -202,7 +204,7 @@ class NewTasks:
                 audit.done("create", caller, accepted.task_id, model=model)
                 self._metrics.accepted.labels(model).inc()
                 self._metrics.accepted_of_tenant.labels(self._metrics.tenant_label(caller.tenant)).inc()
-                await self._messages.send(accepted, params.priority, message_headers(sent_context))
+                self._messages.follow(accepted, params.priority, headers)
         revision = card.revision if card else None
         return Started(accepted.task_id, model, revision, accepted.new, accepted.allowance)
 

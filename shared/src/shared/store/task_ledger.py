@@ -26,7 +26,17 @@ from shared.store.refusals import (
     TenantFull,
 )
 from shared.store.scripts import Argument, Scripts
-from shared.store.task_record import Acceptance, Cancelled, Claim, NoClaim, Requeued, Resent, TaskRecord, parse_record
+from shared.store.task_record import (
+    Acceptance,
+    Cancelled,
+    Claim,
+    NoClaim,
+    Requeued,
+    Resent,
+    TaskMessage,
+    TaskRecord,
+    parse_record,
+)
 from shared.wire.schemas import SCHEMA_VERSION, EndState, ErrorEvent, InferenceRequest, Outcome
 
 RequeueCause = Literal["handover", "crash", "redraw"]
@@ -94,8 +104,12 @@ class TaskLedger:
         weight: float | None = None,
         beginnings: Beginnings = NO_BEGINNINGS,
         slots: int | None = None,
+        message: TaskMessage | None = None,
     ) -> Acceptance:
         """Makes the task durable, or raises a Refusal, which leaves nothing behind.
+
+        In the same step `message` is put into the model's queue, or into that of the worker that `Acceptance.home` then
+        names. Where Redis refuses that, it is lost like any other message: the janitor sends another one.
 
         `account`: against whose limits the task counts, with `expected` as its tokens until it has ended. `weight`: the
         tenant's share of the model's slots, beside the shares of others; None for 1. `beginnings`: of the
@@ -136,6 +150,9 @@ class TaskLedger:
             weight=None if weight is None else repr(weight),
             hints=self._hints(request, beginnings),
             slots=slots,
+            message=message.text if message else None,
+            queue=message.queue if message else None,
+            own_queues=message.own_queues if message else None,
         )
         match status:
             case b"accepted":

@@ -124,6 +124,18 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskMessage:
+    """A task's message, written, and where it goes."""
+
+    text: str
+    """As it stands in the queue."""
+    queue: str
+    """Of all the model's workers."""
+    own_queues: str
+    """What a worker's name follows in the name of the queue of that worker alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """How much work a model has."""
 

@@ -1,4 +1,5 @@
--- accept: the record, the place in `waiting`, the deadline and the first event, or a refusal; all or nothing.
+-- accept: the record, the place in `waiting`, the deadline, the first event and the message in its queue, or a refusal; all
+-- or nothing, but that a message which Redis refuses is left to the janitor.
 local model, tenant = args.model, args.tenant
 local timeout_ms, retention_ms = tonumber(args.timeout_ms), tonumber(args.retention_ms)
 
@@ -67,4 +68,7 @@ if args.resent then redis.call('SET', args.resent, id, 'PX', args.resent_ms) end
 if args.unstored then redis.call('HSET', task, 'unstored', args.resent or '') end
 -- Where there is no card yet, nobody says how many slots a worker has.
 local sent_to = home and args.slots and has_room(model, home, tonumber(args.slots)) and home
+if args.message then
+  redis.pcall('LPUSH', prefix .. (sent_to and args.own_queues .. sent_to or args.queue), args.message)
+end
 return {'accepted', id, model, sent_to or '', unpack(left)}
