@@ -17,6 +17,7 @@ from shared.cancellation import cancel_and_wait
 from shared.store.event_stream import EventStream
 from shared.store.keys import Keys
 from shared.store.outage import Outage
+from shared.store.redis_client import now_ms
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from shared.store.task_record import Requeued
@@ -231,7 +232,7 @@ async def test_a_task_that_cannot_be_put_right_keeps_nobody_from_the_others(
 
 
 async def test_after_an_outage_workers_get_a_lease_of_time_to_renew(
-    janitor: Janitor, worker: FakeWorker, ledger: TaskLedger, lists: TaskLists, valkey: Valkey
+    janitor: Janitor, worker: FakeWorker, ledger: TaskLedger, lists: TaskLists, redis: Redis, valkey: Valkey
 ) -> None:
     task_id = await worker.accept()
     attempt = await worker.claim(task_id, lease_seconds=LEASE_SECONDS)
@@ -242,7 +243,7 @@ async def test_after_an_outage_workers_get_a_lease_of_time_to_renew(
     await asyncio.to_thread(valkey.start)
 
     async def lease_has_run_out() -> bool:
-        return await lists.expired(DEFAULT_MODEL) == [task_id]
+        return await lists.expired(DEFAULT_MODEL, await now_ms(redis)) == [task_id]
 
     await until(lease_has_run_out)
     for _ in range(3):

@@ -33,9 +33,9 @@ class ReaderMarks:
         """A reader has gone. If there is another one, its replica renews the mark in time."""
         await self._redis.zadd(self._key, {task_id: await now_ms(self._redis) + self._window_ms})
 
-    async def abandoned(self) -> list[str]:
-        """Tasks whose marks ran out."""
-        expired = cast(list[bytes], await self._redis.zrangebyscore(self._key, "-inf", await now_ms(self._redis)))
+    async def abandoned(self, now: int) -> list[str]:
+        """Tasks whose marks ran out. `now`: by `redis_client.now_ms`."""
+        expired = cast(list[bytes], await self._redis.zrangebyscore(self._key, "-inf", now))
         return [task_id.decode() for task_id in expired]
 
     async def forget(self, task_ids: Iterable[str]) -> None:

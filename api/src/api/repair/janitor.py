@@ -19,7 +19,7 @@ from api.repair.lost_messages import LostMessages
 from api.task_spans import export_lost_attempt
 from shared.store.keys import Keys
 from shared.store.outage import Outage, kind_of, level
-from shared.store.redis_client import answered_within
+from shared.store.redis_client import answered_within, now_ms
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from shared.store.task_record import Message, TaskRecord
@@ -59,6 +59,7 @@ class Janitor:
         outage: Outage,
     ) -> None:
         """`lease_seconds`: of the workers' leases."""
+        self._redis = redis
         self._ledger = ledger
         self._lists = lists
         self._publisher = publisher
@@ -103,12 +104,10 @@ class Janitor:
         self._outage.worked()
 
     async def _has_lock(self) -> bool:
-        if await self._lock.owned():
-            try:
-                return bool(await self._lock.reacquire())
-            except LockError:
-                return False
-        return bool(await self._lock.acquire(blocking=False))
+        try:
+            return bool(await self._lock.reacquire())
+        except LockError:  # it is not this one's, or not any more
+            return bool(await self._lock.acquire(blocking=False))
 
     async def _release(self) -> None:
         try:
@@ -126,12 +125,13 @@ class Janitor:
         self._contact = now
 
     async def _sweep(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._contact is not None and now - self._contact <= self._gap_seconds and now >= self._judge_from:
+        loop_now = asyncio.get_running_loop().time()
+        now = await now_ms(self._redis)
+        if self._contact is not None and loop_now - self._contact <= self._gap_seconds and loop_now >= self._judge_from:
             for model in self._models:
-                await _each(await self._lists.expired(model), self._take_from_the_dead)
-            await _each(await self._marks.abandoned(), self._cancel_abandoned)
-        await _each(await self._lists.overdue(running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
+                await _each(await self._lists.expired(model, now), self._take_from_the_dead)
+            await _each(await self._marks.abandoned(now), self._cancel_abandoned)
+        await _each(await self._lists.overdue(now, running_grace_seconds=RUNNING_GRACE_SECONDS), self._end_overdue)
         for model in self._models:
             await _each(await self._lost_messages.find(model), self._send_again)
 

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.store.keys import Keys
-from shared.store.redis_client import now_ms, replies_of
+from shared.store.redis_client import replies_of
 from shared.store.scripts import Scripts
 from shared.store.task_record import Load, Message
 
@@ -60,22 +60,22 @@ class TaskLists:
         """Waiting tasks of the model, oldest first; at most so many."""
         return _ids(await self._redis.zrange(self._keys.waiting(model), 0, -1 if most is None else most - 1))
 
-    async def expired(self, model: str) -> list[str]:
-        """Running tasks of the model whose lease has run out."""
-        return _ids(await self._redis.zrangebyscore(self._keys.running(model), "-inf", await now_ms(self._redis)))
+    async def expired(self, model: str, now: int) -> list[str]:
+        """Running tasks of the model whose lease has run out. `now`: by `redis_client.now_ms`."""
+        return _ids(await self._redis.zrangebyscore(self._keys.running(model), "-inf", now))
 
-    async def overdue(self, *, running_grace_seconds: float) -> list[str]:
+    async def overdue(self, now: int, *, running_grace_seconds: float) -> list[str]:
         """Tasks past their deadline; running ones only after the grace, because their worker ends them itself."""
-        now = await now_ms(self._redis)
-        late = _ids(await self._redis.zrangebyscore(self._keys.deadlines, "-inf", now))
-        very_late = set(
-            _ids(await self._redis.zrangebyscore(self._keys.deadlines, "-inf", now - running_grace_seconds * 1000))
-        )
+        found = await self._redis.zrangebyscore(self._keys.deadlines, "-inf", now, withscores=True)
+        late = cast(list[tuple[bytes, float]], found)
         pipeline = self._redis.pipeline(transaction=False)
-        for task_id in late:
-            pipeline.hget(self._keys.task(task_id), "state")
+        for task_id, _ in late:
+            pipeline.hget(self._keys.task(task_id.decode()), "state")
         states = zip(late, await replies_of(pipeline), strict=True)
-        return [task_id for task_id, state in states if state != b"running" or task_id in very_late]
+        very_late = now - running_grace_seconds * 1000
+        return [
+            task_id.decode() for (task_id, deadline), state in states if state != b"running" or deadline <= very_late
+        ]
 
     async def resend(self, task_ids: Sequence[str], *, model: str) -> list[Message]:
         """Messages to send again: of those that still wait.

@@ -6,9 +6,12 @@
 -- carries data, id of the entry before it, log-probabilities that are still to be told. Answers of each: 1 when it is in
 -- the stream, 0 when it is refused, or Redis's error.
 local function append(key, id, data, token_ids, previous, before, logprobs)
-  if redis.call('TYPE', key).ok ~= 'stream' then return 0 end -- gone, or somebody has put something else there
-  local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-  if not newest then return 0 end
+  local newest = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)
+  if newest.err then -- somebody may have put something else there
+    return string.find(newest.err, 'WRONGTYPE', 1, true) and 0 or newest
+  end
+  newest = newest[1]
+  if not newest then return 0 end -- gone
   if newest[1] == id then return 1 end -- written before, and the reply was lost
   if newest[1] ~= before then return 0 end
   if logprobs ~= '' then
