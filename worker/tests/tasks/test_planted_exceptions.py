@@ -103,7 +103,7 @@ PLACES = [
     (Answer, "finish", 0),
     (Attempt, "outcome", 0),
     (Attempt, "show_rest", 0),
-    (endings, "unmet", 0),
+    (endings, "is_enforced", 0),
     (Endings, "_succeed", 0),
     (Endings, "_conversation", 0),
 ]

@@ -1,5 +1,6 @@
 """Which workers a model has: heartbeats of ready ones, progress of starting ones, the model's card."""
 
+import time
 from typing import cast
 
 from redis.asyncio import Redis
@@ -7,6 +8,9 @@ from redis.asyncio import Redis
 from shared.store.keys import Keys
 from shared.store.redis_client import now_ms
 from shared.wire.schemas import ModelCard
+
+CARD_SECONDS = 1.0
+"""Every request needs its model's card, which changes when a rollout does."""
 
 
 class WorkerRegistry:
@@ -16,6 +20,8 @@ class WorkerRegistry:
         self._redis = redis
         self._keys = keys
         self._lease_ms = int(lease_seconds * 1000)
+        self._cards: dict[str, tuple[float, ModelCard | None]] = {}
+        """Of each model, when it was read."""
 
     async def announce(self, worker: str, card: ModelCard) -> None:
         """Says that the worker takes tasks; to be repeated within the lease."""
@@ -53,6 +59,10 @@ class WorkerRegistry:
         return [detail.decode() for detail in details]
 
     async def card(self, model: str) -> ModelCard | None:
-        """What the model's workers last said of it; None before the first one was ready."""
-        stored = await self._redis.get(self._keys.model(model))
-        return ModelCard.model_validate_json(stored) if stored else None
+        """What the model's workers said of it last, or up to CARD_SECONDS ago; None before the first one was ready."""
+        read_at, card = self._cards.get(model, (0.0, None))
+        if card is None or time.monotonic() - read_at > CARD_SECONDS:
+            stored = await self._redis.get(self._keys.model(model))
+            card = ModelCard.model_validate_json(stored) if stored else None
+            self._cards[model] = time.monotonic(), card
+        return card

@@ -29,6 +29,7 @@ from worker.tasks.outcomes import (
     Revoked,
 )
 from worker.tasks.redis_retry import persist
+from worker.text.answer_grammars import is_enforced
 from worker.text.finished_document import unmet
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Endings:
     async def _succeed(self, attempt: Attempt, reason: FinishReason) -> MessageEnd:
         answer, outcome = attempt.prepared.answer, attempt.outcome(reason)
         # In a thread: a large schema takes tens of milliseconds to be compiled.
-        if problem := await asyncio.to_thread(unmet, attempt.request, outcome):
+        if is_enforced(attempt.request) and (problem := await asyncio.to_thread(unmet, attempt.request, outcome)):
             return await self._refuse(attempt, problem)
         attempt.show_rest()
         await self._emitter.flush(attempt.writer)
