@@ -116,6 +116,16 @@ async def test_a_result_is_kept_as_long_as_its_task(
     assert max(ends) - min(ends) <= 5
 
 
+async def test_a_deleted_task_leaves_no_result_and_another_tenant_s_stays(ledger: TaskLedger, redis: Redis) -> None:
+    mine, theirs = await accept(ledger, note="n"), await accept(ledger, tenant="u", note="n")
+    for task_id in (mine, theirs):
+        await claim(ledger, task_id)
+        await end(ledger, task_id, "SUCCESS")
+        await ledger.delete(task_id, "t", conversation_id="c")
+    assert await redis.exists(f"celery-task-meta-{mine}") == 0
+    assert await redis.exists(f"celery-task-meta-{theirs}") == 1
+
+
 async def test_where_redis_refuses_results_a_task_begins_and_does_not_end_by_half(
     ledger: TaskLedger, stream: EventStream, celery_view: CeleryView, redis: Redis, keys: Keys
 ) -> None:

@@ -3,6 +3,7 @@
 import pytest
 from redis.asyncio import Redis
 
+from shared.store import worker_registry
 from shared.store.keys import Keys
 from shared.store.worker_registry import WorkerRegistry
 from shared.wire.schemas import ModelAbilities, ModelCard
@@ -54,6 +55,20 @@ async def test_one_that_is_silent_for_its_lease_is_gone_and_its_models_card_stay
     assert await registry.card("m") == CARD
     await registry.announce("w2", CARD)
     assert await redis.zrange(keys.workers("m"), 0, -1) == [b"w2"]
+
+
+async def test_a_card_is_read_again_after_its_time_and_one_that_is_missing_at_once(
+    registry: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_registry, "CARD_SECONDS", 600)
+    assert await registry.card("m") is None
+    await registry.announce("w1", CARD)
+    assert await registry.card("m") == CARD
+    another = CARD.model_copy(update={"revision": "s"})
+    await registry.announce("w2", another)
+    assert await registry.card("m") == CARD
+    monkeypatch.setattr(worker_registry, "CARD_SECONDS", 0)
+    assert await registry.card("m") == another
 
 
 async def test_one_that_dies_while_it_starts_is_forgotten(redis: Redis, keys: Keys) -> None:

@@ -1,11 +1,12 @@
--- What any Celery client finds under the task's id (`AsyncResult(id)`), written and announced as Celery's own backend does
--- it. `result` is JSON. Every script that does so is given `retention_ms`.
+-- Where any Celery client looks for the task's result (`AsyncResult(id)`), and what it listens to.
+local function celery_result() return 'celery-task-meta-' .. id end
+
+-- Writes and announces it as Celery's own backend does. `result` is JSON. Every script that does so is given `retention_ms`.
 local function tell_celery(call, status, result, date_done)
-  local name = 'celery-task-meta-' .. id
   local record = string.format('{"status": "%s", "result": %s, "traceback": null, "children": [], "date_done": %s, ' ..
     '"task_id": "%s"}', status, result, date_done, id)
-  call('SET', name, record, 'PX', args.retention_ms)
-  call('PUBLISH', name, record)
+  call('SET', celery_result(), record, 'PX', args.retention_ms)
+  call('PUBLISH', celery_result(), record)
 end
 
 -- A Redis that refuses this keeps no task from beginning.
