@@ -21,6 +21,7 @@ from testbed import api_replica
 from testbed.api_app import Call, StartApp, rpc, serving
 from testbed.api_process import ApiProcess, StartProcess
 from testbed.api_replica import Replica, StartReplica
+from testbed.celery_view import CeleryView, celery_client
 from testbed.fake_worker import DEFAULT_MODEL, FakeWorker
 from testbed.valkey import Valkey
 
@@ -28,6 +29,12 @@ from testbed.valkey import Valkey
 @pytest.fixture
 def settings(shared_settings: SharedSettings) -> Settings:
     return Settings(redis_url=shared_settings.redis_url, redis_timeout=2)
+
+
+@pytest.fixture
+def celery_view(redis: Redis, keys: Keys, shared_settings: SharedSettings) -> Iterator[CeleryView]:
+    with celery_client(shared_settings.redis_url.get_secret_value()) as client:
+        yield CeleryView(redis, keys, client)
 
 
 @pytest.fixture

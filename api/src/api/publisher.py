@@ -9,7 +9,6 @@ from prometheus_client import Counter
 
 from shared.celery_app import MessageWriter, send_task
 from shared.store.outage import level
-from shared.store.task_record import TaskMessage
 from shared.wire.schemas import QueueClass
 
 log = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ class Publisher:
     def __init__(self, app: celery.Celery, *, timeout: float, failures: Counter) -> None:
         """`timeout` in seconds, per message."""
         self._app = app
-        self._writer = MessageWriter(app)
+        self.writer = MessageWriter(app)
         self._timeout = timeout
         self._failures = failures
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="publish")
@@ -36,13 +35,9 @@ class Publisher:
             self._app.finalize()
             self._app.connection_for_write().transport  # noqa: B018  # a property that imports and builds
             self._app.amqp.queues  # noqa: B018
-            self.write("", "", "normal", {})
+            self.writer.write("", "", "normal", {})
 
         await asyncio.get_running_loop().run_in_executor(self._threads, build)
-
-    def write(self, task_id: str, model: str, queue_class: QueueClass, headers: dict[str, str]) -> TaskMessage:
-        """The task's message, for who puts it into its queue."""
-        return self._writer.write(task_id, model, queue_class, headers)
 
     async def send(self, task_id: str, model: str, queue_class: QueueClass, headers: dict[str, str]) -> bool:
         """Publishes the task's message; False when the broker did not say within the deadline that it has it."""

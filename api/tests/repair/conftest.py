@@ -1,6 +1,6 @@
 """What the janitor works with, without an application."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from celery import Celery
@@ -12,7 +12,6 @@ from shared.celery_app import make_celery
 from shared.settings import SharedSettings
 from shared.store.keys import Keys
 from shared.store.task_lists import TaskLists
-from testbed.celery_view import CeleryView, celery_client
 from testbed.fake_worker import DEFAULT_MODEL
 
 
@@ -36,9 +35,3 @@ async def publisher(celery: Celery, metrics: Metrics) -> AsyncIterator[Publisher
 @pytest.fixture
 def lists(redis: Redis, keys: Keys) -> TaskLists:
     return TaskLists(redis, keys)
-
-
-@pytest.fixture
-def celery_view(redis: Redis, keys: Keys, shared_settings: SharedSettings) -> Iterator[CeleryView]:
-    with celery_client(shared_settings.redis_url.get_secret_value()) as client:
-        yield CeleryView(redis, keys, client)

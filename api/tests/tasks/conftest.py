@@ -1,6 +1,6 @@
 """What starts, looks up and cancels tasks, without a door."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -20,7 +20,6 @@ from shared.store.keys import Keys
 from shared.store.task_ledger import TaskLedger
 from shared.store.task_lists import TaskLists
 from shared.store.worker_registry import WorkerRegistry
-from testbed.celery_view import CeleryView, celery_client
 from testbed.fake_worker import DEFAULT_MODEL
 
 MakeNewTasks = Callable[..., NewTasks]
@@ -34,12 +33,6 @@ def metrics() -> Metrics:
 @pytest.fixture
 def celery(settings: Settings) -> Celery:
     return make_celery(settings)
-
-
-@pytest.fixture
-def celery_view(redis: Redis, keys: Keys, settings: Settings) -> Iterator[CeleryView]:
-    with celery_client(settings.redis_url.get_secret_value()) as client:
-        yield CeleryView(redis, keys, client)
 
 
 @pytest.fixture

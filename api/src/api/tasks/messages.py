@@ -33,7 +33,7 @@ class Messages:
 
     def write(self, task_id: str, model: str, priority: Priority, headers: dict[str, str]) -> TaskMessage:
         """The message of a task that is about to be accepted: the ledger sends it in that step."""
-        return self._publisher.write(task_id, model, priority, headers)
+        return self._publisher.writer.write(task_id, model, priority, headers)
 
     def follow(self, accepted: Acceptance, priority: Priority, headers: dict[str, str]) -> None:
         """Where the message went to one worker and that does not take it at once, another goes to all of them."""
